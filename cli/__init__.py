@@ -1,0 +1,1 @@
+"""The `tfmpq` command line: one file a verb, no logic."""

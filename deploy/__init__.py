@@ -1,0 +1,1 @@
+"""LiteRT export, proof, and measurement."""

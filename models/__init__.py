@@ -1,0 +1,1 @@
+"""Reference networks, their registry, and the loading of published weights."""

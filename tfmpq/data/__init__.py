@@ -1,0 +1,1 @@
+"""Images in: sources, preprocessing, and deterministic batches."""
