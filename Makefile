@@ -1,0 +1,52 @@
+# Everything happens in .venv; PYTHON (3.10 to 3.12) is only used to create it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+DEMO := .demo/resnet8_digits
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test test-slow check clean
+
+help:
+	@echo "make demo       install and run the whole job on handwritten digits (a few minutes)"
+	@echo "make test       install and run linter, type checker and tests"
+	@echo "make test-slow  the same with the slow tests"
+	@echo "make clean      remove .venv, .demo and all caches"
+
+# The stamps depend on pyproject.toml, so that packages are installed again only when they change.
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <= v <= (3, 12) else \
+		"tfmpq needs Python 3.10 to 3.12. Received: %d.%d. Run: make PYTHON=python3.11 ..." % v)'
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.installed: pyproject.toml $(VENV)/.created
+	@echo "Installing tfmpq into $(VENV)"
+	@$(PIP) -e .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml $(VENV)/.created
+	@echo "Installing tfmpq and what its tests need into $(VENV)"
+	@$(PIP) -e '.[dev]'
+	@touch $(VENV)/.installed $@
+
+# An interrupted demo goes on where it stopped; a finished one only shows its table.
+demo: $(VENV)/.installed
+	$(BIN)/tfmpq run --model resnet8 --proxy digits --target digits --out $(DEMO)
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+test: check
+	$(BIN)/pytest -m "not slow"
+
+test-slow: check
+	$(BIN)/pytest
+
+clean:
+	rm -rf $(VENV) .demo build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

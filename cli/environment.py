@@ -1,0 +1,40 @@
+"""What has to be set in the process before anything heavy is imported."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TextIO
+
+_DEFAULTS = {
+    "KERAS_BACKEND": "tensorflow",
+    # 3 leaves errors of the C++ side only; its information lines drown the progress.
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "ABSL_MIN_LOG_LEVEL": "3",
+}
+
+
+def prepare() -> None:
+    """Choose backend and log level, as far as the user's environment has not.
+
+    Must run before Keras or TensorFlow is imported: both read these variables once.
+    """
+    for name, value in _DEFAULTS.items():
+        os.environ.setdefault(name, value)
+
+
+def claim_stdout() -> TextIO:
+    """Keep stdout for the result of the command.
+
+    From here on, whatever else prints there, Python or C++, now or while the process ends, reaches stderr.
+
+    Returns:
+        The only stream that still leads to stdout.
+    """
+    stdout = sys.stdout
+    if sys.__stdout__ is not None and stdout is sys.__stdout__:
+        stdout.flush()
+        stdout = os.fdopen(os.dup(1), "w", encoding=stdout.encoding, errors="replace")
+        os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    return stdout

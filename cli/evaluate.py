@@ -1,0 +1,41 @@
+"""`tfmpq evaluate`: accuracy of a model on real images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tfmpq.progress import Reporter
+
+from . import options
+from .task import Result, perform
+
+
+@click.command(
+    short_help="Measure the accuracy of a model.",
+    epilog=options.example("tfmpq evaluate mobilenet_v2.tflite --data imagenette --limit 1000 --json"),
+)
+@click.argument("path", metavar="RUN|FILE.tflite|FILE.keras", type=options.existing_file_or_folder())
+@options.data("--data", "Data set to evaluate on")
+@options.data_dir
+@click.option(
+    "--split",
+    type=click.Choice(["train", "test"]),
+    default="test",
+    show_default=True,
+    help="Part of it.",
+)
+@click.option("--limit", metavar="N", type=click.IntRange(min=1), help="Number of images.  [default: all]")
+@options.preprocess
+@options.json_option
+def evaluate(as_json: bool, path: Path, data: str, **choices: Any) -> None:
+    """Measure top-1 and top-5 accuracy; of a .tflite by running the very file."""
+
+    def work(reporter: Reporter) -> Result:
+        from tfmpq.evaluate import evaluate
+
+        return evaluate(path, data, **choices, reporter=reporter)
+
+    perform("evaluate", as_json, work)

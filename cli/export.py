@@ -1,0 +1,48 @@
+"""`tfmpq export`: write a fine-tuned network as a packed and proved file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tfmpq.containers import TARGETS
+from tfmpq.errors import UsageError
+from tfmpq.progress import Reporter
+
+from . import options
+from .task import Result, perform
+
+
+@click.command(
+    short_help="Write a packed, proved file.",
+    epilog=options.example(
+        "tfmpq export runs/mobilenet_v2_imagenet --tflite --target litert --out mobilenet_v2.tflite"
+    ),
+)
+@click.argument("run", metavar="RUN", type=options.existing_file_or_folder())
+@click.option("--tflite", is_flag=True, help="The format of the file; must be given.")
+@click.option(
+    "--target",
+    type=click.Choice(TARGETS),
+    default="litert",
+    show_default=True,
+    help="litert packs what runs fast packed; storage packs everything.",
+)
+@click.option("--out", metavar="FILE.tflite", type=options.output_path(), help="[default: in the run folder]")
+@options.json_option
+def export(as_json: bool, run: Path, tflite: bool, **choices: Any) -> None:
+    """Export a fine-tuned run as a packed file that is proved equal to what was trained.
+
+    A file that fails the proof is not left behind.
+    """
+    if not tflite:
+        raise UsageError("An export names its format. Received: no format. Add --tflite.")
+
+    def work(reporter: Reporter) -> Result:
+        from tfmpq.export import export
+
+        return export(run, **choices, reporter=reporter)
+
+    perform("export", as_json, work)

@@ -1,0 +1,41 @@
+"""`tfmpq finetune`: train a network with the bit-widths of a policy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tfmpq.progress import Reporter
+
+from . import options
+from .task import Result, perform
+
+
+@click.command(
+    short_help="Train with a policy on the target.",
+    epilog=options.example(
+        "tfmpq finetune runs/mobilenet_v2 --target imagenet2012 --weights mobilenet_v2.npz \\",
+        "    --epochs 2 --out runs/mobilenet_v2_imagenet",
+    ),
+)
+@click.argument("source", metavar="RUN|POLICY.yaml", type=options.existing_file_or_folder())
+@options.data("--target", "Data set to train for")
+@options.model(required=False)
+@options.data_dir
+@options.weights
+@options.training_options
+@options.finetune_options
+@options.preprocess
+@options.run_folder
+@options.json_option
+def finetune(as_json: bool, source: Path, target: str, **choices: Any) -> None:
+    """Fine-tune a network with the policy of a search, or with one of yours, on the target data set."""
+
+    def work(reporter: Reporter) -> Result:
+        from tfmpq.finetune import finetune
+
+        return finetune(source, target, **choices, reporter=reporter)
+
+    perform("finetune", as_json, work)

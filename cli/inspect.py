@@ -1,0 +1,29 @@
+"""`tfmpq inspect`: what a policy, a file or a run holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from tfmpq.progress import Reporter
+
+from . import options
+from .task import Result, perform
+
+
+@click.command(
+    short_help="Show a policy, a .tflite or a run.",
+    epilog=options.example("tfmpq inspect runs/mobilenet_v2/policy.yaml"),
+)
+@click.argument("path", metavar="POLICY.yaml|FILE.tflite|RUN", type=options.existing_file_or_folder())
+@options.json_option
+def inspect(as_json: bool, path: Path) -> None:
+    """Show the layers, bit-widths and sizes that a policy, a .tflite or a run holds."""
+
+    def work(reporter: Reporter) -> Result:
+        from tfmpq.inspect import inspect
+
+        return inspect(path)
+
+    perform("inspect", as_json, work)

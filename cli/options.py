@@ -1,0 +1,205 @@
+"""Options that several verbs share, so that they mean and check the same everywhere."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+class BitWidths(click.ParamType):
+    """A comma-separated list of bit-widths from 2 to 8; comes out sorted, each once."""
+
+    name = "bits"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        """Parse the text; values that are parsed already pass."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            bits = sorted({int(part) for part in str(value).split(",")})
+        except ValueError:
+            bits = []
+        if not bits or bits[0] < 2 or bits[-1] > 8:
+            self.fail(
+                f"Bit-widths are whole numbers from 2 to 8. Received: {value}. Write 2,4,8.", param, ctx
+            )
+        return tuple(bits)
+
+
+def existing_file_or_folder() -> click.Path:
+    """The type of an argument that names something that must be there."""
+    return click.Path(exists=True, path_type=Path)
+
+
+def output_path() -> click.Path:
+    """The type of an option that names something to be written."""
+    return click.Path(path_type=Path)
+
+
+def example(*lines: str) -> str:
+    """An epilog for the help, as lines that Click must not wrap."""
+    return "\n".join(["\b", "Example:", *(f"  {line}" for line in lines)])
+
+
+def _finite(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
+    if value is not None and not math.isfinite(value):
+        raise click.BadParameter(f"{value} is not a finite number.", ctx=ctx, param=param)
+    return value
+
+
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object to stdout; all else goes to stderr."
+)
+
+data_dir = click.option(
+    "--data-dir",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    envvar="TFMPQ_DATA_DIR",
+    show_envvar=True,
+    help="Folder that is looked in first for data sets, for example for cifar10_train.npz.",
+)
+
+preprocess = click.option(
+    "--preprocess",
+    "preprocessing",
+    metavar="NAME",
+    help="How pixels become inputs: none (0..255), unit (0..1), tf (-1..1), torch (ImageNet mean and "
+    "standard deviation).  [default: what the network expects]",
+)
+
+weights = click.option(
+    "--weights",
+    metavar="FILE|none",
+    help="Float weights: .keras, .weights.h5, .h5 or .npz; none starts from random ones.",
+)
+
+run_folder = click.option(
+    "--out", required=True, metavar="RUN", type=output_path(), help="Run folder; a started one is resumed."
+)
+
+
+def model(*, required: bool) -> Decorator:
+    """The network."""
+    return click.option(
+        "--model",
+        required=required,
+        metavar="NAME|FILE.keras|MODULE:FUNCTION",
+        help="Built-in network, saved Keras model, or a function of yours that returns one"
+        + (" (its module is imported)." if required else ".  [default: the one in the policy]"),
+    )
+
+
+def data(name: str, what: str, *parameters: str) -> Decorator:
+    """A data set."""
+    return click.option(
+        name,
+        *parameters,
+        required=True,
+        metavar="DATA",
+        help=f"{what}: digits, a tensorflow-datasets name (cifar10), npz:PATH, folder:DIR or tfrecord:GLOB.",
+    )
+
+
+def stack(*decorators: Decorator) -> Decorator:
+    """Apply several option decorators; the help lists them in this order."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return decorate
+
+
+training_options = stack(
+    click.option(
+        "--epochs",
+        metavar="N",
+        type=click.IntRange(min=0),
+        default=10,
+        show_default=True,
+        help="Epochs of training.",
+    ),
+    click.option(
+        "--steps-per-epoch",
+        metavar="N",
+        type=click.IntRange(min=1),
+        help="Steps in an epoch.  [default: all images once]",
+    ),
+    click.option(
+        "--batch-size",
+        metavar="N",
+        type=click.IntRange(min=1),
+        default=128,
+        show_default=True,
+        help="Images in a step.",
+    ),
+    click.option(
+        "--seed",
+        metavar="N",
+        type=click.IntRange(0, 2**32 - 1),
+        default=0,
+        show_default=True,
+        help="Random seed.",
+    ),
+)
+
+search_options = stack(
+    click.option(
+        "--budget",
+        "budgets",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="size, bops or weight-bits, absolute (size=1.2MB, bops=3.2G, weight-bits=4.0) or relative to "
+        "uniform 8 bits (size=0.5x). May be repeated: all are met.  [default: size=0.5x]",
+    ),
+    click.option(
+        "--weight-bits",
+        type=BitWidths(),
+        default="2,4,8",
+        show_default=True,
+        help="Weight bit-widths to choose from.",
+    ),
+    click.option(
+        "--activation-bits",
+        type=BitWidths(),
+        default="8",
+        show_default=True,
+        help="Activation bit-widths to choose from.",
+    ),
+    click.option(
+        "--method", type=click.Choice(["asga"]), default="asga", show_default=True, help="Search method."
+    ),
+    click.option(
+        "--float-epochs",
+        metavar="N",
+        type=click.IntRange(min=0),
+        default=0,
+        show_default=True,
+        help="Epochs of float training before the search.",
+    ),
+)
+
+finetune_options = stack(
+    click.option(
+        "--learning-rate",
+        metavar="RATE",
+        type=click.FloatRange(min=0, min_open=True),
+        callback=_finite,
+        help="Peak learning rate of fine-tuning.  [default: chosen for the bit-widths]",
+    ),
+    click.option(
+        "--distill/--no-distill",
+        default=True,
+        show_default=True,
+        help="Learn from the float model's outputs as well.",
+    ),
+)

@@ -1,0 +1,154 @@
+"""How a result looks on stdout: one JSON object, or tables for people.
+
+The text is drawn from the same JSON object, so that both say the same. Numbers get their unit from the name
+of their field, here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+PLAIN_WIDTH = 160
+"""Columns for text that goes to a file or a pipe, where nothing tells the width."""
+
+SHOWN: Mapping[str, tuple[str, ...]] = {"run": ("table", "run", "out")}
+"""Fields that the text of a verb is limited to, in this order; the others show all that they have."""
+
+
+def write_json(result: Mapping[str, Any], stream: TextIO) -> None:
+    """Write exactly one JSON object; numbers that JSON lacks (NaN, infinity) become null.
+
+    Args:
+        result: JSON types.
+        stream: Where to.
+    """
+    json.dump(_finite(result), stream, indent=2, allow_nan=False)
+    stream.write("\n")
+    stream.flush()
+
+
+def write_text(verb: str, result: Mapping[str, Any], stream: TextIO) -> None:
+    """Write a result for people: single values first, then its tables.
+
+    Args:
+        verb: Which command the result is of.
+        result: JSON types.
+        stream: Where to; colours only on a terminal.
+    """
+    console = Console(file=stream, highlight=False, width=None if stream.isatty() else PLAIN_WIDTH)
+    shown = {key: result[key] for key in SHOWN.get(verb, tuple(result)) if key in result}
+    if facts := _facts(shown):
+        console.print(facts)
+    for key, value in shown.items():
+        for table in _tables(key, value):
+            console.print(table)
+    stream.flush()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _facts(result: Mapping[str, Any]) -> Table | None:
+    """Single values and lists of single values, a line each."""
+    table = Table.grid(padding=(0, 2))
+    for key, value in result.items():
+        if not _nested(value):
+            table.add_row(_label(key), escape(_text(key, value)))
+    return table if table.rows else None
+
+
+def _tables(key: str, value: Any) -> list[Table]:
+    """A table for a list of rows, for a mapping of rows, or for a mapping of values."""
+    if not _nested(value):
+        return []
+    if not isinstance(value, Mapping):
+        return [_rows_table(key, [row if isinstance(row, Mapping) else {key: row} for row in value])]
+    if any(isinstance(item, Mapping) for item in value.values()):
+        rows = [
+            {"name": name, **(item if isinstance(item, Mapping) else {key: item})}
+            for name, item in value.items()
+        ]
+    else:
+        rows = [{"name": _label(name), key: _text(name, item)} for name, item in value.items()]
+    return [_rows_table(key, rows)]
+
+
+def _rows_table(key: str, rows: Sequence[Mapping[str, Any]]) -> Table:
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    table = Table(title=_label(key), title_justify="left", title_style="bold", header_style="bold")
+    for name in columns:
+        numeric = all(isinstance(row.get(name), int | float | None) for row in rows)
+        table.add_column(_label(name), justify="right" if numeric else "left")
+    for row in rows:
+        table.add_row(*(escape(_text(name, row[name])) if name in row else "" for name in columns))
+    return table
+
+
+def _nested(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return bool(value)
+    return isinstance(value, list | tuple) and any(isinstance(item, Mapping | list | tuple) for item in value)
+
+
+def _label(key: str) -> str:
+    return str(key).removesuffix("_ms").replace("_", " ")
+
+
+def _text(key: str, value: Any) -> str:
+    """A value with the unit that the name of its field implies."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{_label(name)} {_text(name, item)}" for name, item in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(_text(key, item) for item in value)
+    if isinstance(value, int | float):
+        return _number_text(key, value)
+    return str(value)
+
+
+def bytes_text(value: float) -> str:
+    """Decimal units, as a budget reads them: 1 kB is 1000 bytes."""
+    return _scaled(value, ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))) or f"{value:.0f} B"
+
+
+def bops_text(value: float) -> str:
+    """For example `3.2 G`."""
+    return _scaled(value, ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))) or f"{value:.0f}"
+
+
+_BY_FIELD: tuple[tuple[Callable[[str], bool], Callable[[float], str]], ...] = (
+    (lambda key: key in ("top1", "top5"), lambda value: f"{100 * value:.2f} %"),
+    (lambda key: key in ("bytes", "size") or key.endswith("_bytes"), bytes_text),
+    (lambda key: "bops" in key, bops_text),
+    (lambda key: key.endswith("_ms"), lambda value: f"{value:.3g} ms"),
+    (lambda key: key.endswith("_seconds"), lambda value: f"{value:.1f} s"),
+)
+
+
+def _number_text(key: str, value: float) -> str:
+    for matches, convert in _BY_FIELD:
+        if matches(key):
+            return convert(value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _scaled(value: float, units: Sequence[tuple[float, str]]) -> str | None:
+    for factor, unit in units:
+        if abs(value) >= factor:
+            return f"{value / factor:.4g} {unit}"
+    return None

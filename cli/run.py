@@ -1,0 +1,41 @@
+"""`tfmpq run`: the whole job in one command."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from tfmpq.progress import Reporter
+
+from . import options
+from .task import Result, perform
+
+
+@click.command(
+    short_help="Do all of it, to a measured file.",
+    epilog=options.example("tfmpq run --model resnet8 --proxy digits --target digits --out runs/digits"),
+)
+@options.model(required=True)
+@options.data("--proxy", "Data set to search on")
+@options.data("--target", "Data set to train for")
+@options.data_dir
+@options.weights
+@options.search_options
+@options.training_options
+@options.finetune_options
+@options.preprocess
+@options.run_folder
+@options.json_option
+def run(as_json: bool, model: str, proxy: str, target: str, **choices: Any) -> None:
+    """Do all of it: search, fine-tune, export, prove, evaluate and measure.
+
+    Ends with one table of the float32, the uniform int8 and the mixed-precision file.
+    """
+
+    def work(reporter: Reporter) -> Result:
+        from tfmpq.job import run
+
+        return run(model, proxy, target, **choices, reporter=reporter)
+
+    perform("run", as_json, work)

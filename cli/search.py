@@ -1,0 +1,54 @@
+"""`tfmpq search`: find the bit-widths of a network on a proxy data set."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from tfmpq.progress import Reporter
+
+from . import options
+from .task import Result, perform
+
+
+@click.command(
+    short_help="Search bit-widths on a proxy data set.",
+    epilog=options.example(
+        "tfmpq search --model mobilenet_v2 --proxy cifar10 --weights mobilenet_v2.npz \\",
+        "    --budget size=0.5x --epochs 5 --out runs/mobilenet_v2",
+    ),
+)
+@options.model(required=True)
+@options.data("--proxy", "Data set to search on")
+@options.data_dir
+@options.weights
+@options.search_options
+@options.training_options
+@options.preprocess
+@click.option(
+    "--target-input",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="Image side in pixels at which the budget counts BOPs.  [default: that of the proxy]",
+)
+@click.option(
+    "--target-classes",
+    metavar="N",
+    type=click.IntRange(min=2),
+    help="Classes for which the budget counts the last layer.  [default: those of the proxy]",
+)
+@options.run_folder
+@options.json_option
+def search(as_json: bool, model: str, proxy: str, **choices: Any) -> None:
+    """Search the bit-widths of every layer on a proxy data set, under a budget.
+
+    Writes the policy, a file to read and edit, into the run folder.
+    """
+
+    def work(reporter: Reporter) -> Result:
+        from tfmpq.search import search
+
+        return search(model, proxy, **choices, reporter=reporter)
+
+    perform("search", as_json, work)
