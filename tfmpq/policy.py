@@ -146,7 +146,8 @@ class Policy(_Record):
             parts += [f"not in the policy: {_listed(missing)}"] if missing else []
             raise UsageError(
                 "A policy lists the layers of the network that it is used for. "
-                f"Received: {'; '.join(parts)}. Correct the names, or use the network of the policy ({self.model})."
+                f"Received: {'; '.join(parts)}. "
+                f"Correct the names, or use the network of the policy ({self.model})."
             )
 
 
@@ -276,9 +277,13 @@ def _received(detail: ErrorDetails) -> str:
 def _advice(detail: ErrorDetails) -> str:
     location = detail["loc"]
     if detail["type"] == "extra_forbidden":
-        records = {"layers": LayerChoice, "budget": BudgetRecord, "search_space": SearchSpace}
-        fields = (records[str(location[0])] if len(location) > 1 else Policy).model_fields
-        return f"The fields are {', '.join(fields)}."
+        records: dict[str, type[_Record]] = {
+            "layers": LayerChoice,
+            "budget": BudgetRecord,
+            "search_space": SearchSpace,
+        }
+        record = records[str(location[0])] if len(location) > 1 else Policy
+        return f"The fields are {', '.join(record.model_fields)}."
     if location[:1] == ("layers",):
         return "Write a layer as NAME: {weight_bits: 4}."
     if location[:1] == ("format",):
