@@ -1,0 +1,147 @@
+"""Which networks there are by name, and how any network specification becomes a model that ends in logits."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tfmpq.errors import UsageError
+
+if TYPE_CHECKING:
+    import keras
+
+
+@dataclass(frozen=True, slots=True)
+class _Network:
+    module: str
+    preprocessing: str
+
+
+# The function that builds a network has the network's name.
+_NETWORKS = {
+    "resnet8": _Network("resnet_cifar", "none"),
+    "resnet20": _Network("resnet_cifar", "torch"),
+    "resnet20_projection": _Network("resnet_cifar", "torch"),
+    "resnet18": _Network("resnet", "torch"),
+    "resnet50": _Network("resnet", "torch"),
+    "mobilenet_v2": _Network("mobilenet", "tf"),
+    "vgg16": _Network("vgg", "torch"),
+}
+
+# What the published weights of keras.applications expect, for those made of layers that can be quantized.
+_APPLICATIONS = {
+    **dict.fromkeys(("MobileNet", "MobileNetV2", "ResNet50V2", "ResNet101V2", "ResNet152V2"), "tf"),
+    **dict.fromkeys(("ResNet50", "ResNet101", "ResNet152", "VGG16", "VGG19"), "caffe"),
+}
+
+_UNKNOWN_PREPROCESSING = "unit"
+_FILES = (".keras", ".h5", ".hdf5")
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A network ready for the toolchain.
+
+    Attributes:
+        model: Functional Keras model, float32 image batch (N, H, W, C) in, logits (N, classes) out.
+        name: Registry name, stem of the file, or name of the function.
+        preprocessing: Name of the preprocessing its weights expect (see `tfmpq.data.preprocess`); `unit` for
+            models of the user's that are not known.
+        classes: Number of logits.
+        stripped_softmax: Whether a final softmax was taken off.
+    """
+
+    model: keras.Model
+    name: str
+    preprocessing: str
+    classes: int
+    stripped_softmax: bool = False
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) that the model takes."""
+        height, width, channels = self.model.inputs[0].shape[1:]
+        return height, width, channels
+
+
+def model_names() -> tuple[str, ...]:
+    """Names of the built-in networks."""
+    return tuple(_NETWORKS)
+
+
+def load_model(
+    spec: str,
+    *,
+    input_shape: tuple[int, int, int],
+    classes: int,
+    weights: str | Path | None = None,
+    skip_classifier: bool = False,
+) -> LoadedModel:
+    """Build or load a network that ends in logits.
+
+    Args:
+        spec: Name of a built-in network, path of a `.keras` or `.h5` file, or `MODULE:FUNCTION`, which
+            imports and calls code of the user's with `input_shape`, `classes`, `weights=None` and
+            `classifier_activation=None` as far as its signature takes them.
+        input_shape: (height, width, channels). A model from a file keeps its own.
+        classes: Number of classes. A model from a file keeps its own number, which may be larger.
+        weights: File for `load_weights`; None (or "none") keeps what the model has.
+        skip_classifier: Keep the initial classifier when loading `weights`, for another number of classes.
+
+    Raises:
+        UsageError: The specification names nothing, or the model does not fit.
+        TfmpqError: A file cannot be read, or the user's function fails.
+    """
+    loaded = _load(spec, input_shape, classes)
+    if weights is not None and str(weights) != "none":
+        from tfmpq.models.weights import load_weights
+
+        load_weights(loaded.model, weights, skip_classifier=skip_classifier)
+    return loaded
+
+
+def _load(spec: str, input_shape: tuple[int, int, int], classes: int) -> LoadedModel:
+    if spec in _NETWORKS:
+        network = _NETWORKS[spec]
+        build = getattr(importlib.import_module(f"tfmpq.models.{network.module}"), spec)
+        return LoadedModel(build(tuple(input_shape), classes), spec, network.preprocessing, classes)
+    if spec.endswith(_FILES):
+        from tfmpq.models.user import read_model
+
+        return _adopt(read_model(Path(spec)), Path(spec).stem, input_shape, classes, exact=False)
+    if ":" in spec:
+        from tfmpq.models.user import call_function
+
+        made = call_function(spec, tuple(input_shape), classes)
+        return _adopt(made, spec.partition(":")[2], input_shape, classes, exact=True)
+    near = difflib.get_close_matches(spec, _NETWORKS, n=1)
+    hint = f"Did you mean {near[0]}?" if near else f"Choose one of {', '.join(_NETWORKS)}."
+    raise UsageError(
+        f"A model is a built-in name, a {' or '.join(_FILES)} file, or MODULE:FUNCTION. "
+        f"Received: {spec}. {hint}"
+    )
+
+
+def _adopt(
+    model: keras.Model, name: str, input_shape: tuple[int, int, int], classes: int, *, exact: bool
+) -> LoadedModel:
+    from tfmpq.models.user import as_classifier
+
+    model, stripped = as_classifier(model, input_shape)
+    found = int(model.outputs[0].shape[-1])
+    if found < classes or (exact and found != classes):
+        raise UsageError(
+            f"A model needs one output per class of the data. Received: {name} with {found} outputs for "
+            f"{classes} classes. Choose a model with {classes} classes or other data."
+        )
+    return LoadedModel(model, name, _preprocessing(model, name), found, stripped)
+
+
+def _preprocessing(model: keras.Model, name: str) -> str:
+    # A file that holds a built-in network is known by the names of the network and of its input.
+    if model.name in _NETWORKS and model.inputs[0].name == "image":
+        return _NETWORKS[model.name].preprocessing
+    return _APPLICATIONS.get(name, _UNKNOWN_PREPROCESSING)

@@ -1,0 +1,130 @@
+"""Models of the user's own: from a file or from a function, brought to one form."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import keras
+
+import tfmpq.models.shortcut  # noqa: F401 (registers the layer for files that hold it)
+from tfmpq.errors import TfmpqError, UsageError
+
+
+def read_model(path: Path) -> keras.Model:
+    """Read a whole model from a `.keras` or `.h5` file, without running code that the file brings.
+
+    Raises:
+        TfmpqError: There is no such file, or it is not a whole and safe Keras model.
+    """
+    if not path.is_file():
+        raise TfmpqError(f"A model file must exist. Received: {path}. Check the path.")
+    try:
+        return keras.models.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:
+        raise TfmpqError(
+            f"A model file must hold a whole Keras model without code of its own. Received: {path} "
+            f"({one_line(error)}). Save it again with model.save, or check that it was copied completely."
+        ) from error
+
+
+def call_function(spec: str, input_shape: tuple[int, int, int], classes: int) -> keras.Model:
+    """Import MODULE and call FUNCTION with those of the known arguments that it takes.
+
+    Raises:
+        UsageError: There is no such module or function.
+        TfmpqError: The user's code raises an error.
+    """
+    function = _import(spec)
+    known = {
+        "input_shape": input_shape,
+        "classes": classes,
+        "weights": None,
+        "classifier_activation": None,
+    }
+    try:
+        taken = inspect.signature(function).parameters
+        return function(**{name: value for name, value in known.items() if name in taken})
+    except Exception as error:
+        raise TfmpqError(
+            f"The function of a model must return a Keras model. Received: {spec}, which raised "
+            f"{one_line(error)}. Correct the function."
+        ) from error
+
+
+def _import(spec: str) -> Any:
+    module, _, name = spec.partition(":")
+    # As `python -m` does: modules beside the user are found though we run from an installed script.
+    sys.path.insert(0, os.getcwd())
+    try:
+        function = getattr(importlib.import_module(module), name, None)
+    except Exception as error:
+        raise UsageError(
+            f"MODULE:FUNCTION must name a module that can be imported. Received: {spec} ({one_line(error)}). "
+            "Check the name and the folder you are in."
+        ) from error
+    finally:
+        sys.path.remove(os.getcwd())
+    if not callable(function):
+        raise UsageError(
+            f"MODULE:FUNCTION must name a function. Received: {spec}. Check the name after the colon."
+        )
+    return function
+
+
+def as_classifier(model: Any, input_shape: tuple[int, int, int]) -> tuple[keras.Model, bool]:
+    """Bring a model to functional form with one image in and logits out.
+
+    Args:
+        model: What a file or a function gave.
+        input_shape: (height, width, channels), for a Sequential model that has no input shape yet.
+
+    Returns:
+        The model, sharing its weights, and whether a final softmax was taken off.
+
+    Raises:
+        UsageError: It is not such a model.
+    """
+    if isinstance(model, keras.Sequential):
+        if not model.built:
+            model.build((None, *input_shape))
+        model = keras.Model(model.inputs, model.outputs, name=model.name)
+    inputs, outputs = getattr(model, "inputs", None) or [], getattr(model, "outputs", None) or []
+    if not isinstance(model, keras.Model) or len(inputs) != 1 or len(outputs) != 1:
+        raise UsageError(
+            "A model must be a functional or Sequential Keras model with one input and one output. "
+            f"Received: {type(model).__name__} with {len(inputs)} inputs and {len(outputs)} outputs. "
+            "Rebuild it with keras.Model."
+        )
+    if len(inputs[0].shape) != 4 or None in inputs[0].shape[1:] or len(outputs[0].shape) != 2:
+        raise UsageError(
+            "A model must map images of a fixed size, (height, width, channels), to one number per class. "
+            f"Received: {inputs[0].shape} to {outputs[0].shape}. Rebuild it with that shape."
+        )
+    return _without_softmax(model)
+
+
+def _without_softmax(model: keras.Model) -> tuple[keras.Model, bool]:
+    last = model.outputs[0]._keras_history.operation
+    output, stripped = model.outputs[0], True
+    if isinstance(last, keras.layers.Softmax) or (
+        isinstance(last, keras.layers.Activation) and last.activation is keras.activations.softmax
+    ):
+        output = last.input
+    elif getattr(last, "activation", None) is keras.activations.softmax:
+        last.activation = keras.activations.linear
+    else:
+        stripped = False
+    # Made anew: nothing has been traced with the old activation, and a tensor is taken where files of Keras 2
+    # want a list of one.
+    return keras.Model(model.inputs[0], output, name=model.name), stripped
+
+
+def one_line(error: Exception) -> str:
+    """Type and first line of an error, short enough for one line."""
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0][:160]}".rstrip(": ")

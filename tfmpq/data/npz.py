@@ -1,0 +1,29 @@
+"""Reading `.npz` files of unknown origin: no pickles, and one clear line for a damaged file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from tfmpq.errors import TfmpqError
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """Read all arrays of a `.npz` file.
+
+    Raises:
+        TfmpqError: The file does not exist, is damaged, or holds Python objects.
+    """
+    if not path.is_file():
+        raise TfmpqError(f"An .npz file must exist. Received: {path}. Check the path.")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except Exception as error:
+        pickled = "allow_pickle" in str(error)
+        raise TfmpqError(
+            f"An .npz file must be a whole archive of plain arrays. Received: {path}, which "
+            f"{'holds Python objects' if pickled else 'cannot be read as one'}. "
+            "Check that it was copied completely, or write it again with numpy.savez."
+        ) from error
