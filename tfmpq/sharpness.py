@@ -1,9 +1,9 @@
 """The mathematics of sharpness-aware steps: ascent, alignment, surrogate gap, adaptive radius.
 
-ASGA (arXiv 2505.04877) builds on SAGM: with g the gradient at the weights and u = g / ||g||, the second gradient
-is taken at a step of length rho - alpha ||g|| along u, and both gradients are averaged. That is SAM with a
-shorter radius, exactly, and to leading order it minimises L + rho/2 ||g|| - alpha/4 ||g||^2. Everything here is a
-pure function of tensors and works inside a compiled step of either backend.
+ASGA (arXiv 2505.04877) builds on SAGM: with g the gradient at the weights and u = g / ||g||, the second
+gradient is taken at a step of length rho - alpha ||g|| along u, and both gradients are averaged. That is SAM
+with a shorter radius, exactly, and to leading order it minimises L + rho/2 ||g|| - alpha/4 ||g||^2. Everything
+here is a pure function of tensors and works inside a compiled step of either backend.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ class Ascent(NamedTuple):
 
 
 def global_norm(tensors: Sequence[Tensor]) -> Tensor:
-    """Euclidean norm over all tensors together, accumulated in float32 (float64 if one of them is float64)."""
+    """Euclidean norm over all tensors together, in float32 (in float64 if one of them is float64)."""
     return ops.sqrt(inner(tensors, tensors))
 
 
 def inner(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
-    """Inner product over all tensors together, accumulated as `global_norm` does."""
+    """Inner product over all tensors together, in the dtype of `global_norm`."""
     dtype = _accumulator((*first, *second))
     total = ops.zeros((), dtype)
     for a, b in zip(first, second, strict=True):
@@ -113,7 +113,7 @@ def conflict(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
 
 
 def top_eigenvalue(gap: Tensor, rho: Tensor) -> Tensor:
-    """2 h / rho^2, the largest eigenvalue of the Hessian if the weights are at a minimum (GSAM, ICLR 2022)."""
+    """2 h / rho^2: the Hessian's largest eigenvalue if the weights are at a minimum (GSAM, ICLR 2022)."""
     return 2.0 * gap / ops.square(rho)
 
 
@@ -122,15 +122,16 @@ class RadiusSchedule:
     """Adapts the perturbation radius rho to the surrogate gap h of the step before.
 
     Targets: `inverse` min(rho_max, phi / ln(1 + h)), small while the network is sharp; `direct`
-    min(rho_max, ln(1 + h)); `fixed` rho_max. The papers' digests disagree on the formula, hence the choice. Rho
-    feeds back on h, and undamped the inverse form can alternate for ever, so rho moves to the target by the
-    share `beta` of the way on a log scale. A gap that is not positive and finite has the target rho_max.
+    min(rho_max, ln(1 + h)); `fixed` rho_max. Descriptions of the method disagree on the formula, hence the
+    choice. Rho feeds back on h, and undamped the inverse form can alternate for ever, so rho moves to the
+    target by the share `beta` of the way on a log scale. A gap that is not positive and finite has the target
+    rho_max.
 
     Without phi, rho stays at rho_max until `window` valid gaps were seen, and from then on
     phi = rho_max * ln(1 + their median).
 
-    The state is a dict of tensors: `rho` () and, without phi, `gaps` (window,) and `count` (), all of one float
-    dtype.
+    The state is a dict of tensors: `rho` () and, without phi, `gaps` (window,) and `count` (), all of one
+    float dtype.
 
     Attributes:
         kind: Which target.
