@@ -41,9 +41,10 @@ def _explain(error: BaseException) -> tuple[str, int]:
         return explained, FAILURE
     if isinstance(error, MemoryError):
         return "The work must fit into memory. Received: MemoryError. Choose a smaller --batch-size.", FAILURE
+    what = f"{type(error).__name__}: {str(error) or 'no message'}"
     return (
-        f"Internal error: {type(error).__name__}: {error or 'no message'}. Please report it with the command "
-        "that you ran; set TFMPQ_TRACEBACK=1 to see where it happened.",
+        f"Internal error: {what}. Please report it with the command that you ran; "
+        "set TFMPQ_TRACEBACK=1 to see where it happened.",
         FAILURE,
     )
 

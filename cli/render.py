@@ -18,8 +18,17 @@ from rich.table import Table
 PLAIN_WIDTH = 160
 """Columns for text that goes to a file or a pipe, where nothing tells the width."""
 
-SHOWN: Mapping[str, tuple[str, ...]] = {"run": ("table", "run", "out")}
+SHOWN: Mapping[str, tuple[str, ...]] = {
+    "run": ("out", "table"),
+    "evaluate": ("path", "data", "split", "count", "top1", "top5", "quantized"),
+}
 """Fields that the text of a verb is limited to, in this order; the others show all that they have."""
+
+
+NOTES: Mapping[str, str] = dict.fromkeys(
+    ("search", "run"), "size: packed weights, scales and biases of the storage form"
+)
+"""What has to be said below the tables of a verb."""
 
 
 def write_json(result: Mapping[str, Any], stream: TextIO) -> None:
@@ -49,6 +58,8 @@ def write_text(verb: str, result: Mapping[str, Any], stream: TextIO) -> None:
     for key, value in shown.items():
         for table in _tables(key, value):
             console.print(table)
+    if verb in NOTES:
+        console.print(NOTES[verb])
     stream.flush()
 
 
@@ -74,25 +85,28 @@ def _tables(key: str, value: Any) -> list[Table]:
     if not _nested(value):
         return []
     if not isinstance(value, Mapping):
-        return [_rows_table(key, [row if isinstance(row, Mapping) else {key: row} for row in value])]
+        return [_rows_table(key, [row if isinstance(row, Mapping) else {"value": row} for row in value])]
     if any(isinstance(item, Mapping) for item in value.values()):
-        rows = [
-            {"name": name, **(item if isinstance(item, Mapping) else {key: item})}
-            for name, item in value.items()
+        named = [
+            (name, item if isinstance(item, Mapping) else {"value": item}) for name, item in value.items()
         ]
-    else:
-        rows = [{"name": _label(name), key: _text(name, item)} for name, item in value.items()]
-    return [_rows_table(key, rows)]
+        return [_rows_table(key, [{"name": name, **item} for name, item in named])]
+    return [
+        _rows_table(key, [{"name": name, "value": _text(name, item, key)} for name, item in value.items()])
+    ]
 
 
 def _rows_table(key: str, rows: Sequence[Mapping[str, Any]]) -> Table:
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    table = Table(title=_label(key), title_justify="left", title_style="bold", header_style="bold")
+    title = None if key == "table" else _label(key)
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
     for name in columns:
         numeric = all(isinstance(row.get(name), int | float | None) for row in rows)
         table.add_column(_label(name), justify="right" if numeric else "left")
     for row in rows:
-        table.add_row(*(escape(_text(name, row[name])) if name in row else "" for name in columns))
+        # A row about a budget says in its `key` what its numbers count.
+        about = str(row.get("key", key))
+        table.add_row(*(escape(_text(name, row[name], about)) if name in row else "" for name in columns))
     return table
 
 
@@ -103,21 +117,21 @@ def _nested(value: Any) -> bool:
 
 
 def _label(key: str) -> str:
-    return str(key).removesuffix("_ms").replace("_", " ")
+    return str(key).removesuffix("_ms").removesuffix("_seconds").replace("_", " ")
 
 
-def _text(key: str, value: Any) -> str:
-    """A value with the unit that the name of its field implies."""
+def _text(name: str, value: Any, about: str = "") -> str:
+    """A value with the unit that its name implies, or else the name of what it is part of."""
     if value is None:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, Mapping):
-        return ", ".join(f"{_label(name)} {_text(name, item)}" for name, item in value.items())
+        return ", ".join(f"{_label(key)} {_text(key, item, name)}" for key, item in value.items()) or "-"
     if isinstance(value, list | tuple):
-        return ", ".join(_text(key, item) for item in value)
+        return ", ".join(_text(name, item, about) for item in value) or "-"
     if isinstance(value, int | float):
-        return _number_text(key, value)
+        return _number_text((name, about), value)
     return str(value)
 
 
@@ -131,19 +145,20 @@ def bops_text(value: float) -> str:
     return _scaled(value, ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))) or f"{value:.0f}"
 
 
-_BY_FIELD: tuple[tuple[Callable[[str], bool], Callable[[float], str]], ...] = (
-    (lambda key: key in ("top1", "top5"), lambda value: f"{100 * value:.2f} %"),
-    (lambda key: key in ("bytes", "size") or key.endswith("_bytes"), bytes_text),
-    (lambda key: "bops" in key, bops_text),
-    (lambda key: key.endswith("_ms"), lambda value: f"{value:.3g} ms"),
-    (lambda key: key.endswith("_seconds"), lambda value: f"{value:.1f} s"),
+_BY_NAME: tuple[tuple[Callable[[str], bool], Callable[[float], str]], ...] = (
+    (lambda name: name in ("top1", "top5"), lambda value: f"{100 * value:.2f} %"),
+    (lambda name: name in ("bytes", "size") or name.endswith("_bytes"), bytes_text),
+    (lambda name: "bops" in name, bops_text),
+    (lambda name: name.endswith("_ms"), lambda value: f"{value:.3g} ms"),
+    (lambda name: name.endswith("_seconds"), lambda value: f"{value:.1f} s"),
 )
 
 
-def _number_text(key: str, value: float) -> str:
-    for matches, convert in _BY_FIELD:
-        if matches(key):
-            return convert(value)
+def _number_text(names: Sequence[str], value: float) -> str:
+    for name in names:
+        for matches, convert in _BY_NAME:
+            if matches(name):
+                return convert(value)
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

@@ -1,0 +1,70 @@
+"""Stand-ins for the functions behind the verbs, so that the tests see what the command line itself does."""
+
+from __future__ import annotations
+
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from tfmpq.cli.main import main
+
+FUNCTIONS = {
+    "run": "tfmpq.job",
+    "search": "tfmpq.search",
+    "finetune": "tfmpq.finetune",
+    "export": "tfmpq.export",
+    "evaluate": "tfmpq.evaluate",
+    "measure": "tfmpq.deploy.measure",
+    "inspect": "tfmpq.inspect",
+}
+
+
+class Call:
+    """Takes the place of one function: remembers its arguments, answers with `result` or raises `error`."""
+
+    def __init__(self) -> None:
+        self.args: tuple[Any, ...] = ()
+        self.kwargs: dict[str, Any] = {}
+        self.result: dict[str, Any] = {"top1": 0.5}
+        self.error: BaseException | None = None
+        self.prints: str | None = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> SimpleNamespace:
+        self.args, self.kwargs = args, kwargs
+        if self.prints:
+            print(self.prints)
+            kwargs["reporter"].log(self.prints)
+        if self.error:
+            raise self.error
+        return SimpleNamespace(to_json=lambda: self.result)
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, Call]:
+    """The stand-in of every verb, by verb."""
+    for name in ("KERAS_BACKEND", "TF_CPP_MIN_LOG_LEVEL", "ABSL_MIN_LOG_LEVEL"):
+        # Set and then deleted, so that what the command sets is undone after the test.
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.delenv("TFMPQ_TRACEBACK", raising=False)
+    monkeypatch.delenv("TFMPQ_DATA_DIR", raising=False)
+    stand_ins = {verb: Call() for verb in FUNCTIONS}
+    for verb, module in FUNCTIONS.items():
+        monkeypatch.setitem(sys.modules, module, SimpleNamespace(**{verb: stand_ins[verb]}))
+    return stand_ins
+
+
+@pytest.fixture
+def tfmpq(tmp_path, monkeypatch: pytest.MonkeyPatch):
+    """Runs a command line, in a folder that holds `m.tflite`, `p.yaml` and the run folder `r`."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "m.tflite").touch()
+    (tmp_path / "p.yaml").touch()
+    (tmp_path / "r").mkdir()
+
+    def invoke(line: str) -> Result:
+        return CliRunner().invoke(main, line.split(), prog_name="tfmpq")
+
+    return invoke

@@ -1,0 +1,65 @@
+"""From an exception to one line and an exit code."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from tfmpq.errors import TfmpqError, UsageError
+
+SEARCH = "search --model resnet8 --proxy digits --out o --json"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (
+            UsageError("Bits are 2 to 8.\nReceived: 9. Choose others."),
+            2,
+            "Bits are 2 to 8. Received: 9. Choose others.",
+        ),
+        (TfmpqError("A file must be whole. Received: half."), 1, "A file must be whole. Received: half."),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "o/log"),
+            1,
+            "No space left on device: o/log. Free some",
+        ),
+        (OSError(errno.ENOSPC, "No space left on device"), 1, "Received: No space left on device. Free some"),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "o"),
+            1,
+            "Permission denied: o. Change the permissions",
+        ),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "w.npz"), 1, "directory: w.npz. Check"),
+        (MemoryError(), 1, "--batch-size"),
+        (KeyError("conv1"), 1, "Internal error: KeyError: 'conv1'. Please report it"),
+        (OSError("odd"), 1, "Internal error: OSError: odd. Please report it"),
+        (ValueError(), 1, "Internal error: ValueError: no message."),
+    ],
+)
+def test_a_failure_is_one_line_on_stderr(error, code, line, calls, tfmpq):
+    calls["search"].error = error
+    result = tfmpq(SEARCH)
+    assert result.exit_code == code
+    assert result.stdout == ""
+    assert result.stderr.count("\n") == 1
+    assert result.stderr.startswith("Error: ")
+    assert line in result.stderr
+
+
+def test_ctrl_c_says_how_to_go_on(calls, tfmpq):
+    calls["search"].error = KeyboardInterrupt()
+    result = tfmpq(SEARCH)
+    assert result.exit_code == 130
+    assert result.stdout == ""
+    assert result.stderr.strip() == "Interrupted. Run the same command again to go on."
+
+
+def test_the_traceback_is_shown_on_request(calls, tfmpq, monkeypatch):
+    monkeypatch.setenv("TFMPQ_TRACEBACK", "1")
+    calls["search"].error = ZeroDivisionError("by zero")
+    result = tfmpq(SEARCH)
+    assert result.exit_code == 1
+    assert "Traceback (most recent call last)" in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("Error: Internal error: ZeroDivisionError: by zero.")

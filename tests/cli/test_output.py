@@ -1,0 +1,102 @@
+"""Tables on stdout and progress on stderr."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+from tfmpq.cli import render
+from tfmpq.cli.reporter import BarReporter, LineReporter, seconds_text
+
+
+def _text(verb, result):
+    stream = io.StringIO()
+    render.write_text(verb, result, stream)
+    return stream.getvalue()
+
+
+def test_the_table_of_a_run_has_a_row_per_file_with_units():
+    row = {"model": "mixed", "top1": 0.9125, "bytes": 123456, "size": 2_000_000, "mean_weight_bits": 3.5}
+    text = _text(
+        "run", {"table": [row | {"bops": 3.2e9, "median_ms": 1.234}, {"model": "float32", "top1": None}]}
+    )
+    mixed = next(line for line in text.splitlines() if "mixed" in line)
+    for part in ("91.25 %", "123.5 kB", "2 MB", "3.5", "3.2 G", "1.23 ms"):
+        assert part in mixed
+    assert "-" in next(line for line in text.splitlines() if "float32" in line)
+    assert "\x1b" not in text
+
+
+def test_every_shape_of_json_is_shown():
+    text = _text(
+        "search",
+        {
+            "policy": "r/policy.yaml",
+            "seconds": 3.0,
+            "bits": {"conv1": 8, "conv2": 2},
+            "size": {"float": 4000, "int8": 1000},
+            "budget": [{"key": "size", "reached": 5100}],
+            "bops": {"int8": {"saq": 10}},
+            "input_shape": [8, 8, 3],
+            "passed": True,
+            "warnings": [],
+        },
+    )
+    for part in ("r/policy.yaml", "conv2", "4 kB", "5.1 kB", "saq", "10", "8, 8, 3", "yes"):
+        assert part in text
+
+
+def test_markup_in_names_is_text():
+    assert "[bold]conv" in _text("inspect", {"layers": [{"name": "[bold]conv"}], "path": "[/x]"})
+
+
+def test_json_has_no_number_that_json_lacks():
+    stream = io.StringIO()
+    render.write_json({"a": [float("nan"), {"b": float("inf")}], "c": 1.5}, stream)
+    assert json.loads(stream.getvalue(), parse_constant=pytest.fail) == {"a": [None, {"b": None}], "c": 1.5}
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(999, "999 B"), (1000, "1 kB"), (1.2e6, "1.2 MB"), (2.5e9, "2.5 GB")]
+)
+def test_bytes_are_decimal(value, text):
+    assert render.bytes_text(value) == text
+
+
+@pytest.mark.parametrize(("value", "text"), [(7.4, "7 s"), (185, "3:05 min"), (3760, "1:02:40 h")])
+def test_seconds_are_readable(value, text):
+    assert seconds_text(value) == text
+
+
+def test_plain_progress_speaks_every_few_seconds_only(capsys):
+    now = 0.0
+    reporter = LineReporter(clock=lambda: now)
+    reporter.start("search", 100)
+    for _ in range(100):
+        now += 0.125
+        reporter.advance(metrics={"loss": 0.5, "bits": 3.94})
+    reporter.finish()
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.splitlines() == [
+        "search: 100 steps",
+        "search: 40/100, loss 0.5  bits 3.94, 8 s left",
+        "search: 80/100, loss 0.5  bits 3.94, 2 s left",
+        "search: 100/100, loss 0.5  bits 3.94, done in 12 s",
+    ]
+
+
+def test_the_bar_shows_stage_count_and_metrics():
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, width=120, color_system=None)
+    with BarReporter(console) as reporter:
+        reporter.log("[plain] text")
+        reporter.start("search", 4)
+        reporter.advance(2, {"loss": 0.25})
+        reporter.advance(2)
+        reporter.finish()
+    text = stream.getvalue()
+    for part in ("[plain] text", "search", "4/4", "loss 0.25"):
+        assert part in text

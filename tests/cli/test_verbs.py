@@ -1,0 +1,221 @@
+"""What the command line passes on, prints, and refuses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tfmpq.cli.main import VERBS
+
+from tfmpq.progress import SilentReporter
+
+COMMANDS = {
+    "run": "run --model resnet8 --proxy digits --target digits --out o",
+    "search": "search --model resnet8 --proxy digits --out o",
+    "finetune": "finetune r --target digits --out o",
+    "export": "export r --tflite",
+    "evaluate": "evaluate m.tflite --data digits",
+    "measure": "measure m.tflite",
+    "inspect": "inspect p.yaml",
+}
+SEARCH_DEFAULTS = {
+    "out": Path("o"),
+    "data_dir": None,
+    "weights": None,
+    "budgets": (),
+    "weight_bits": (2, 4, 8),
+    "activation_bits": (8,),
+    "method": "asga",
+    "epochs": 10,
+    "steps_per_epoch": None,
+    "batch_size": 128,
+    "seed": 0,
+    "float_epochs": 0,
+    "preprocessing": None,
+}
+FINETUNE_DEFAULTS = {
+    "out": Path("o"),
+    "data_dir": None,
+    "weights": None,
+    "epochs": 10,
+    "steps_per_epoch": None,
+    "batch_size": 128,
+    "learning_rate": None,
+    "distill": True,
+    "seed": 0,
+    "preprocessing": None,
+}
+DEFAULTS = {
+    "run": (("resnet8", "digits", "digits"), SEARCH_DEFAULTS | FINETUNE_DEFAULTS),
+    "search": (("resnet8", "digits"), SEARCH_DEFAULTS | {"target_input": None, "target_classes": None}),
+    "finetune": ((Path("r"), "digits"), FINETUNE_DEFAULTS | {"model": None}),
+    "export": ((Path("r"),), {"target": "litert", "out": None}),
+    "evaluate": (
+        (Path("m.tflite"), "digits"),
+        {"data_dir": None, "split": "test", "limit": None, "preprocessing": None},
+    ),
+    "measure": ((Path("m.tflite"),), {"threads": 1, "runs": 50, "out": None}),
+    "inspect": ((Path("p.yaml"),), {}),
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_defaults_reach_the_function(verb, calls, tfmpq):
+    assert tfmpq(COMMANDS[verb]).exit_code == 0
+    call = calls[verb]
+    reporter = call.kwargs.pop("reporter", None)
+    assert (call.args, call.kwargs) == DEFAULTS[verb]
+    assert isinstance(reporter, SilentReporter) or verb == "inspect"
+
+
+def test_every_option_of_search_arrives(calls, tfmpq):
+    line = (
+        "search --model keras.applications:ResNet50 --proxy cifar10 --data-dir r --weights none"
+        " --budget size=0.5x --budget bops=3.2G --weight-bits 8,3,3 --activation-bits 4,8 --method asga"
+        " --epochs 0 --steps-per-epoch 7 --batch-size 32 --seed 5 --float-epochs 2 --preprocess torch --target-input 224"
+        " --target-classes 1000 --out o"
+    )
+    assert tfmpq(line).exit_code == 0
+    call = calls["search"]
+    call.kwargs.pop("reporter")
+    assert call.args == ("keras.applications:ResNet50", "cifar10")
+    assert call.kwargs == {
+        "out": Path("o"),
+        "data_dir": Path("r"),
+        "weights": "none",
+        "budgets": ("size=0.5x", "bops=3.2G"),
+        "weight_bits": (3, 8),
+        "activation_bits": (4, 8),
+        "method": "asga",
+        "epochs": 0,
+        "steps_per_epoch": 7,
+        "batch_size": 32,
+        "seed": 5,
+        "float_epochs": 2,
+        "preprocessing": "torch",
+        "target_input": 224,
+        "target_classes": 1000,
+    }
+
+
+def test_options_of_the_other_verbs_arrive(calls, tfmpq):
+    tfmpq("finetune p.yaml --target cifar10 --model resnet20 --learning-rate 1e-3 --no-distill --out o")
+    assert calls["finetune"].kwargs["model"] == "resnet20"
+    assert calls["finetune"].kwargs["learning_rate"] == 1e-3
+    assert calls["finetune"].kwargs["distill"] is False
+    tfmpq("export r --tflite --target storage --out x.tflite")
+    assert calls["export"].kwargs["target"] == "storage"
+    assert calls["export"].kwargs["out"] == Path("x.tflite")
+    tfmpq("evaluate r --data npz:x.npz --split train --limit 3")
+    assert calls["evaluate"].kwargs["split"] == "train"
+    assert calls["evaluate"].kwargs["limit"] == 3
+    tfmpq("measure m.tflite --threads 4 --runs 9 --out t.json")
+    assert calls["measure"].kwargs["threads"] == 4
+    assert calls["measure"].kwargs["runs"] == 9
+    assert calls["measure"].kwargs["out"] == Path("t.json")
+
+
+def test_data_dir_is_read_from_the_environment(calls, tfmpq, monkeypatch):
+    monkeypatch.setenv("TFMPQ_DATA_DIR", "r")
+    tfmpq(COMMANDS["search"])
+    assert calls["search"].kwargs["data_dir"] == Path("r")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_json_is_all_that_stdout_gets(verb, calls, tfmpq):
+    calls[verb].result = {"top1": 0.5, "loss": float("nan"), "bits": {"conv1": 8}}
+    calls[verb].prints = None if verb == "inspect" else "chatter"
+    result = tfmpq(COMMANDS[verb] + " --json")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout) == {"top1": 0.5, "loss": None, "bits": {"conv1": 8}}
+    assert result.stderr.count("chatter") == (0 if verb == "inspect" else 2)
+
+
+def test_code_below_python_cannot_write_to_stdout_either():
+    script = (
+        "import os, sys, types; from tfmpq.cli.main import main\n"
+        "def inspect(path):\n"
+        "    os.write(1, b'from C++')\n"
+        "    return types.SimpleNamespace(to_json=lambda: {'a': 1})\n"
+        "sys.modules['tfmpq.inspect'] = types.SimpleNamespace(inspect=inspect)\n"
+        "main(['inspect', '.', '--json'])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == {"a": 1}
+    assert "from C++" in done.stderr
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_ends_with_an_example(verb, tfmpq):
+    result = tfmpq(f"{verb} --help")
+    assert result.exit_code == 0
+    example = result.stdout[result.stdout.index("Example:") :]
+    assert f"tfmpq {verb} " in example
+    assert "Options:" not in example
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_example_of_the_help_is_a_valid_call(verb, calls, tfmpq, tmp_path):
+    text = tfmpq(f"{verb} --help").stdout.split("Example:")[1].replace("\\\n", " ")
+    line = text.split("tfmpq ", 1)[1]
+    named = Path(line.split()[1])
+    if not line.split()[1].startswith("-"):
+        named.parent.mkdir(parents=True, exist_ok=True)
+        named.touch()
+    result = tfmpq(line)
+    assert result.exit_code == 0, result.stderr
+
+
+def test_help_and_version_import_nothing_heavy():
+    script = (
+        "import sys; from tfmpq.cli.main import main\n"
+        "for line in (['--help'], ['--version'], ['search', '--help']):\n"
+        "    try: main(line)\n"
+        "    except SystemExit as end: assert end.code == 0\n"
+        "heavy = {'numpy', 'keras', 'tensorflow', 'pydantic', 'rich', 'scipy', 'sklearn', 'yaml'}\n"
+        "print('HEAVY', sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "HEAVY []"
+    for verb in VERBS:
+        assert f"  {verb} " in done.stdout
+
+
+def test_no_command_shows_the_help(tfmpq):
+    result = tfmpq("")
+    assert result.exit_code == 0
+    assert result.stdout == tfmpq("--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("line", "received"),
+    [
+        ("serch", "serch"),
+        ("search --proxy digits --out o", "--model"),
+        (COMMANDS["search"] + " --epochs -1", "-1"),
+        (COMMANDS["search"] + " --batch-size 0", "0"),
+        (COMMANDS["search"] + " --weight-bits 1,4", "1,4"),
+        (COMMANDS["search"] + " --weight-bits 4,9", "4,9"),
+        (COMMANDS["search"] + " --weight-bits four", "four"),
+        (COMMANDS["search"] + " --weight-bits ,", ","),
+        (COMMANDS["search"] + " --data-dir absent", "absent"),
+        (COMMANDS["finetune"] + " --learning-rate nan", "nan"),
+        (COMMANDS["finetune"] + " --learning-rate 0", "0"),
+        ("finetune absent --target digits --out o", "absent"),
+        ("export r", "--tflite"),
+        ("export r --tflite --target tpu", "tpu"),
+        (COMMANDS["evaluate"] + " --limit 0", "0"),
+        ("measure r", "r"),
+        ("measure m.tflite --threads 0", "0"),
+    ],
+)
+def test_a_wrong_call_is_one_line_and_exit_code_2(line, received, calls, tfmpq):
+    result = tfmpq(line)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr.count("\n") == 1
+    assert result.stderr.startswith("Error: ")
+    assert received in result.stderr
