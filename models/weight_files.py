@@ -104,6 +104,6 @@ def _text(value: Any) -> str:
 
 def _unreadable(path: Path) -> TfmpqError:
     return TfmpqError(
-        f"A weights file must be a whole file written by Keras. Received: {path}, which cannot be read as one."
-        " Check that it was copied completely, or save it again."
+        f"A weights file must be a whole file written by Keras. Received: {path}, which cannot be read so. "
+        "Check that it was copied completely, or save it again."
     )

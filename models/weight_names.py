@@ -23,9 +23,10 @@ _COUNTER = "num_batches_tracked"
 def from_arrays(arrays: Mapping[str, np.ndarray], model: keras.Model) -> dict[str, np.ndarray]:
     """Rename and transpose arrays to `<layer>/<variable>` in Keras layout.
 
-    Two namings are known: `<layer>/<weight>`, with `kernel_oihw` (out, in, kh, kw), depthwise (channel, 1, kh,
-    kw), `kernel_oi` (out, in) or Keras' own `kernel`; and torchvision's `<layer>.<weight>`. The step counter of
-    PyTorch's BatchNorm has no use here and is dropped. Names of no layer pass unchanged, to be reported.
+    Two namings are known: `<layer>/<weight>`, with `kernel_oihw` (out, in, kh, kw), depthwise
+    (channel, 1, kh, kw), `kernel_oi` (out, in) or Keras' own `kernel`; and torchvision's `<layer>.<weight>`.
+    The step counter of PyTorch's BatchNorm has no use here and is dropped. Names of no layer pass unchanged,
+    to be reported.
     """
     layers = {layer.name: layer for layer in model.layers}
     named = {}

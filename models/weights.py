@@ -26,8 +26,8 @@ def load_weights(model: keras.Model, path: str | Path, *, skip_classifier: bool 
         model: A built functional model.
         path: `.keras`, `.weights.h5`, a Keras 2 `.h5` (whole model or weights), or `.npz` whose arrays are
             named `<layer>/<weight>` (`kernel_oihw`, `kernel_oi`, `kernel`, `bias`, `gamma`, ...) or as a
-            torchvision state dict (`layer1.0.conv1.weight`, `bn1.running_mean`). Files of Keras whose layer names are
-            mostly others are mapped by order, if every shape agrees.
+            torchvision state dict (`layer1.0.conv1.weight`, `bn1.running_mean`). Files of Keras whose layer
+            names are mostly others are mapped by order, if every shape agrees.
         skip_classifier: Leave the last layer with weights as it is.
 
     Raises:
@@ -142,7 +142,7 @@ def _check(
     if not (faults.missing or faults.surplus) and {n.rpartition("/")[0] for n in wrong} == {classifier}:
         there, here = (arrays[wrong[0]].shape[-1], expected[wrong[0]].shape[-1])
         advice = (
-            f"The file is for {there} classes and the model for {here}: build the model with classes={there}, "
+            f"The file is for {there} classes and the model for {here}: build the model with that many, "
             "or skip the classifier (skip_classifier=True) to train a new one."
         )
     if described := faults.describe():

@@ -1,0 +1,163 @@
+"""Deterministic batches for training and measuring."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, get_args
+
+import keras
+import numpy as np
+
+from tfmpq.data.augment import crop_and_flip, random_resized_crop
+from tfmpq.data.dataset import Split
+from tfmpq.data.images import resize_for
+from tfmpq.data.preprocess import affine, preprocess
+from tfmpq.errors import UsageError
+
+Augmentation = Literal["none", "crop", "crop_flip", "imagenet"]
+_ORDER, _AUGMENT = 1, 2
+"""Streams of random numbers: which images, and how they are changed."""
+
+
+class ImageBatches(keras.utils.PyDataset):
+    """Batches of preprocessed images; batch i of epoch e depends on nothing but (seed, e, i).
+
+    Batches go through the whole split, in an order drawn anew for each pass, before an image comes again;
+    epochs of `steps_per_epoch` batches may end and begin within a pass. On the TensorFlow backend `model.fit`
+    prepares batches in a thread of its own while the model computes.
+
+    Args:
+        split: The images.
+        batch_size: Images per batch.
+        image_shape: (height, width, channels) that the model takes. Grey images are repeated on 3 channels.
+        preprocessing: Name of a preprocessing.
+        seed: Not negative.
+        augment: `none`; `crop` (shifts); `crop_flip` (shifts and mirroring); `imagenet` (random resized crop
+            and mirroring).
+        steps_per_epoch: Batches per epoch; one pass by default.
+        shuffle: Whether to draw an order; otherwise that of the split.
+        drop_remainder: Whether to leave out the last, smaller batch of a pass.
+
+    Raises:
+        UsageError: An argument is out of range, or the split is empty.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        batch_size: int,
+        *,
+        image_shape: tuple[int, int, int],
+        preprocessing: str,
+        seed: int = 0,
+        augment: Augmentation = "none",
+        steps_per_epoch: int | None = None,
+        shuffle: bool = True,
+        drop_remainder: bool = True,
+    ) -> None:
+        super().__init__(workers=1, use_multiprocessing=False)
+        _check(split, batch_size, seed, augment, steps_per_epoch, drop_remainder)
+        affine(preprocessing)
+        self.split = split
+        self.batch_size = batch_size
+        self.image_shape = tuple(image_shape)
+        self.preprocessing = preprocessing
+        self.seed = seed
+        self.augment = augment
+        self.shuffle = shuffle
+        whole = len(split) / batch_size
+        self.steps_per_pass = math.floor(whole) if drop_remainder else math.ceil(whole)
+        self.steps_per_epoch = steps_per_epoch or self.steps_per_pass
+        self.epoch = 0
+        self._order: tuple[int, np.ndarray] = (-1, np.arange(len(split)))
+
+    def __len__(self) -> int:
+        return self.steps_per_epoch
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Batch of the current epoch: float32 (N, H, W, C) images and int32 (N,) labels."""
+        return self.batch(self.epoch, index)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to an epoch, for example to resume."""
+        self.epoch = epoch
+
+    def on_epoch_end(self) -> None:
+        """Go to the next epoch; called by `model.fit`."""
+        self.epoch += 1
+
+    def batch(self, epoch: int, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Batch of any epoch: float32 (N, H, W, C) images and int32 (N,) labels.
+
+        Raises:
+            TfmpqError: An image cannot be decoded.
+        """
+        chosen = self._chosen(epoch * self.steps_per_epoch + index)
+        generator = np.random.default_rng((self.seed, epoch, _AUGMENT, index))
+        images = self._images(chosen, generator)
+        return preprocess(images, self.preprocessing), self.split.labels[chosen].astype(np.int32)
+
+    def _chosen(self, step: int) -> np.ndarray:
+        number, place = divmod(step, self.steps_per_pass)
+        known, order = self._order
+        if self.shuffle and known != number:
+            order = np.random.default_rng((self.seed, number, _ORDER)).permutation(len(self.split))
+            self._order = (number, order)
+        return order[place * self.batch_size : (place + 1) * self.batch_size]
+
+    def _images(self, chosen: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        size = self.image_shape[:2]
+        array = self.split.array
+        if self.augment == "imagenet":
+            parts = [random_resized_crop(image, size, generator) for image in self.split.images(chosen)]
+            return _with_channels(parts, self.image_shape[2])
+        if array is not None and array.shape[1:3] == size:
+            images = _with_channels(array[chosen], self.image_shape[2])
+        else:
+            resized = [resize_for(image, size) for image in self.split.images(chosen)]
+            images = _with_channels(resized, self.image_shape[2])
+        if self.augment == "none":
+            return images
+        return crop_and_flip(images, generator, flip=self.augment == "crop_flip")
+
+
+def _check(
+    split: Split,
+    batch_size: int,
+    seed: int,
+    augment: str,
+    steps_per_epoch: int | None,
+    drop_remainder: bool,
+) -> None:
+    if not len(split):
+        raise UsageError(
+            "Batches need images. Received: an empty part of the data set. Use data that has it."
+        )
+    if batch_size < 1 or seed < 0 or (steps_per_epoch is not None and steps_per_epoch < 1):
+        raise UsageError(
+            "Batch size and steps per epoch must be at least 1 and the seed at least 0. Received: "
+            f"batch_size={batch_size}, steps_per_epoch={steps_per_epoch}, seed={seed}. Correct them."
+        )
+    if drop_remainder and batch_size > len(split):
+        raise UsageError(
+            f"A batch must not be larger than the data. Received: batch_size={batch_size} for {len(split)} "
+            "images. Choose a smaller batch."
+        )
+    if augment not in get_args(Augmentation):
+        raise UsageError(
+            f"An augmentation is one of {', '.join(get_args(Augmentation))}. Received: {augment}. Choose one."
+        )
+
+
+def _with_channels(images: np.ndarray | list[np.ndarray], channels: int) -> np.ndarray:
+    if isinstance(images, list):
+        # Some files of a data set may be grey and others not.
+        return np.stack([_with_channels(image, channels) for image in images])
+    if images.shape[-1] == channels:
+        return images
+    if images.shape[-1] != 1:
+        raise UsageError(
+            "Only grey images can be given another number of channels. Received: images with "
+            f"{images.shape[-1]} channels for a model with {channels}. Choose other data or another model."
+        )
+    return np.repeat(images, channels, axis=-1)

@@ -1,0 +1,95 @@
+"""Data sets of tensorflow-datasets: prepared by it, then read from its TFRecord files as any others are."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+from tfmpq.data.dataset import Dataset, Split, make_dataset
+from tfmpq.data.file_sources import records_split
+from tfmpq.data.tfrecord import read_tfrecord
+from tfmpq.errors import TfmpqError, UsageError
+from tfmpq.progress import Reporter
+
+
+def load_tfds(name: str, folder: Path | None, reporter: Reporter) -> Dataset:
+    """Load a data set by its name in tensorflow-datasets, downloading it if it is not there yet.
+
+    Args:
+        name: For example `cifar10`, `imagenette`, `imagenet2012`.
+        folder: Searched first for a prepared data set; then tensorflow-datasets' own folder.
+        reporter: Hears what will be downloaded, and how large it is, before that begins.
+
+    Raises:
+        UsageError: There is no such data set, or it does not hold images with labels.
+        TfmpqError: It cannot be downloaded or read.
+    """
+    builder = _builder(name, folder)
+    features = builder.info.features
+    if features is None or not {"image", "label"} <= set(features):
+        raise UsageError(
+            f"A data set needs the features image and label. Received: {name}. "
+            "Choose one for image classification."
+        )
+    _prepare(name, builder, reporter)
+    names = list(builder.info.features["label"].names)
+    return make_dataset(name, _split(builder, "train"), _test_split(name, builder), class_names=names)
+
+
+def _builder(name: str, folder: Path | None) -> Any:
+    import tensorflow_datasets as tfds
+
+    own = folder if folder is not None and (folder / name.split("/")[0]).is_dir() else None
+    try:
+        return tfds.builder(name, data_dir=own)
+    except tfds.core.DatasetNotFoundError as error:
+        near = difflib.get_close_matches(name, ["digits", *tfds.list_builders()], n=1)
+        hint = (
+            f"Did you mean {near[0]}?" if near else "Name a folder with --data-dir, or use npz: or folder:."
+        )
+        raise UsageError(
+            "A data set must be in the data folder or known to tensorflow-datasets. "
+            f"Received: {name} (data folder: {folder or 'none'}). {hint}"
+        ) from error
+    except Exception as error:
+        raise _failure(name, error) from error
+
+
+def _prepare(name: str, builder: Any, reporter: Reporter) -> None:
+    if Path(builder.data_dir).is_dir():
+        return
+    reporter.log(
+        f"Downloading {name} with tensorflow-datasets: {builder.info.download_size} "
+        f"(prepared {builder.info.dataset_size}) to {builder.data_dir}."
+    )
+    try:
+        builder.download_and_prepare()
+    except Exception as error:
+        raise _failure(name, error) from error
+
+
+def _test_split(name: str, builder: Any) -> Split:
+    # The test part of competitions has labels of -1.
+    for part in ("test", "validation"):
+        if part in builder.info.splits:
+            split = _split(builder, part)
+            if split.labels.size and split.labels.min() >= 0:
+                return split
+    raise UsageError(
+        f"A data set needs a test or validation part with labels. Received: {name} with "
+        f"{', '.join(builder.info.splits)}. Choose another."
+    )
+
+
+def _split(builder: Any, part: str) -> Split:
+    paths = [Path(path) for path in builder.info.splits[part].filepaths]
+    return records_split([record for path in paths for record in read_tfrecord(path)])
+
+
+def _failure(name: str, error: Exception) -> TfmpqError:
+    first = (str(error).strip().splitlines() or [""])[0][:160]
+    return TfmpqError(
+        f"tensorflow-datasets must be able to prepare the data set. Received: {name} "
+        f"({type(error).__name__}: {first}). Check the network, or name a folder that has it with --data-dir."
+    )

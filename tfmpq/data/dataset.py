@@ -1,0 +1,128 @@
+"""A data set in memory or on disk: labels at once, images when they are asked for."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tfmpq.data.images import EncodedImage
+from tfmpq.errors import TfmpqError
+from tfmpq.progress import Reporter
+
+_SAMPLED_IMAGES = 16
+_TRAIN_SHARE = 0.8
+_SPLIT_SEED = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Split:
+    """Images with labels; either `array` or `encoded` holds the images.
+
+    Attributes:
+        labels: int64 (N,).
+        array: uint8 (N, H, W, C) of images that are in memory.
+        encoded: Places of N images that are decoded on demand.
+    """
+
+    labels: np.ndarray
+    array: np.ndarray | None = None
+    encoded: Sequence[EncodedImage] = ()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def images(self, indices: Iterable[int]) -> list[np.ndarray]:
+        """Images by number, each uint8 (H, W, C) with C of 1 or 3.
+
+        Raises:
+            TfmpqError: A compressed image cannot be decoded.
+        """
+        if self.array is not None:
+            return [self.array[index] for index in indices]
+        return [self.encoded[index].decode() for index in indices]
+
+    def take(self, indices: np.ndarray) -> Split:
+        """The split of only these images, in this order."""
+        array = None if self.array is None else self.array[indices]
+        encoded = [self.encoded[index] for index in indices] if self.array is None else ()
+        return Split(self.labels[indices], array, encoded)
+
+    def update_hash(self, digest: hashlib._Hash) -> None:
+        """Add number, labels and some of the images, as they are stored, to a hash."""
+        digest.update(np.int64(len(self)).tobytes() + self.labels.astype("<i8").tobytes())
+        for index in np.linspace(0, len(self) - 1, min(_SAMPLED_IMAGES, len(self))).astype(int):
+            if self.array is not None:
+                digest.update(repr(self.array[index].shape).encode() + self.array[index].tobytes())
+            else:
+                digest.update(self.encoded[index].read())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Dataset:
+    """Images of a fixed number of classes, split for training and testing.
+
+    Attributes:
+        name: Short name, for reports.
+        classes: Number of classes; all labels are below it. Replace it for a network with more outputs.
+        class_names: Names by label, if known.
+        train: Images to learn from; may be empty if only test images were given.
+        test: Images to measure on.
+        fingerprint: Hash of name, labels and a sample of the images; the same wherever the files are.
+    """
+
+    name: str
+    classes: int
+    class_names: tuple[str, ...] | None
+    train: Split
+    test: Split
+    fingerprint: str
+
+
+def make_dataset(
+    name: str,
+    train: Split,
+    test: Split,
+    *,
+    classes: int | None = None,
+    class_names: Sequence[str] | None = None,
+) -> Dataset:
+    """Put a data set together and take its fingerprint.
+
+    Args:
+        name: Short name.
+        train: Training images.
+        test: Test images.
+        classes: Number of classes, if it is not the largest label plus one or the number of names.
+        class_names: Names by label.
+
+    Raises:
+        TfmpqError: There are no images, or a label is out of range.
+    """
+    labels = np.concatenate([train.labels, test.labels])
+    if not labels.size:
+        raise TfmpqError(f"A data set needs images. Received: {name} without any. Check its files.")
+    classes = classes or (len(class_names) if class_names else int(labels.max()) + 1)
+    if labels.min() < 0 or labels.max() >= classes:
+        raise TfmpqError(
+            f"Labels must be 0 to classes - 1. Received: {labels.min()} to {labels.max()} in {name} with "
+            f"{classes} classes. Correct the labels."
+        )
+    digest = hashlib.sha256(name.encode())
+    train.update_hash(digest)
+    test.update_hash(digest)
+    names = tuple(map(str, class_names)) if class_names else None
+    return Dataset(name, classes, names, train, test, digest.hexdigest()[:16])
+
+
+def split_in_two(name: str, split: Split, reporter: Reporter) -> tuple[Split, Split]:
+    """Split images that come without a test part, 80 to 20 by a fixed permutation, and say so."""
+    order = np.random.default_rng(_SPLIT_SEED).permutation(len(split))
+    count = int(len(split) * _TRAIN_SHARE)
+    reporter.log(
+        f"{name} has no test part: {count} of its {len(split)} images are for training and "
+        f"{len(split) - count} for testing (fixed permutation)."
+    )
+    return split.take(order[:count]), split.take(order[count:])

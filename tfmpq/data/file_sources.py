@@ -1,0 +1,126 @@
+"""Data sets whose images stay on disk: folders of image files and TFRecord files."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from tfmpq.data.dataset import Dataset, Split, make_dataset, split_in_two
+from tfmpq.data.images import EncodedImage
+from tfmpq.data.tfrecord import LabelledImage, read_tfrecord
+from tfmpq.errors import TfmpqError, UsageError
+from tfmpq.progress import Reporter
+
+_IMAGE_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".webp"})
+_TEST_WORDS = ("test", "val")
+_IMAGENET_CLASSES = 1000
+
+
+def load_folder(root: Path, reporter: Reporter) -> Dataset:
+    """Load a folder with one sub-folder a class, or with `train` and `test` (or `val`) folders of such.
+
+    Labels are the positions of the sub-folders in alphabetical order.
+
+    Args:
+        root: The folder.
+        reporter: Hears if the images had to be split.
+
+    Raises:
+        UsageError: There is no such folder.
+        TfmpqError: It holds no images, or a class for testing that training does not know.
+    """
+    if not root.is_dir():
+        raise UsageError(f"folder:DIR must name a folder. Received: {root}. Check the path.")
+    tests = [root / word for word in (*_TEST_WORDS, "validation") if (root / word).is_dir()]
+    if (root / "train").is_dir() and tests:
+        names = _class_names(root / "train")
+        train, test = _folder_split(root / "train", names), _folder_split(tests[0], names)
+    else:
+        names = _class_names(root)
+        train, test = split_in_two(root.name, _folder_split(root, names), reporter)
+    return make_dataset(root.name, train, test, class_names=names)
+
+
+def _class_names(root: Path) -> list[str]:
+    names = sorted(folder.name for folder in root.iterdir() if folder.is_dir())
+    if not names:
+        raise TfmpqError(
+            f"A folder of images needs one sub-folder per class. Received: {root} without any. "
+            "Sort the images into folders."
+        )
+    return names
+
+
+def _folder_split(root: Path, names: Sequence[str]) -> Split:
+    if unknown := sorted(set(_class_names(root)) - set(names)):
+        raise TfmpqError(
+            f"Test images must be of classes that have training images. Received: {root} with "
+            f"{', '.join(unknown[:8])}. Add training images or remove the folders."
+        )
+    files = [
+        (EncodedImage(file), label)
+        for label, name in enumerate(names)
+        for file in sorted((root / name).glob("*"))
+        if file.suffix.lower() in _IMAGE_ENDINGS
+    ]
+    if not files:
+        raise TfmpqError(
+            f"Images must be {', '.join(sorted(_IMAGE_ENDINGS))} files. Received: {root} without any. "
+            "Convert them."
+        )
+    return Split(np.array([label for _, label in files], np.int64), encoded=[image for image, _ in files])
+
+
+def load_tfrecords(pattern: str, reporter: Reporter) -> Dataset:
+    """Load all TFRecord files that match a pattern.
+
+    Files with "test" or "val" in their names are the test part; without such files the images are split.
+    Labels of ImageNet (records with a synset whose numbers leave gaps) count as 1000 classes.
+
+    Args:
+        pattern: Path with wildcards.
+        reporter: Hears if the images had to be split.
+
+    Raises:
+        UsageError: Nothing matches.
+        TfmpqError: A file is damaged.
+    """
+    paths = sorted(Path(name) for name in glob.glob(pattern, recursive=True))
+    if not paths:
+        raise UsageError(f"tfrecord:GLOB must match files. Received: {pattern}. Check the path.")
+    test = [path for path in paths if any(word in path.name for word in _TEST_WORDS)]
+    name = Path(pattern).name.split(".")[0].rstrip("*_-") or "tfrecord"
+    return load_tfrecord_files(name, [path for path in paths if path not in test], test, reporter)
+
+
+def load_tfrecord_files(
+    name: str, train: Iterable[Path], test: Iterable[Path], reporter: Reporter
+) -> Dataset:
+    """Load training and test files; without test files the training images are split.
+
+    Raises:
+        TfmpqError: A file is damaged.
+    """
+    learned, measured = (
+        [record for path in paths for record in read_tfrecord(path)] for paths in (train, test)
+    )
+    classes = _imagenet_classes([*learned, *measured])
+    if measured:
+        return make_dataset(name, records_split(learned), records_split(measured), classes=classes)
+    return make_dataset(name, *split_in_two(name, records_split(learned), reporter), classes=classes)
+
+
+def records_split(records: Sequence[LabelledImage]) -> Split:
+    """The split of these records."""
+    labels = np.array([record.label for record in records], np.int64)
+    return Split(labels, encoded=[record.image for record in records])
+
+
+def _imagenet_classes(records: Sequence[LabelledImage]) -> int | None:
+    # A selection of ImageNet's classes keeps their numbers; a data set numbered anew has no gaps.
+    labels = {record.label for record in records}
+    gaps = bool(labels) and len(labels) <= max(labels) < _IMAGENET_CLASSES
+    return _IMAGENET_CLASSES if gaps and all(record.has_synset for record in records) else None
