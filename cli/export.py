@@ -31,6 +31,7 @@ from .task import Result, perform
     help="litert packs what runs fast packed; storage packs everything.",
 )
 @click.option("--out", metavar="FILE.tflite", type=options.output_path(), help="[default: in the run folder]")
+@options.data_dir
 @options.json_option
 def export(as_json: bool, run: Path, tflite: bool, **choices: Any) -> None:
     """Export a fine-tuned run as a packed file that is proved equal to what was trained.

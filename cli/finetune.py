@@ -26,7 +26,7 @@ from .task import Result, perform
 @options.data_dir
 @options.weights
 @options.training_options
-@options.finetune_options
+@options.distill
 @options.preprocess
 @options.run_folder
 @options.json_option

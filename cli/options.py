@@ -9,6 +9,10 @@ from typing import Any
 
 import click
 
+# Names of the library, whose modules are too heavy to import for a help text; a test compares them.
+METHODS = ("asga", "sagm", "sgd")
+PREPROCESSINGS = ("none", "unit", "tf", "torch", "caffe")
+
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
@@ -70,9 +74,9 @@ data_dir = click.option(
 preprocess = click.option(
     "--preprocess",
     "preprocessing",
-    metavar="NAME",
-    help="How pixels become inputs: none (0..255), unit (0..1), tf (-1..1), torch (ImageNet mean and "
-    "standard deviation).  [default: what the network expects]",
+    type=click.Choice(PREPROCESSINGS),
+    help="How pixels become inputs: 0..255, 0..1, -1..1, ImageNet mean and standard deviation, or BGR less "
+    "the mean.  [default: what the network expects]",
 )
 
 weights = click.option(
@@ -143,6 +147,13 @@ training_options = stack(
         help="Images in a step.",
     ),
     click.option(
+        "--learning-rate",
+        metavar="RATE",
+        type=click.FloatRange(min=0, min_open=True),
+        callback=_finite,
+        help="Peak learning rate of the weights.  [default: the one that suits where training starts]",
+    ),
+    click.option(
         "--seed",
         metavar="N",
         type=click.IntRange(0, 2**32 - 1),
@@ -176,7 +187,7 @@ search_options = stack(
         help="Activation bit-widths to choose from.",
     ),
     click.option(
-        "--method", type=click.Choice(["asga"]), default="asga", show_default=True, help="Search method."
+        "--method", type=click.Choice(METHODS), default="asga", show_default=True, help="Search method."
     ),
     click.option(
         "--float-epochs",
@@ -188,18 +199,9 @@ search_options = stack(
     ),
 )
 
-finetune_options = stack(
-    click.option(
-        "--learning-rate",
-        metavar="RATE",
-        type=click.FloatRange(min=0, min_open=True),
-        callback=_finite,
-        help="Peak learning rate of fine-tuning.  [default: chosen for the bit-widths]",
-    ),
-    click.option(
-        "--distill/--no-distill",
-        default=True,
-        show_default=True,
-        help="Learn from the float model's outputs as well.",
-    ),
+distill = click.option(
+    "--distill/--no-distill",
+    default=True,
+    show_default=True,
+    help="Learn from the float model's outputs as well.",
 )

@@ -23,7 +23,7 @@ from .task import Result, perform
 @options.weights
 @options.search_options
 @options.training_options
-@options.finetune_options
+@options.distill
 @options.preprocess
 @options.run_folder
 @options.json_option

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import sys
 from types import SimpleNamespace
 from typing import Any
@@ -39,6 +41,15 @@ class Call:
         if self.error:
             raise self.error
         return SimpleNamespace(to_json=lambda: self.result)
+
+
+@pytest.fixture(scope="session")
+def signatures() -> dict[str, inspect.Signature]:
+    """How the real functions are called, by verb; slow, since it imports what they stand on."""
+    return {
+        verb: inspect.signature(getattr(importlib.import_module(module), verb))
+        for verb, module in FUNCTIONS.items()
+    }
 
 
 @pytest.fixture

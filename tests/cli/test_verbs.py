@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from tfmpq.cli import options
 from tfmpq.cli.main import VERBS
 
 from tfmpq.progress import SilentReporter
@@ -32,6 +34,7 @@ SEARCH_DEFAULTS = {
     "epochs": 10,
     "steps_per_epoch": None,
     "batch_size": 128,
+    "learning_rate": None,
     "seed": 0,
     "float_epochs": 0,
     "preprocessing": None,
@@ -52,7 +55,7 @@ DEFAULTS = {
     "run": (("resnet8", "digits", "digits"), SEARCH_DEFAULTS | FINETUNE_DEFAULTS),
     "search": (("resnet8", "digits"), SEARCH_DEFAULTS | {"target_input": None, "target_classes": None}),
     "finetune": ((Path("r"), "digits"), FINETUNE_DEFAULTS | {"model": None}),
-    "export": ((Path("r"),), {"target": "litert", "out": None}),
+    "export": ((Path("r"),), {"target": "litert", "out": None, "data_dir": None}),
     "evaluate": (
         (Path("m.tflite"), "digits"),
         {"data_dir": None, "split": "test", "limit": None, "preprocessing": None},
@@ -71,12 +74,31 @@ def test_defaults_reach_the_function(verb, calls, tfmpq):
     assert isinstance(reporter, SilentReporter) or verb == "inspect"
 
 
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_functions_have_these_options_and_defaults(verb, signatures, calls, tfmpq):
+    tfmpq(COMMANDS[verb])
+    call = calls[verb]
+    signature = signatures[verb]
+    assert set(signature.bind(*call.args, **call.kwargs).arguments) == set(signature.parameters)
+    for name, value in call.kwargs.items():
+        default = signature.parameters[name].default
+        assert name == "reporter" or default == value or default is inspect.Parameter.empty
+
+
+def test_names_are_those_of_the_library():
+    from tfmpq.data.preprocess import PREPROCESSINGS
+    from tfmpq.search import METHODS
+
+    assert tuple(METHODS) == options.METHODS
+    assert tuple(PREPROCESSINGS) == options.PREPROCESSINGS
+
+
 def test_every_option_of_search_arrives(calls, tfmpq):
     line = (
         "search --model keras.applications:ResNet50 --proxy cifar10 --data-dir r --weights none"
-        " --budget size=0.5x --budget bops=3.2G --weight-bits 8,3,3 --activation-bits 4,8 --method asga"
-        " --epochs 0 --steps-per-epoch 7 --batch-size 32 --seed 5 --float-epochs 2 --preprocess torch --target-input 224"
-        " --target-classes 1000 --out o"
+        " --budget size=0.5x --budget bops=3.2G --weight-bits 8,3,3 --activation-bits 4,8 --method sgd"
+        " --learning-rate 1e-2 --epochs 0 --steps-per-epoch 7 --batch-size 32 --seed 5"
+        " --float-epochs 2 --preprocess torch --target-input 224 --target-classes 1000 --out o"
     )
     assert tfmpq(line).exit_code == 0
     call = calls["search"]
@@ -89,10 +111,11 @@ def test_every_option_of_search_arrives(calls, tfmpq):
         "budgets": ("size=0.5x", "bops=3.2G"),
         "weight_bits": (3, 8),
         "activation_bits": (4, 8),
-        "method": "asga",
+        "method": "sgd",
         "epochs": 0,
         "steps_per_epoch": 7,
         "batch_size": 32,
+        "learning_rate": 0.01,
         "seed": 5,
         "float_epochs": 2,
         "preprocessing": "torch",
