@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TextIO
 
 _DEFAULTS = {
     "KERAS_BACKEND": "tensorflow",
     # 3 leaves errors of the C++ side only; its information lines drown the progress.
     "TF_CPP_MIN_LOG_LEVEL": "3",
-    "ABSL_MIN_LOG_LEVEL": "3",
 }
 
 
@@ -38,3 +40,24 @@ def claim_stdout() -> TextIO:
         os.dup2(2, 1)
     sys.stdout = sys.stderr
     return stdout
+
+
+@contextmanager
+def hushed_stderr() -> Iterator[None]:
+    """Hold back what reaches stderr meanwhile; it is shown only if that fails.
+
+    For imports: TensorFlow's C++ side greets with several lines before it reads its log level.
+    """
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except Exception:
+            held.seek(0)
+            os.write(stderr, held.read())
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)

@@ -7,10 +7,8 @@ from typing import Any
 
 import click
 
-from tfmpq.progress import Reporter
-
 from . import options
-from .task import Result, perform
+from .task import perform
 
 
 @click.command(
@@ -32,10 +30,9 @@ from .task import Result, perform
 @options.json_option
 def evaluate(as_json: bool, path: Path, data: str, **choices: Any) -> None:
     """Measure top-1 and top-5 accuracy; of a .tflite by running the very file."""
-
-    def work(reporter: Reporter) -> Result:
-        from tfmpq.evaluate import evaluate
-
-        return evaluate(path, data, **choices, reporter=reporter)
-
-    perform("evaluate", as_json, work)
+    perform(
+        "evaluate",
+        "tfmpq.evaluate",
+        as_json,
+        lambda function, reporter: function(path, data, **choices, reporter=reporter),
+    )

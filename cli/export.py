@@ -9,10 +9,9 @@ import click
 
 from tfmpq.containers import TARGETS
 from tfmpq.errors import UsageError
-from tfmpq.progress import Reporter
 
 from . import options
-from .task import Result, perform
+from .task import perform
 
 
 @click.command(
@@ -40,10 +39,9 @@ def export(as_json: bool, run: Path, tflite: bool, **choices: Any) -> None:
     """
     if not tflite:
         raise UsageError("An export names its format. Received: no format. Add --tflite.")
-
-    def work(reporter: Reporter) -> Result:
-        from tfmpq.export import export
-
-        return export(run, **choices, reporter=reporter)
-
-    perform("export", as_json, work)
+    perform(
+        "export",
+        "tfmpq.export",
+        as_json,
+        lambda function, reporter: function(run, **choices, reporter=reporter),
+    )

@@ -7,10 +7,8 @@ from typing import Any
 
 import click
 
-from tfmpq.progress import Reporter
-
 from . import options
-from .task import Result, perform
+from .task import perform
 
 
 @click.command(
@@ -32,10 +30,9 @@ from .task import Result, perform
 @options.json_option
 def finetune(as_json: bool, source: Path, target: str, **choices: Any) -> None:
     """Fine-tune a network with the policy of a search, or with one of yours, on the target data set."""
-
-    def work(reporter: Reporter) -> Result:
-        from tfmpq.finetune import finetune
-
-        return finetune(source, target, **choices, reporter=reporter)
-
-    perform("finetune", as_json, work)
+    perform(
+        "finetune",
+        "tfmpq.finetune",
+        as_json,
+        lambda function, reporter: function(source, target, **choices, reporter=reporter),
+    )

@@ -6,10 +6,8 @@ from pathlib import Path
 
 import click
 
-from tfmpq.progress import Reporter
-
 from . import options
-from .task import Result, perform
+from .task import perform
 
 
 @click.command(
@@ -20,10 +18,4 @@ from .task import Result, perform
 @options.json_option
 def inspect(as_json: bool, path: Path) -> None:
     """Show the layers, bit-widths and sizes that a policy, a .tflite or a run holds."""
-
-    def work(reporter: Reporter) -> Result:
-        from tfmpq.inspect import inspect
-
-        return inspect(path)
-
-    perform("inspect", as_json, work)
+    perform("inspect", "tfmpq.inspect", as_json, lambda function, _: function(path))

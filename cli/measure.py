@@ -7,10 +7,8 @@ from typing import Any
 
 import click
 
-from tfmpq.progress import Reporter
-
 from . import options
-from .task import Result, perform
+from .task import perform
 
 
 @click.command(
@@ -40,10 +38,9 @@ from .task import Result, perform
 @options.json_option
 def measure(as_json: bool, path: Path, **choices: Any) -> None:
     """Measure the latency of a .tflite on this machine, one image at a time."""
-
-    def work(reporter: Reporter) -> Result:
-        from tfmpq.deploy.measure import measure
-
-        return measure(path, **choices, reporter=reporter)
-
-    perform("measure", as_json, work)
+    perform(
+        "measure",
+        "tfmpq.deploy.measure",
+        as_json,
+        lambda function, reporter: function(path, **choices, reporter=reporter),
+    )

@@ -19,15 +19,13 @@ PLAIN_WIDTH = 160
 """Columns for text that goes to a file or a pipe, where nothing tells the width."""
 
 SHOWN: Mapping[str, tuple[str, ...]] = {
-    "run": ("out", "table"),
+    "run": ("run", "policy", "table"),
     "evaluate": ("path", "data", "split", "count", "top1", "top5", "quantized"),
 }
 """Fields that the text of a verb is limited to, in this order; the others show all that they have."""
 
 
-NOTES: Mapping[str, str] = dict.fromkeys(
-    ("search", "run"), "size: packed weights, scales and biases of the storage form"
-)
+NOTES: Mapping[str, str] = {"run": "size: packed weights, scales and biases of the storage form"}
 """What has to be said below the tables of a verb."""
 
 
@@ -146,7 +144,7 @@ def bops_text(value: float) -> str:
 
 
 _BY_NAME: tuple[tuple[Callable[[str], bool], Callable[[float], str]], ...] = (
-    (lambda name: name in ("top1", "top5"), lambda value: f"{100 * value:.2f} %"),
+    (lambda name: name in ("top1", "top5", "accuracy"), lambda value: f"{100 * value:.2f} %"),
     (lambda name: name in ("bytes", "size") or name.endswith("_bytes"), bytes_text),
     (lambda name: "bops" in name, bops_text),
     (lambda name: name.endswith("_ms"), lambda value: f"{value:.3g} ms"),

@@ -16,6 +16,10 @@ LINE_INTERVAL = 5.0
 """Least seconds between two lines of a running stage when stderr is no terminal."""
 
 
+SHOWN_METRICS = {"loss": "loss", "accuracy": "accuracy", "top1": "accuracy", "expected_bits": "bits"}
+"""Metrics that progress shows, in this order, and what it calls them."""
+
+
 @contextmanager
 def terminal_reporter() -> Iterator[Reporter]:
     """The reporter that suits stderr; leaves the terminal as it was, after an error or Ctrl-C too."""
@@ -118,8 +122,8 @@ class BarReporter:
 
 
 def metrics_text(metrics: Mapping[str, float]) -> str:
-    """For example `loss 0.412  accuracy 0.913  bits 3.94`."""
-    return "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+    """For example `loss 0.412  accuracy 0.913  bits 3.94`; the rest is in the logs of the run folder."""
+    return "  ".join(f"{text} {metrics[name]:.4g}" for name, text in SHOWN_METRICS.items() if name in metrics)
 
 
 def seconds_text(seconds: float) -> str:

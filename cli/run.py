@@ -6,10 +6,8 @@ from typing import Any
 
 import click
 
-from tfmpq.progress import Reporter
-
 from . import options
-from .task import Result, perform
+from .task import perform
 
 
 @click.command(
@@ -32,10 +30,9 @@ def run(as_json: bool, model: str, proxy: str, target: str, **choices: Any) -> N
 
     Ends with one table of the float32, the uniform int8 and the mixed-precision file.
     """
-
-    def work(reporter: Reporter) -> Result:
-        from tfmpq.job import run
-
-        return run(model, proxy, target, **choices, reporter=reporter)
-
-    perform("run", as_json, work)
+    perform(
+        "run",
+        "tfmpq.job",
+        as_json,
+        lambda function, reporter: function(model, proxy, target, **choices, reporter=reporter),
+    )

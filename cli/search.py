@@ -6,10 +6,8 @@ from typing import Any
 
 import click
 
-from tfmpq.progress import Reporter
-
 from . import options
-from .task import Result, perform
+from .task import perform
 
 
 @click.command(
@@ -45,10 +43,9 @@ def search(as_json: bool, model: str, proxy: str, **choices: Any) -> None:
 
     Writes the policy, a file to read and edit, into the run folder.
     """
-
-    def work(reporter: Reporter) -> Result:
-        from tfmpq.search import search
-
-        return search(model, proxy, **choices, reporter=reporter)
-
-    perform("search", as_json, work)
+    perform(
+        "search",
+        "tfmpq.search",
+        as_json,
+        lambda function, reporter: function(model, proxy, **choices, reporter=reporter),
+    )

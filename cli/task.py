@@ -2,36 +2,32 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
-from typing import Any, Protocol
-
-from tfmpq.progress import Reporter
+from typing import Any
 
 from . import environment
 
 
-class Result(Protocol):
-    """What the functions behind the verbs return."""
-
-    def to_json(self) -> dict[str, Any]:
-        """All that is known, as JSON types."""
-
-
-def perform(verb: str, as_json: bool, work: Callable[[Reporter], Result]) -> None:
-    """Run the work of a verb and print its result to stdout, as text or as one JSON object.
+def perform(verb: str, module: str, as_json: bool, call: Callable[[Any, Any], Any]) -> None:
+    """Run the function behind a verb and print its result to stdout, as text or as one JSON object.
 
     Args:
-        verb: Name of the verb; decides how the text looks.
+        verb: Name of the verb, and of the function.
+        module: Where the function is; imported only now.
         as_json: Print JSON instead of text.
-        work: Imports the function behind the verb, only then, and calls it.
+        call: Receives the function and a `tfmpq.progress.Reporter`; returns the function's result, whose
+            `to_json` says all that is known as JSON types.
     """
     environment.prepare()
     stdout = environment.claim_stdout()
+    with environment.hushed_stderr():
+        function = getattr(importlib.import_module(module), verb)
     from . import render
     from .reporter import terminal_reporter
 
     with terminal_reporter() as reporter:
-        result = work(reporter).to_json()
+        result = call(function, reporter).to_json()
     if as_json:
         render.write_json(result, stdout)
     else:

@@ -55,7 +55,7 @@ def signatures() -> dict[str, inspect.Signature]:
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, Call]:
     """The stand-in of every verb, by verb."""
-    for name in ("KERAS_BACKEND", "TF_CPP_MIN_LOG_LEVEL", "ABSL_MIN_LOG_LEVEL"):
+    for name in ("KERAS_BACKEND", "TF_CPP_MIN_LOG_LEVEL"):
         # Set and then deleted, so that what the command sets is undone after the test.
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)

@@ -76,7 +76,7 @@ def test_plain_progress_speaks_every_few_seconds_only(capsys):
     reporter.start("search", 100)
     for _ in range(100):
         now += 0.125
-        reporter.advance(metrics={"loss": 0.5, "bits": 3.94})
+        reporter.advance(metrics={"expected_bits": 3.94, "gap": 0.1, "loss": 0.5})
     reporter.finish()
     captured = capsys.readouterr()
     assert captured.out == ""

@@ -171,6 +171,19 @@ def test_code_below_python_cannot_write_to_stdout_either():
     assert "from C++" in done.stderr
 
 
+def test_what_libraries_say_while_loading_is_shown_only_if_they_fail():
+    script = (
+        "import os; from tfmpq.cli.environment import hushed_stderr\n"
+        "with hushed_stderr(): os.write(2, b'one')\n"
+        "os.write(2, b'two')\n"
+        "try:\n"
+        "    with hushed_stderr(): os.write(2, b'three'); 1 / 0\n"
+        "except ZeroDivisionError: pass"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stderr == "twothree"
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_help_ends_with_an_example(verb, tfmpq):
     result = tfmpq(f"{verb} --help")
