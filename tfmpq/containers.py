@@ -66,7 +66,9 @@ _FULLY_CONNECTED: tuple[Operator, ...] = ("dense", "pointwise")
 _CONVOLUTION: tuple[Operator, ...] = ("conv2d", "depthwise_conv2d")
 # The first rule that matches decides.
 _RULES = (
-    _Rule("litert", ("dense",), (2,), 2, "INT2 GEMM: pays off for dense layers at batch 1", fan_in_multiple=4),
+    _Rule(
+        "litert", ("dense",), (2,), 2, "INT2 GEMM: pays off for dense layers at batch 1", fan_in_multiple=4
+    ),
     _Rule("litert", _FULLY_CONNECTED, (2, 3, 4), 4, "INT4 GEMM at int8 speed", fan_in_multiple=2),
     _Rule("litert", _FULLY_CONNECTED, WEIGHT_BITS, 8, "no packed GEMM for this width or an odd fan-in"),
     _Rule("litert", _CONVOLUTION, WEIGHT_BITS, 8, "packed convolutions run 3 to 12 times slower than int8"),

@@ -28,7 +28,9 @@ LayerKind = Literal[
 ]
 Activation = Literal["linear", "relu", "relu6"]
 
-SCALE_PRESERVING: frozenset[str] = frozenset({"average_pooling2d", "max_pooling2d", "zero_padding", "reshape"})
+SCALE_PRESERVING: frozenset[str] = frozenset(
+    {"average_pooling2d", "max_pooling2d", "zero_padding", "reshape"}
+)
 """Kinds whose output has the very grid of their input."""
 
 
@@ -120,7 +122,10 @@ class FrozenLayer:
     def operator(self) -> Operator:
         """The row of the rule table for a layer with weights."""
         if self.kind == "conv2d" and self.weights is not None:
-            pointwise = self.weights.integers.shape[:2] == (1, 1) and tuple(self.attributes["strides"]) == (1, 1)
+            pointwise = self.weights.integers.shape[:2] == (1, 1) and tuple(self.attributes["strides"]) == (
+                1,
+                1,
+            )
             return "pointwise" if pointwise and self.attributes.get("groups", 1) == 1 else "conv2d"
         if self.kind in ("depthwise_conv2d", "dense"):
             return self.kind  # type: ignore[return-value]

@@ -22,6 +22,9 @@ from tfmpq.errors import TfmpqError
 _FLOOR = -1e3
 """Log-probability, relative to the best of the layer, that stands for a probability of zero."""
 
+_TIE = 0.0
+"""Log-probability that one more bit is worth, so that between equals the budget is spent."""
+
 _MAX_ATTEMPTS = 50
 
 
@@ -53,7 +56,7 @@ def select(
     """The most probable assignment that meets all budgets.
 
     It is the most probable choice of every layer and tensor if that meets them, and it exists whenever the
-    smallest bits everywhere meet them.
+    smallest bits everywhere meet them. Between assignments of equal probability more bits win.
 
     Args:
         model: Counts of the network.
@@ -164,7 +167,9 @@ class _Program:
         matrix = coo_array((values.astype(float), (rows, columns)), shape=(len(self._rows), self._width))
         _, lower, upper = zip(*self._rows, strict=True)
         objective = np.zeros(self._width)
-        objective[: self._binaries] = -np.concatenate([choice.log_probs for choice in self._choices])
+        objective[: self._binaries] = -np.concatenate(
+            [choice.log_probs + _TIE * np.array(choice.candidates) for choice in self._choices]
+        )
         result = milp(
             objective,
             integrality=np.arange(self._width) < self._binaries,

@@ -2,8 +2,8 @@
 
 ASGA (arXiv 2505.04877) builds on SAGM: with g the gradient at the weights and u = g / ||g||, the second
 gradient is taken at a step of length rho - alpha ||g|| along u, and both gradients are averaged. That is SAM
-with a shorter radius, exactly, and to leading order it minimises L + rho/2 ||g|| - alpha/4 ||g||^2. Everything
-here is a pure function of tensors and works inside a compiled step of either backend.
+with a shorter radius, exactly, and to leading order it minimises L + rho/2 ||g|| - alpha/4 ||g||^2.
+Everything here is a pure function of tensors and works inside a compiled step of either backend.
 """
 
 from __future__ import annotations

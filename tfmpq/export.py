@@ -1,0 +1,127 @@
+"""Export of a fine-tuned run: freeze, write, read back, prove."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+
+from tfmpq.containers import TARGETS, Target
+from tfmpq.data import load_dataset
+from tfmpq.data.preprocess import value_range
+from tfmpq.errors import UsageError
+from tfmpq.freeze import freeze
+from tfmpq.frozen import FrozenModel
+from tfmpq.graph import analyse
+from tfmpq.policy import Policy, load_policy
+from tfmpq.prepare import first_images, versions
+from tfmpq.progress import Reporter, SilentReporter
+from tfmpq.runs import Stage, read_json
+
+if TYPE_CHECKING:
+    from tfmpq.deploy.export import ExportReport
+
+_PROOF_IMAGES = 4
+"""Images on which every operator is recomputed."""
+
+_AGREEMENT_IMAGES = 256
+"""Images on which file and trained model have to choose the same class."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Finetuned:
+    """A finished fine-tuning as it lies in its run folder."""
+
+    model: keras.Model
+    policy: Policy
+    options: dict[str, Any]
+    result: dict[str, Any]
+
+    @classmethod
+    def load(cls, run: Path) -> Finetuned:
+        """Read a run folder.
+
+        Raises:
+            UsageError: The folder has no finished fine-tuning.
+            TfmpqError: A file of it is damaged.
+        """
+        stage = Stage(run, "finetune")
+        if not stage.path(".result.json").exists():
+            raise UsageError(
+                f"A fine-tuned run is exported. Received: {run}, which has none. Run tfmpq finetune {run} first."
+            )
+        return cls(
+            stage.load_model(),
+            load_policy(run / "policy.yaml"),
+            read_json(stage.path(".json")),
+            read_json(stage.path(".result.json")),
+        )
+
+    def frozen(self) -> FrozenModel:
+        """The network as integers."""
+        preprocessing = self.options["preprocessing"]
+        network = analyse(self.model, value_range(preprocessing)[0] < 0)
+        metadata = {
+            "format": "tfmpq-tflite/1",
+            "model": self.result["model"],
+            "preprocessing": preprocessing,
+            "classes": int(self.model.output_shape[-1]),
+            "weight_bits": self.policy.weight_bits,
+            "activation_bits": self.policy.activation_bits(network.tensors),
+            "top1": self.result["top1"],
+            "data": self.result["data"],
+            "versions": versions(),
+        }
+        return freeze(self.model, network, metadata)
+
+
+def export(
+    run: Path,
+    *,
+    target: Target = "litert",
+    out: Path | None = None,
+    data_dir: Path | None = None,
+    reporter: Reporter | None = None,
+) -> ExportReport:
+    """Write a fine-tuned run as a packed `.tflite` and prove it.
+
+    Args:
+        run: Run folder of a fine-tuning.
+        target: `litert` is fast on the CPUs that have INT4 fully-connected kernels, `storage` is smallest.
+        out: File to write; None for `MODEL.TARGET.tflite` in the run folder.
+        data_dir: Folder that is looked in first for the images of the proof.
+        reporter: Told about progress.
+
+    Raises:
+        UsageError: The run is not fine-tuned, or the target is unknown.
+        TfmpqError: The written file is not what was trained; it is not left behind.
+    """
+    from tfmpq.deploy.export import export_tflite
+
+    if target not in TARGETS:
+        raise UsageError(f"A target is one of {', '.join(TARGETS)}. Received: {target}.")
+    reporter = reporter or SilentReporter()
+    finetuned = Finetuned.load(Path(run))
+    path = Path(out) if out else Path(run) / f"{finetuned.result['model']}.{target}.tflite"
+    images = _images(finetuned, data_dir, reporter)
+    logits = np.asarray(finetuned.model.predict_on_batch(images))
+    return export_tflite(
+        finetuned.frozen(),
+        path,
+        target,
+        images=images[:_PROOF_IMAGES],
+        agreement=(images, logits),
+        reporter=reporter,
+    )
+
+
+def _images(finetuned: Finetuned, data_dir: Path | None, reporter: Reporter) -> np.ndarray:
+    """Real images for the proof: the first ones of the test split."""
+    recorded = finetuned.result["data_dir"]
+    data_dir = data_dir or (Path(recorded) if recorded else None)
+    dataset = load_dataset(finetuned.options["target"], data_dir=data_dir, reporter=reporter)
+    shape = tuple(int(size) for size in finetuned.model.input_shape[1:])
+    return first_images(dataset.test, _AGREEMENT_IMAGES, shape, finetuned.options["preprocessing"])  # type: ignore[arg-type]

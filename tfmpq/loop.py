@@ -1,0 +1,127 @@
+"""The training loop: `fit` with progress, a metrics log, checkpoints and resumption."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+from tfmpq.data import ImageBatches
+from tfmpq.errors import TfmpqError
+from tfmpq.progress import Reporter
+from tfmpq.runs import Stage, StepLog
+
+CHECKPOINT_SECONDS = 30.0
+
+
+def train(
+    model: keras.Model,
+    batches: ImageBatches,
+    *,
+    epochs: int,
+    stage: Stage,
+    reporter: Reporter,
+    label: str,
+    frozen_statistics_epochs: int = 0,
+) -> None:
+    """Train a compiled model from its last checkpoint, or from the start, to the end.
+
+    Args:
+        model: Compiled training model.
+        batches: Training data; batch i of epoch e is a pure function of the seed, e and i.
+        epochs: Number of epochs in all.
+        stage: Where checkpoints and the log go.
+        reporter: Told about every step.
+        label: Name of the stage for people.
+        frozen_statistics_epochs: Number of last epochs in which BatchNorm uses its moving statistics, as the
+            deployed network does.
+
+    Raises:
+        TfmpqError: The loss is not finite; the checkpoint before it is kept.
+    """
+    steps = len(batches)
+    model.optimizer.build(model.trainable_variables)
+    variables = [*model.variables, *model.optimizer.variables]
+    position = stage.load_checkpoint(variables) or {"step": 0}
+    done = position["step"]
+    recorder = _Recorder(stage, variables, reporter, done)
+    reporter.start(label, epochs * steps)
+    if done:
+        reporter.log(f"Resuming {label} at step {done} of {epochs * steps}.")
+        reporter.advance(done)
+    switch = epochs - frozen_statistics_epochs
+    for first, last, update in ((0, switch, True), (switch, epochs, False)):
+        model.update_statistics = update
+        model.train_function = None  # the flag is read while tracing
+        while recorder.done < last * steps:
+            epoch, offset = divmod(recorder.done, steps)
+            if epoch < first:
+                break
+            # After a resumption in mid-epoch, the rest of that epoch comes as a short one of its own.
+            until = epoch + 1 if offset else last
+            batches.set_epoch(epoch)
+            model.fit(
+                _Rest(batches, offset) if offset else batches,
+                initial_epoch=epoch,
+                epochs=until,
+                verbose=0,
+                shuffle=False,
+                callbacks=[recorder],
+            )
+    recorder.checkpoint()
+    reporter.finish()
+
+
+class _Rest(keras.utils.PyDataset):
+    """An epoch from its batch `offset` on."""
+
+    def __init__(self, batches: ImageBatches, offset: int) -> None:
+        super().__init__(workers=1, use_multiprocessing=False)
+        self._batches, self._offset = batches, offset
+
+    def __len__(self) -> int:
+        return len(self._batches) - self._offset
+
+    def __getitem__(self, index: int) -> Any:
+        return self._batches[index + self._offset]
+
+
+class _Recorder(keras.callbacks.Callback):
+    """Log, progress, checkpoints and the check for a finite loss, after every step."""
+
+    def __init__(self, stage: Stage, variables: list[Any], reporter: Reporter, done: int) -> None:
+        super().__init__()
+        self.done = done
+        self._stage, self._variables, self._reporter = stage, variables, reporter
+        self._log = StepLog(stage.path(".csv"), done)
+        self._saved_at, self._cost = time.monotonic(), 0.0
+
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Record one step."""
+        metrics = {key: float(value) for key, value in (logs or {}).items()}
+        if not math.isfinite(metrics.get("loss", 0.0)):
+            raise TfmpqError(
+                f"The loss has to stay finite. Received: {metrics['loss']} at step {self.done}. The checkpoint before "
+                "it is kept; begin another run with a smaller --learning-rate or another seed."
+            )
+        self._log.add(self.done, metrics)
+        self.done += 1
+        self._reporter.advance(1, metrics)
+        # Writing must stay a small share of the work, however large the model is.
+        if time.monotonic() - self._saved_at > max(CHECKPOINT_SECONDS, 20 * self._cost):
+            self.checkpoint()
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Save at the end of every epoch."""
+        self.checkpoint()
+
+    def checkpoint(self) -> None:
+        """Save all variables and the position."""
+        begin = time.monotonic()
+        self._log.flush()
+        self._stage.save_checkpoint(self._variables, {"step": self.done})
+        self._saved_at = time.monotonic()
+        self._cost = self._saved_at - begin

@@ -1,0 +1,172 @@
+"""What every stage begins with: data, a float network that fits them, and how pixels become inputs."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from tfmpq.data import Dataset, ImageBatches, Split, load_dataset
+from tfmpq.data.preprocess import value_range
+from tfmpq.errors import UsageError
+from tfmpq.graph import Network, analyse
+from tfmpq.models.registry import LoadedModel, load_model
+from tfmpq.progress import Reporter
+
+IMAGENET_SIDE = 224
+"""Side to which data sets of encoded photographs are brought."""
+
+CALIBRATION_IMAGES = 256
+
+PINNED_BITS = 8
+"""The first layer, the image and the logits keep 8 bits: they cost little and lose much (SAQ's rule)."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Task:
+    """A float network and the data it is to learn.
+
+    Attributes:
+        dataset: Images and labels.
+        loaded: The float network.
+        network: Its analysis.
+        preprocessing: Name of the preprocessing.
+    """
+
+    dataset: Dataset
+    loaded: LoadedModel
+    network: Network
+    preprocessing: str
+
+    @property
+    def model(self) -> keras.Model:
+        """The float Keras model."""
+        return self.loaded.model
+
+    def batches(
+        self, batch_size: int, seed: int, steps_per_epoch: int | None = None, augment: bool = True
+    ) -> ImageBatches:
+        """Training batches, augmented as is usual for this size of image."""
+        side = min(self.network.input_shape[:2])
+        # A mirrored digit is another sign.
+        usual = "crop" if self.dataset.name == "digits" else "crop_flip" if side < 96 else "imagenet"
+        return ImageBatches(
+            self.dataset.train,
+            min(batch_size, len(self.dataset.train)),
+            image_shape=self.network.input_shape,
+            preprocessing=self.preprocessing,
+            seed=seed,
+            augment=usual if augment else "none",
+            steps_per_epoch=steps_per_epoch,
+        )
+
+    def calibration_images(self) -> np.ndarray:
+        """Preprocessed training images, not augmented: float32 (N, height, width, channels)."""
+        return first_images(
+            self.dataset.train, CALIBRATION_IMAGES, self.network.input_shape, self.preprocessing
+        )
+
+
+def load_task(
+    model: str,
+    data: str,
+    *,
+    data_dir: Path | None,
+    weights: str | None,
+    preprocessing: str | None,
+    reporter: Reporter,
+) -> Task:
+    """Load data and a float network for them.
+
+    Raises:
+        UsageError: A name is unknown or the two do not fit.
+        TfmpqError: A file is damaged, or the network has layers that cannot be quantized.
+    """
+    dataset = load_dataset(data, data_dir=data_dir, reporter=reporter)
+    loaded = load_model(model, input_shape=image_shape(dataset), classes=dataset.classes, weights=weights)
+    if loaded.stripped_softmax:
+        reporter.log(f"{loaded.name}: the final softmax is left out; the network ends in logits.")
+    chosen = preprocessing or loaded.preprocessing
+    network = analyse(loaded.model, input_signed=value_range(chosen)[0] < 0)
+    return Task(dataset, loaded, network, chosen)
+
+
+def image_shape(dataset: Dataset) -> tuple[int, int, int]:
+    """(height, width, channels) of a network for these images."""
+    array = dataset.train.array
+    if array is None:
+        return (IMAGENET_SIDE, IMAGENET_SIDE, 3)
+    height, width, channels = array.shape[1:]
+    return (int(height), int(width), int(channels))
+
+
+def first_images(split: Split, count: int, shape: tuple[int, int, int], preprocessing: str) -> np.ndarray:
+    """The first images of a split, preprocessed: float32 (N, height, width, channels)."""
+    count = min(count, len(split))
+    batches = ImageBatches(split, count, image_shape=shape, preprocessing=preprocessing, shuffle=False)
+    return np.asarray(batches[0][0], np.float32)
+
+
+def weight_candidates(network: Network, bits: Sequence[int]) -> dict[str, tuple[int, ...]]:
+    """Candidate widths of every layer; the first layer keeps 8 bits."""
+    found = {node.name: tuple(bits) for node in network.weighted}
+    return found | {network.weighted[0].name: (PINNED_BITS,)}
+
+
+def activation_candidates(network: Network, bits: Sequence[int]) -> dict[str, tuple[int, ...]]:
+    """Candidate widths of every activation tensor; the image and the logits keep 8 bits."""
+    found = {name: tuple(bits) for name in network.tensors}
+    return found | dict.fromkeys((network.tensors[0], network.tensors[-1]), (PINNED_BITS,))
+
+
+def target_network(model: str, task: Task, side: int | None, classes: int | None) -> Network:
+    """The network whose cost the budget counts: the proxy's, or the same topology as it will be deployed.
+
+    Raises:
+        UsageError: The two do not have the same layers.
+    """
+    if side is None and classes is None:
+        return task.network
+    shape = (side, side, task.network.input_shape[2]) if side else task.network.input_shape
+    loaded = load_model(model, input_shape=shape, classes=classes or task.loaded.classes)
+    network = analyse(loaded.model)
+    names, found = ([node.name for node in n.weighted] for n in (task.network, network))
+    if names != found:
+        raise UsageError(
+            "The deployed network has the layers of the searched one. Received: "
+            f"{len(found)} layers instead of {len(names)} for {model} at {shape}. Use a built-in network."
+        )
+    return network
+
+
+def fingerprint(path: str | None) -> str | None:
+    """sha256 of a file, to notice that weights have changed between two calls; None for no file."""
+    if path is None or not Path(path).is_file():
+        return path
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides a result."""
+    found = {"python": platform.python_version(), "backend": keras.backend.backend()}
+    for package in ("tfmpq", "keras", "tensorflow", "jax", "numpy"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def accuracy(
+    model: keras.Model, split: Split, shape: tuple[int, int, int], preprocessing: str, limit: int | None
+) -> float:
+    """Share of correctly classified images of a split (the first `limit` of them)."""
+    from tfmpq.evaluate import score
+
+    return score(lambda images: model.predict_on_batch(images), split, shape, preprocessing, limit).top1

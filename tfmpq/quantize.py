@@ -1,0 +1,150 @@
+"""From a float Keras model to the quantized model that is searched or fine-tuned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfmpq.configs import MixedPrecisionQuantizeConfig
+from tfmpq.graph import INPUT_QUANTIZER, Network, Node
+from tfmpq.wrapper import QuantizeWrapper, inner
+
+Candidates = Mapping[str, Sequence[int]]
+"""Layer or tensor name to its candidate bit-widths."""
+
+SAMPLE_SIZE = 200_000
+"""Values of an activation tensor that its first step is fitted to."""
+
+
+def quantize_model(
+    model: keras.Model,
+    network: Network,
+    weight_bits: Candidates,
+    activation_bits: Candidates,
+    calibration: np.ndarray,
+    input_range: tuple[float, float],
+) -> keras.Model:
+    """Clone a float model with quantizers on every kernel and every activation tensor.
+
+    Weights are copied, weight steps are fitted to the BatchNorm-scaled kernels and activation steps to the tensors
+    that `calibration` produces (least squared error). Layers that keep the grid of their input (pooling, padding,
+    reshape) get no quantizer of their own: that is what a deployed tensor can be.
+
+    Args:
+        model: Functional float model.
+        network: Its analysis.
+        weight_bits: Candidates of every weighted layer.
+        activation_bits: Candidates of every activation tensor.
+        calibration: Preprocessed images, float32 (N, height, width, channels).
+        input_range: Smallest and largest value that preprocessing can give.
+
+    Returns:
+        Functional model of the same layer names.
+    """
+    configs = _configs(network, weight_bits, activation_bits)
+    quantized = _clone(model, configs, network.nodes[0])
+    for layer in model.layers:
+        if layer.weights:
+            inner(quantized.get_layer(layer.name)).set_weights(layer.get_weights())
+    _initialise_weight_steps(quantized)
+    _initialise_activation_steps(model, quantized, network, calibration, input_range)
+    return quantized
+
+
+def _configs(
+    network: Network, weight_bits: Candidates, activation_bits: Candidates
+) -> dict[str, MixedPrecisionQuantizeConfig]:
+    """One config for each layer that needs a wrapper."""
+    arguments: dict[str, dict[str, Any]] = {}
+    for node in network.nodes:
+        if node.name in weight_bits:
+            arguments.setdefault(node.name, {})["weight_bits"] = tuple(weight_bits[node.name])
+        if node.grid_of == node.tensor:
+            target = INPUT_QUANTIZER if node.kind == "input" else node.tensor
+            arguments.setdefault(target, {}).update(
+                output_bits=tuple(activation_bits[node.tensor]),
+                output_signed=node.signed,
+                trainable_output_step=node.kind != "input",
+            )
+    return {name: MixedPrecisionQuantizeConfig(**values) for name, values in arguments.items()}
+
+
+def _clone(
+    model: keras.Model, configs: Mapping[str, MixedPrecisionQuantizeConfig], input_node: Node
+) -> keras.Model:
+    input_name = input_node.layers[0].name
+    input_quantizer = QuantizeWrapper(keras.layers.Identity(name=INPUT_QUANTIZER), configs[INPUT_QUANTIZER])
+    quantized_inputs: dict[int, Any] = {}
+
+    def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
+        copy = type(layer).from_config(layer.get_config())
+        return QuantizeWrapper(copy, configs[layer.name]) if layer.name in configs else copy
+
+    def on_grid(tensor: Any) -> Any:
+        """The image on its 8-bit grid, made once however many layers read it."""
+        history = getattr(tensor, "_keras_history", None)
+        if history is None or type(history.operation).__name__ != "InputLayer":
+            return tensor
+        if id(tensor) not in quantized_inputs:
+            quantized_inputs[id(tensor)] = input_quantizer(tensor)
+        return quantized_inputs[id(tensor)]
+
+    def call(layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
+        first = args[0]
+        kwargs.pop("mask", None)  # Keras hands on an empty mask that wrappers do not take
+        first = [on_grid(t) for t in first] if isinstance(first, (list, tuple)) else on_grid(first)
+        return layer(first, *args[1:], **kwargs)
+
+    image = keras.Input(model.input_shape[1:], name=input_name)
+    return keras.models.clone_model(
+        model, input_tensors=_like(model.input, image), clone_function=clone, call_function=call
+    )
+
+
+def _like(structure: Any, tensor: Any) -> Any:
+    """`tensor` in the nesting that the model's input has (a bare tensor or a list of one)."""
+    return [tensor] if isinstance(structure, (list, tuple)) else tensor
+
+
+def quantize_wrappers(model: keras.Model) -> list[QuantizeWrapper]:
+    """The wrapped layers of a quantized model."""
+    return [layer for layer in model.layers if isinstance(layer, QuantizeWrapper)]
+
+
+def _initialise_weight_steps(model: keras.Model) -> None:
+    for wrapper in quantize_wrappers(model):
+        if wrapper.weight_quantizer is not None:
+            kernel = keras.ops.convert_to_numpy(wrapper.layer.kernel)
+            wrapper.weight_variables["log_step"].assign(wrapper.weight_quantizer.initial_log_step(kernel))
+
+
+def _initialise_activation_steps(
+    model: keras.Model,
+    quantized: keras.Model,
+    network: Network,
+    calibration: np.ndarray,
+    input_range: tuple[float, float],
+) -> None:
+    nodes = [node for node in network.nodes if node.grid_of == node.tensor and node.kind != "input"]
+    probe = keras.Model(model.inputs[0], [model.get_layer(node.tensor).output for node in nodes])
+    # Called directly: a single pass is not worth the tracing that `predict` does.
+    values = [
+        keras.ops.convert_to_numpy(tensor)
+        for tensor in keras.tree.flatten(probe(calibration, training=False))
+    ]
+    wrapper = quantized.get_layer(INPUT_QUANTIZER)
+    low, high = input_range
+    # The grid of the image is given by what pixels can be, not by which pixels were seen.
+    span = max(-low, high) if low < 0 else high
+    steps = [np.log(span / grid.high) for grid in wrapper.output_quantizer.levels]
+    wrapper.output_variables["log_step"].assign(np.asarray(steps, np.float32))
+    generator = np.random.default_rng(0)
+    for node, tensor in zip(nodes, values, strict=True):
+        sample = tensor.ravel()
+        if sample.size > SAMPLE_SIZE:
+            sample = generator.choice(sample, SAMPLE_SIZE, replace=False)
+        layer = quantized.get_layer(node.tensor)
+        layer.output_variables["log_step"].assign(layer.output_quantizer.initial_log_step(sample))

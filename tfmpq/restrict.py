@@ -1,0 +1,74 @@
+"""From the searched mixture to the network of a policy."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+
+from tfmpq.configs import MixedPrecisionQuantizeConfig
+from tfmpq.errors import UsageError
+from tfmpq.graph import INPUT_QUANTIZER
+from tfmpq.policy import Policy
+from tfmpq.quantize import quantize_wrappers
+from tfmpq.wrapper import QuantizeWrapper, inner
+
+
+def restrict(model: keras.Model, policy: Policy) -> keras.Model:
+    """Keep one candidate of every quantizer, with the step that the search learned for it.
+
+    Args:
+        model: Searched quantized model.
+        policy: Bits by layer and tensor.
+
+    Returns:
+        A new model with the weights of `model`, without logits.
+
+    Raises:
+        UsageError: The policy asks for bits that were not searched.
+    """
+    chosen = {w.name: _config(w, policy) for w in quantize_wrappers(model)}
+
+    def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
+        if not isinstance(layer, QuantizeWrapper):
+            return type(layer).from_config(layer.get_config())
+        return QuantizeWrapper(type(layer.layer).from_config(layer.layer.get_config()), chosen[layer.name])
+
+    restricted = keras.models.clone_model(model, clone_function=clone)
+    for layer in model.layers:
+        copy = restricted.get_layer(layer.name)
+        if inner(layer).weights:
+            inner(copy).set_weights(inner(layer).get_weights())
+        if isinstance(layer, QuantizeWrapper):
+            _copy_steps(layer, copy)
+    return restricted
+
+
+def _config(wrapper: QuantizeWrapper, policy: Policy) -> MixedPrecisionQuantizeConfig:
+    config = wrapper.quantize_config
+    weight_bits, output_bits = config.weight_bits, config.output_bits
+    if weight_bits:
+        weight_bits = (policy.weight_bits[wrapper.name],)
+    if output_bits and wrapper.name != INPUT_QUANTIZER:
+        output_bits = (policy.activation_bits([wrapper.name])[wrapper.name],)
+    for what, kept, candidates in (
+        ("weights", weight_bits, config.weight_bits),
+        ("output", output_bits, config.output_bits),
+    ):
+        if kept and kept[0] not in candidates:
+            raise UsageError(
+                f"A policy uses bit-widths that were searched. Received: {kept[0]} bits for the {what} of "
+                f"{wrapper.name}, searched: {candidates}. Give --weights to start from a float network instead."
+            )
+    return MixedPrecisionQuantizeConfig(
+        weight_bits, output_bits, config.output_signed, config.trainable_output_step
+    )
+
+
+def _copy_steps(source: QuantizeWrapper, copy: QuantizeWrapper) -> None:
+    for old, new, old_variables, new_variables in (
+        (source.weight_quantizer, copy.weight_quantizer, source.weight_variables, copy.weight_variables),
+        (source.output_quantizer, copy.output_quantizer, source.output_variables, copy.output_variables),
+    ):
+        if old is not None and new is not None:
+            steps = keras.ops.convert_to_numpy(old_variables["log_step"])
+            new_variables["log_step"].assign(np.asarray([steps[old.bits.index(new.bits[0])]]))

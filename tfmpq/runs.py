@@ -1,0 +1,243 @@
+"""The run folder: what a stage was asked, where it stands, and what came out; resumable and never half-written."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfmpq.errors import TfmpqError, UsageError
+
+FORMAT = "tfmpq-run/1"
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Have `write` fill a temporary file beside `path`, then move it there; nothing half-written is ever seen."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        temporary.chmod(0o644)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically."""
+    text = json.dumps(value, indent=2, sort_keys=False) + "\n"
+    write_atomically(path, lambda temporary: temporary.write_text(text) and None)
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file of a run folder.
+
+    Raises:
+        TfmpqError: Missing or damaged.
+    """
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise TfmpqError(
+            f"A run folder holds '{path.name}'. Received: {path.parent}, which has none."
+        ) from error
+    except (ValueError, OSError) as error:
+        raise TfmpqError(f"'{path.name}' of a run folder is JSON. Received: {path}: {error}.") from error
+
+
+class Stage:
+    """One stage (`search`, `finetune`, ...) of a run folder; its files begin with the stage's name.
+
+    `NAME.json` holds the options, `NAME.npz` the last checkpoint, `NAME.csv` the metrics of each step, `NAME.keras`
+    the model and `NAME.result.json` the result, which is written last.
+    """
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.folder = folder
+        self.name = name
+
+    def path(self, suffix: str) -> Path:
+        """File of this stage."""
+        return self.folder / f"{self.name}{suffix}"
+
+    @contextlib.contextmanager
+    def opened(self, options: Mapping[str, Any]) -> Iterator[dict[str, Any] | None]:
+        """Lock the folder and match the options with those of an earlier call.
+
+        Args:
+            options: JSON-able options that decide the result.
+
+        Yields:
+            The stored result if the stage is finished, else None.
+
+        Raises:
+            TfmpqError: Another process uses the folder.
+            UsageError: The folder holds a run with other options.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with locked(self.folder):
+            options = json.loads(json.dumps({"format": FORMAT, **options}))
+            if self.path(".json").exists():
+                _refuse_other_options(self.folder, read_json(self.path(".json")), options)
+            else:
+                write_json(self.path(".json"), options)
+            finished = self.path(".result.json").exists()
+            yield read_json(self.path(".result.json")) if finished else None
+
+    def save_checkpoint(self, variables: Sequence[Any], position: Mapping[str, int]) -> None:
+        """Store all variables and the position in the data, atomically."""
+        arrays = {f"{i:05d} {v.path}": np.asarray(v) for i, v in enumerate(variables)}
+        numbers = {f"position {key}": np.asarray(value) for key, value in position.items()}
+
+        def write(temporary: Path) -> None:
+            with temporary.open("wb") as file:
+                np.savez(file, **arrays, **numbers)  # type: ignore[arg-type]
+
+        write_atomically(self.path(".npz"), write)
+
+    def load_checkpoint(self, variables: Sequence[Any]) -> dict[str, int] | None:
+        """Restore all variables from the last checkpoint.
+
+        Returns:
+            The position that was stored, or None if there is no checkpoint.
+
+        Raises:
+            TfmpqError: The checkpoint is damaged or of another network; the first difference is named.
+        """
+        path = self.path(".npz")
+        if not path.exists():
+            return None
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                content = {key: stored[key] for key in stored.files}
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise TfmpqError(
+                f"A checkpoint is an npz file. Received: {path}: {error}. Delete it to start over."
+            ) from error
+        names = [f"{i:05d} {v.path}" for i, v in enumerate(variables)]
+        saved = [key for key in content if not key.startswith("position ")]
+        for expected, found in zip(names, saved, strict=False):
+            if expected != found:
+                raise TfmpqError(
+                    f"A checkpoint belongs to its network. Received: '{found}' where it has '{expected}' in {path}."
+                )
+        if len(names) != len(saved):
+            raise TfmpqError(
+                f"A checkpoint belongs to its network. Received: {len(saved)} arrays for {len(names)} in {path}."
+            )
+        for name, variable in zip(names, variables, strict=True):
+            if content[name].shape != tuple(variable.shape):
+                raise TfmpqError(
+                    f"A checkpoint belongs to its network. Received: {name} of shape {content[name].shape} where it has "
+                    f"{tuple(variable.shape)} in {path}."
+                )
+        for name, variable in zip(names, variables, strict=True):
+            variable.assign(content[name])
+        return {
+            key.removeprefix("position "): int(v) for key, v in content.items() if key.startswith("position ")
+        }
+
+    def save_model(self, model: Any, suffix: str = ".keras") -> None:
+        """Store a Keras model, atomically."""
+        write_atomically(self.path(suffix), lambda temporary: model.save(temporary))
+
+    def load_model(self, suffix: str = ".keras") -> Any:
+        """Load a Keras model of this stage.
+
+        Raises:
+            TfmpqError: Missing or damaged.
+        """
+        return load_keras(self.path(suffix))
+
+
+def load_keras(path: Path) -> Any:
+    """Load a `.keras` file in safe mode, quantized layers included.
+
+    Raises:
+        TfmpqError: Missing or damaged.
+    """
+    import keras
+
+    import tfmpq.models.shortcut
+    import tfmpq.optimizer
+    import tfmpq.wrapper  # noqa: F401 registers the classes that the file names
+
+    if not path.exists():
+        raise TfmpqError(f"A run folder holds '{path.name}'. Received: {path.parent}, which has none.")
+    try:
+        return keras.models.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # Keras raises many kinds for a damaged file
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise TfmpqError(f"'{path.name}' is a Keras model. Received: {path}: {reason}") from error
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder for this process.
+
+    Raises:
+        TfmpqError: Another process holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # not on this platform: two processes are the user's to avoid
+        yield
+        return
+    with (folder / ".lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise TfmpqError(
+                f"A run folder is used by one process at a time. Received: {folder}, in use by another. "
+                "Wait for it, or choose another --out."
+            ) from error
+        yield
+
+
+def _refuse_other_options(folder: Path, stored: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    for key in [*asked, *(k for k in stored if k not in asked)]:
+        if stored.get(key) != asked.get(key):
+            raise UsageError(
+                f"A run folder is resumed with the options that it was begun with. Received: {key}="
+                f"{asked.get(key)!r} where {folder} has {stored.get(key)!r}. Repeat the first command, or choose another --out."
+            )
+
+
+class StepLog:
+    """Appends the metrics of every step to a CSV file; on resume, drops what lies beyond the checkpoint."""
+
+    def __init__(self, path: Path, steps_done: int) -> None:
+        self.path = path
+        rows: list[dict[str, str]] = []
+        if steps_done and path.exists():
+            with path.open(newline="") as file:
+                rows = [row for row in csv.DictReader(file) if int(row["step"]) < steps_done]
+        self._fields = list(rows[0]) if rows else []
+        self._pending: list[dict[str, Any]] = list(rows)
+        self._fresh = True
+
+    def add(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Remember one row; `flush` writes it."""
+        self._pending.append({"step": step, **{key: f"{value:.7g}" for key, value in metrics.items()}})
+        self._fields = self._fields or list(self._pending[0])
+
+    def flush(self) -> None:
+        """Write what was added."""
+        if not self._pending:
+            return
+        with self.path.open("w" if self._fresh else "a", newline="") as file:
+            writer = csv.DictWriter(file, self._fields, extrasaction="ignore")
+            if self._fresh:
+                writer.writeheader()
+            writer.writerows(self._pending)
+        self._fresh, self._pending = False, []
