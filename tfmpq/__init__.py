@@ -1,1 +1,65 @@
-"""tfmpq."""
+"""From a Keras image classifier to a proved mixed-precision `.tflite`.
+
+The functions have the names of the command line's verbs and return frozen results with `to_json()`:
+
+    import tfmpq
+
+    tfmpq.search("resnet8", "digits", out="runs/digits", float_epochs=8, budgets=["size=0.35x"])
+    tfmpq.finetune("runs/digits", "digits", out="runs/digits", epochs=8)
+    report = tfmpq.export("runs/digits")
+    print(tfmpq.evaluate(report.path, "digits").top1, tfmpq.measure(report.path).median_ms)
+
+Nothing heavy is imported before a function is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tfmpq.deploy.measure import measure
+    from tfmpq.errors import TfmpqError, UsageError
+    from tfmpq.evaluate import evaluate
+    from tfmpq.export import export
+    from tfmpq.finetune import finetune
+    from tfmpq.inspect import inspect
+    from tfmpq.job import run
+    from tfmpq.policy import Policy, load_policy, save_policy
+    from tfmpq.search import search
+
+_HOME = {
+    "Policy": "policy",
+    "TfmpqError": "errors",
+    "UsageError": "errors",
+    "evaluate": "evaluate",
+    "export": "export",
+    "finetune": "finetune",
+    "inspect": "inspect",
+    "load_policy": "policy",
+    "measure": "deploy.measure",
+    "run": "job",
+    "save_policy": "policy",
+    "search": "search",
+}
+
+__all__ = [
+    "Policy",
+    "TfmpqError",
+    "UsageError",
+    "evaluate",
+    "export",
+    "finetune",
+    "inspect",
+    "load_policy",
+    "measure",
+    "run",
+    "save_policy",
+    "search",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'tfmpq' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"tfmpq.{_HOME[name]}"), name)

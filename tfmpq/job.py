@@ -1,0 +1,213 @@
+"""The whole job: float training, search, fine-tuning, export, proof, accuracy and latency, beside the baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tfmpq.errors import TfmpqError
+from tfmpq.evaluate import evaluate
+from tfmpq.export import export
+from tfmpq.finetune import FinetuneResult, finetune
+from tfmpq.policy import LayerChoice, Policy, load_policy, save_policy
+from tfmpq.progress import Reporter, SilentReporter
+from tfmpq.runs import Stage, load_keras, write_json
+from tfmpq.search import SearchResult, search
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One deployed network in the closing table.
+
+    Attributes:
+        model: `float32`, `int8` or `mixed`.
+        path: The `.tflite` file that everything but `size` was measured on.
+        top1: Top-1 of the file, 0 to 1.
+        bytes: Bytes of the file.
+        size: Bytes of weights, scales and biases in the storage form (float32: of weights and biases).
+        storage_bytes: Bytes of the storage file; None for float32.
+        mean_weight_bits: Mean bits of a weight.
+        bops: Bit operations for one image.
+        median_ms: Median latency of one image on this machine, one thread.
+    """
+
+    model: str
+    path: str
+    top1: float
+    bytes: int
+    size: int
+    storage_bytes: int | None
+    mean_weight_bits: float
+    bops: int
+    median_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class JobResult:
+    """Results of all stages and the closing table."""
+
+    search: SearchResult
+    finetune: FinetuneResult
+    table: tuple[Row, ...]
+    measured: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """Stage results, the rows of the table, and how latency was measured."""
+        rows = [{name: getattr(row, name) for name in row.__slots__} for row in self.table]
+        return {
+            "table": rows,
+            "search": self.search.to_json(),
+            "finetune": self.finetune.to_json(),
+            "measured": self.measured,
+        }
+
+
+def run(
+    model: str,
+    proxy: str,
+    target: str,
+    *,
+    out: Path,
+    data_dir: Path | None = None,
+    weights: str | None = None,
+    budgets: Sequence[str] = (),
+    weight_bits: Sequence[int] = (2, 4, 8),
+    activation_bits: Sequence[int] = (8,),
+    method: str = "asga",
+    epochs: int = 10,
+    steps_per_epoch: int | None = None,
+    batch_size: int = 128,
+    seed: int = 0,
+    float_epochs: int | None = None,
+    learning_rate: float | None = None,
+    distill: bool = True,
+    preprocessing: str | None = None,
+    reporter: Reporter | None = None,
+) -> JobResult:
+    """Do everything: search on the proxy, fine-tune on the target, export, prove, evaluate and measure.
+
+    The uniform 8-bit network is the baseline: the same start, fine-tuned for a quarter of the epochs.
+
+    Args:
+        model: Built-in name, `.keras` file or `MODULE:FUNCTION`.
+        proxy: Data set to search on.
+        target: Data set to fine-tune for.
+        out: Run folder; the same call resumes it.
+        data_dir: Folder that is looked in first for data.
+        weights: File of float weights for both data sets; None trains float weights first.
+        budgets: `KEY=VALUE` texts; `size=0.5x` if empty.
+        weight_bits: Candidate widths of weights.
+        activation_bits: Candidate widths of activations.
+        method: Search method.
+        epochs: Epochs of the search and of fine-tuning each.
+        steps_per_epoch: Steps in an epoch.
+        batch_size: Images in a step.
+        seed: Random seed.
+        float_epochs: Epochs of float training; None is `epochs` without weights and 0 with them.
+        learning_rate: Peak learning rate of fine-tuning.
+        distill: Learn from the float model as well.
+        preprocessing: Name; None for what the network expects.
+        reporter: Told about progress.
+
+    Raises:
+        UsageError: As the single stages do.
+        TfmpqError: As the single stages do.
+    """
+    reporter = reporter or SilentReporter()
+    out = Path(out)
+    if float_epochs is None:
+        float_epochs = epochs if weights in (None, "none") else 0
+    common: dict[str, Any] = {
+        "data_dir": data_dir,
+        "batch_size": batch_size,
+        "steps_per_epoch": steps_per_epoch,
+        "seed": seed,
+        "preprocessing": preprocessing,
+        "reporter": reporter,
+    }
+    found = search(
+        model, proxy, out=out, weights=weights, budgets=budgets, weight_bits=weight_bits,
+        activation_bits=activation_bits, method=method, epochs=epochs, float_epochs=float_epochs, **common,
+    )  # fmt: skip
+    training = common | {"weights": weights if proxy != target else None, "learning_rate": learning_rate}
+    training["distill"] = distill
+    tuned = finetune(out, target, out=out, epochs=epochs, **training)
+    baseline = _baseline(out, model, target, epochs, training)
+    rows, measured = _table(out, out / "int8", target, found, tuned, baseline, data_dir, reporter)
+    result = JobResult(found, tuned, rows, measured)
+    write_json(out / "job.json", result.to_json())
+    return result
+
+
+def _baseline(out: Path, model: str, target: str, epochs: int, training: dict[str, Any]) -> FinetuneResult:
+    """The uniform 8-bit network, trained from the float weights that the search began with."""
+    policy = load_policy(out / "policy.yaml")
+    uniform = Policy(
+        format=policy.format,
+        model=policy.model,
+        layers={name: LayerChoice(weight_bits=8) for name in policy.layers},
+        method="uniform",
+    )
+    folder = out / "int8"
+    folder.mkdir(exist_ok=True)
+    save_policy(uniform, folder / "uniform8.yaml")
+    training = dict(training)
+    if training["weights"] is None:
+        training["weights"] = str(out / "search.float.keras")
+    return finetune(
+        folder / "uniform8.yaml", target, out=folder, model=model, epochs=max(1, epochs // 4), **training
+    )
+
+
+def _table(
+    out: Path,
+    int8: Path,
+    target: str,
+    found: SearchResult,
+    tuned: FinetuneResult,
+    baseline: FinetuneResult,
+    data_dir: Path | None,
+    reporter: Reporter,
+) -> tuple[tuple[Row, ...], dict[str, Any]]:
+    """Export the three networks and measure their files, interleaved."""
+    from tfmpq.deploy.export import export_float
+    from tfmpq.deploy.measure import measure_together
+
+    files = {"float32": out / "float32.tflite", "int8": out / "int8.tflite", "mixed": out / "mixed.tflite"}
+    preprocessing = tuned.preprocessing
+    float_model = load_keras(Stage(out, "search").path(".float.keras"))
+    if tuple(float_model.output_shape) != tuple(Stage(out, "finetune").load_model().output_shape):
+        raise TfmpqError(
+            "The float baseline has the classes of the target. Received: a search on a data set of other classes. "
+            "Run search, finetune, export and measure one by one."
+        )
+    export_float(float_model, files["float32"], metadata={"preprocessing": preprocessing})
+    export(int8, out=files["int8"], data_dir=data_dir, reporter=reporter)
+    export(out, out=files["mixed"], data_dir=data_dir, reporter=reporter)
+    storage = {
+        "int8": export(int8, target="storage", out=out / "int8.storage.tflite", data_dir=data_dir).bytes,
+        "mixed": export(out, target="storage", out=out / "mixed.storage.tflite", data_dir=data_dir).bytes,
+    }
+    measurements = measure_together(list(files.values()), reporter=reporter)
+    rows = []
+    for (name, path), measurement in zip(files.items(), measurements, strict=True):
+        tuned_by_name = {"int8": baseline, "mixed": tuned}
+        part = tuned_by_name.get(name)
+        rows.append(
+            Row(
+                model=name,
+                path=str(path),
+                top1=evaluate(
+                    path, target, data_dir=data_dir, preprocessing=preprocessing, reporter=reporter
+                ).top1,
+                bytes=path.stat().st_size,
+                size=part.size if part else found.size["float"],
+                storage_bytes=storage.get(name),
+                mean_weight_bits=part.mean_weight_bits if part else 32.0,
+                bops=part.bops if part else found.bops["float"],
+                median_ms=measurement.median_ms,
+            )
+        )
+    return tuple(rows), {name: m.to_json() for name, m in zip(files, measurements, strict=True)}
