@@ -1,0 +1,158 @@
+"""Where and how a file holds each layer: tensor names, axis order, operator versions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+from tfmpq.containers import Operator
+from tfmpq.deploy.flatbuffer import BITS_OF_TYPE, builtin_name, contents, unpack
+from tfmpq.frozen import FrozenLayer
+
+WEIGHTS = "/weights"
+BIAS = "/bias"
+METADATA = "tfmpq"
+
+VERSIONS = {
+    ("CONV_2D", 8): 3,
+    ("CONV_2D", 4): 7,
+    ("DEPTHWISE_CONV_2D", 8): 3,
+    ("DEPTHWISE_CONV_2D", 4): 7,
+    ("FULLY_CONNECTED", 8): 9,
+    ("FULLY_CONNECTED", 4): 10,
+    ("FULLY_CONNECTED", 2): 13,
+}
+"""Operator version that a runtime has to know, by operator and bits of the weights that it reads."""
+
+CHANNEL_AXIS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 0}
+"""Axis of the output channels in the file's layout: OHWI, 1HWC and OI."""
+
+
+def file_layout(layer: FrozenLayer, builtin: str) -> np.ndarray:
+    """The layer's integers, int8, with the axes that the operator wants."""
+    if layer.weights is None:
+        raise ValueError(f"Only layers with weights have a layout. Received: {layer.name} ({layer.kind}).")
+    integers = layer.weights.integers
+    if builtin == "DEPTHWISE_CONV_2D":
+        return integers.reshape(1, *integers.shape[:2], -1)
+    if builtin == "FULLY_CONNECTED":
+        return integers.reshape(-1, integers.shape[-1]).T
+    return integers.transpose(3, 0, 1, 2)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StoredLayer:
+    """A layer with weights as a file holds it.
+
+    Attributes:
+        name: Layer name in our files; in others the name of the output tensor.
+        builtin: Operator that reads the weights.
+        operator: Row of the rule table; None if the weights are not integers of 8, 4 or 2 bits.
+        shape: Shape of the weights in the file.
+        container_bits: Bits per weight in the file (32 for float32).
+        decode: `cast` if the graph widens the weights before the operator reads them, else `native`.
+        integers: int8 in the file's layout; None for float weights.
+        scales: float32, per channel or one for all; None for float weights.
+        bias: int32 biases; None without or in float.
+        bias_scales: float32 scales of the biases.
+        weight_bytes: Bytes of the packed weights.
+        bias_bytes: Bytes of the biases.
+    """
+
+    name: str
+    builtin: str
+    operator: Operator | None
+    shape: tuple[int, ...]
+    container_bits: int
+    decode: str
+    integers: np.ndarray | None
+    scales: np.ndarray | None
+    bias: np.ndarray | None
+    bias_scales: np.ndarray | None
+    weight_bytes: int
+    bias_bytes: int
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of weights, weight scales and biases."""
+        return self.weight_bytes + (0 if self.scales is None else self.scales.nbytes) + self.bias_bytes
+
+
+def stored_layers(model: Any) -> list[StoredLayer]:
+    """All operators with constant weights, in order of execution; works on any `.tflite`."""
+    graph = model.subgraphs[0]
+    producers = {int(operator.outputs[0]): operator for operator in graph.operators if len(operator.outputs)}
+    found = []
+    for operator in graph.operators:
+        builtin = builtin_name(model, operator)
+        if builtin in CHANNEL_AXIS and len(operator.inputs) > 1:
+            layer = _stored_layer(model, operator, builtin, producers)
+            if layer is not None:
+                found.append(layer)
+    return found
+
+
+def weight_source(model: Any, operator: Any, producers: dict[int, Any]) -> int:
+    """Index of the constant tensor that an operator's weights come from, behind any CAST."""
+    index = int(operator.inputs[1])
+    while index in producers and builtin_name(model, producers[index]) == "CAST":
+        index = int(producers[index].inputs[0])
+    return index
+
+
+def _stored_layer(model: Any, operator: Any, builtin: str, producers: dict[int, Any]) -> StoredLayer | None:
+    tensors = model.subgraphs[0].tensors
+    read, source = int(operator.inputs[1]), weight_source(model, operator, producers)
+    tensor = tensors[source]
+    data = contents(model, tensor)
+    if not data.size:
+        return None
+    bits = BITS_OF_TYPE.get(tensor.type)
+    scales = _scales(tensors[read])
+    has_bias = len(operator.inputs) > 2 and int(operator.inputs[2]) >= 0
+    bias_tensor = tensors[int(operator.inputs[2])] if has_bias else None
+    bias_data = np.zeros(0, np.uint8) if bias_tensor is None else contents(model, bias_tensor)
+    integer_bias = bias_tensor is not None and bias_tensor.type == schema.TensorType.INT32
+    shape = tuple(int(size) for size in tensor.shape)
+    count = int(np.prod(shape))
+    return StoredLayer(
+        name=_layer_name(tensor, tensors[int(operator.outputs[0])]),
+        builtin=builtin,
+        operator=None if bits is None else file_operator(operator, builtin),
+        shape=shape,
+        container_bits=bits or 8 * data.size // max(count, 1),
+        decode="native" if source == read else "cast",
+        integers=None if bits is None else unpack(data, bits, count).reshape(shape),
+        scales=None if bits is None else scales,
+        bias=bias_data.view(np.int32) if integer_bias else None,
+        bias_scales=_scales(bias_tensor) if integer_bias else None,
+        weight_bytes=data.size,
+        bias_bytes=bias_data.size,
+    )
+
+
+def file_operator(operator: Any, builtin: str) -> Operator:
+    """Row of the rule table of an operator in a file."""
+    if builtin == "FULLY_CONNECTED":
+        return "pointwise" if operator.builtinOptions.keepNumDims else "dense"
+    return "conv2d" if builtin == "CONV_2D" else "depthwise_conv2d"
+
+
+def _layer_name(weights: Any, output: Any) -> str:
+    name = tensor_name(weights)
+    return name.removesuffix(WEIGHTS) if name.endswith(WEIGHTS) else tensor_name(output)
+
+
+def tensor_name(tensor: Any) -> str:
+    """Name of a tensor; empty if it has none."""
+    return (tensor.name or b"").decode(errors="replace")
+
+
+def _scales(tensor: Any) -> np.ndarray | None:
+    parameters = tensor.quantization
+    if parameters is None or parameters.scale is None or not len(parameters.scale):
+        return None
+    return np.asarray(parameters.scale, np.float32)

@@ -1,0 +1,196 @@
+"""Running a `.tflite` with LiteRT: logits, values of single tensors, what was delegated."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from tfmpq.deploy.flatbuffer import read_file, read_model
+from tfmpq.deploy.layout import METADATA
+from tfmpq.deploy.quiet import quiet_stderr
+from tfmpq.errors import TfmpqError, UsageError
+
+Kernels = Literal["default", "builtin"]
+"""`default` applies XNNPACK, as LiteRT does by itself; `builtin` runs LiteRT's own kernels."""
+
+
+def open_interpreter(content: bytes, kernels: Kernels = "default", threads: int = 1) -> Any:
+    """An interpreter with allocated tensors.
+
+    Raises:
+        TfmpqError: The runtime refuses the file.
+    """
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    resolver = {
+        "default": OpResolverType.AUTO,
+        "builtin": OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+    }[kernels]
+    try:
+        with quiet_stderr():
+            interpreter = Interpreter(
+                model_content=content, num_threads=threads, experimental_op_resolver_type=resolver
+            )
+            interpreter.allocate_tensors()
+    except (RuntimeError, ValueError) as error:
+        raise TfmpqError(
+            f"LiteRT has to accept the file. Received: a file that it refuses with: {' '.join(str(error).split())[:300]}. "
+            "Export it again, or use a newer ai-edge-litert."
+        ) from error
+    return interpreter
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionPlan:
+    """What of a graph the default delegate took.
+
+    Attributes:
+        partitions: Number of delegated partitions.
+        complete: Whether one partition reaches from the input to the output, so that nothing runs outside it.
+        operators: Names of the operators of the file, in order.
+    """
+
+    partitions: int
+    complete: bool
+    operators: tuple[str, ...]
+
+
+def execution_plan(content: bytes) -> ExecutionPlan:
+    """Ask the runtime how it would execute a file."""
+    interpreter = open_interpreter(content)
+    nodes = interpreter._get_ops_details()
+    delegates = [node for node in nodes if node["op_name"] == "DELEGATE"]
+    sources = {int(detail["index"]) for detail in interpreter.get_input_details()}
+    outputs = {int(detail["index"]) for detail in interpreter.get_output_details()}
+    operators = [node for node in nodes if node["op_name"] != "DELEGATE"]
+    computed = {int(index) for node in operators for index in node["outputs"]}
+    complete = len(delegates) == 1 and all(
+        {int(i) for i in node["inputs"]} & (computed | sources) == sources
+        and outputs == {int(i) for i in node["outputs"]}
+        for node in delegates
+    )
+    return ExecutionPlan(len(delegates), complete, tuple(node["op_name"] for node in operators))
+
+
+class Network:
+    """A `.tflite` classifier, ready to run.
+
+    Attributes:
+        image_shape: (height, width, channels) of the input.
+        classes: Number of logits.
+        quantized: Whether its input is an integer tensor.
+        metadata: What the exporter recorded; empty for files of others.
+    """
+
+    def __init__(self, content: bytes, name: str, threads: int, kernels: Kernels) -> None:
+        self.metadata = read_metadata(content, name)
+        self._interpreter = open_interpreter(content, kernels, threads)
+        inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
+        if len(inputs) != 1 or len(outputs) != 1 or len(inputs[0]["shape"]) != 4:
+            raise TfmpqError(
+                f"A classifier takes one batch of images and answers with logits. Received: {name} with inputs "
+                f"{[list(map(int, d['shape'])) for d in inputs]} and {len(outputs)} outputs. Give a classifier."
+            )
+        self._input, self._output = inputs[0], outputs[0]
+        self.image_shape: tuple[int, int, int] = tuple(int(size) for size in self._input["shape"][1:])  # type: ignore[assignment]
+        self.classes = int(self._output["shape"][-1])
+        self.quantized = bool(np.issubdtype(self._input["dtype"], np.integer))
+
+    def run(self, images: np.ndarray) -> np.ndarray:
+        """Logits of a batch.
+
+        Args:
+            images: float32 (N, height, width, channels), preprocessed.
+
+        Returns:
+            float32 (N, classes).
+
+        Raises:
+            UsageError: The images have another shape.
+        """
+        if images.ndim != 4 or images.shape[1:] != self.image_shape:
+            raise UsageError(
+                f"Images have the shape of the input, (N, {', '.join(map(str, self.image_shape))}). "
+                f"Received: {images.shape}. Resize them."
+            )
+        codes = to_codes(images, self._input)
+        logits = np.empty((len(images), self.classes), np.float32)
+        # One image at a time: the graph has batch size 1, and at that size the delegate is fastest anyway.
+        for index in range(len(codes)):
+            self._interpreter.set_tensor(self._input["index"], codes[index : index + 1])
+            self._interpreter.invoke()
+            logits[index] = to_real(
+                self._interpreter.get_tensor(self._output["index"]), self._output
+            ).reshape(-1)
+        return logits
+
+
+def load(source: str | Path | bytes, *, threads: int = 1, kernels: Kernels = "default") -> Network:
+    """Open a `.tflite` classifier.
+
+    Args:
+        source: File, or its bytes.
+        threads: Threads of the runtime.
+        kernels: Which kernels execute it.
+
+    Raises:
+        TfmpqError: The file is missing, damaged or refused by the runtime.
+    """
+    if isinstance(source, bytes):
+        return Network(source, "model", threads, kernels)
+    return Network(read_file(source), str(source), threads, kernels)
+
+
+def run(source: str | Path | bytes, images: np.ndarray, threads: int = 1) -> np.ndarray:
+    """Logits of a batch in one call; see `Network.run`."""
+    return load(source, threads=threads).run(images)
+
+
+def to_codes(real: np.ndarray, detail: Mapping[str, Any]) -> np.ndarray:
+    """Real values to what a tensor of the runtime holds; rounds ties to even."""
+    dtype = detail["dtype"]
+    if not np.issubdtype(dtype, np.integer):
+        return np.asarray(real, dtype)
+    scale, zero_point = detail["quantization"]
+    limits = np.iinfo(dtype)
+    codes = np.round(np.asarray(real, np.float32) / np.float32(scale)) + zero_point
+    return np.clip(codes, limits.min, limits.max).astype(dtype)
+
+
+def to_real(codes: np.ndarray, detail: Mapping[str, Any]) -> np.ndarray:
+    """What a tensor of the runtime holds to float32."""
+    if not np.issubdtype(detail["dtype"], np.integer):
+        return codes.astype(np.float32)
+    scale, zero_point = detail["quantization"]
+    return (codes.astype(np.float32) - np.float32(zero_point)) * np.float32(scale)
+
+
+def read_metadata(content: bytes, name: str | Path = "model") -> dict[str, Any]:
+    """The facts that the exporter recorded in a file; empty for files of others."""
+    return dict(_record(read_model(content, name), name).get("metadata", {}))
+
+
+def read_weight_bits(model: Any, name: str | Path = "model") -> dict[str, int]:
+    """Trained weight bit-widths by layer name; empty for files of others."""
+    return dict(_record(model, name).get("weight_bits", {}))
+
+
+def _record(model: Any, name: str | Path) -> dict[str, Any]:
+    for entry in model.metadata or []:
+        if entry.name == METADATA.encode():
+            try:
+                record = json.loads(bytes(bytearray(model.buffers[entry.buffer].data)))
+                if isinstance(record, dict):
+                    return record
+            except (ValueError, TypeError):
+                pass
+            raise TfmpqError(
+                f"The facts that a .tflite file carries are JSON. Received: {name}, where they are damaged. "
+                "Export it again."
+            )
+    return {}

@@ -1,0 +1,135 @@
+"""Shapes of a frozen network, and what of it a file can hold."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from tfmpq.errors import TfmpqError
+from tfmpq.frozen import SCALE_PRESERVING, FrozenLayer, FrozenModel
+
+Shape = tuple[int, ...]
+_FUSING = frozenset({"conv2d", "depthwise_conv2d", "dense", "add"})
+
+
+def deployable(frozen: FrozenModel) -> FrozenModel:
+    """The network as a file holds it: layers that change nothing (Flatten of a vector, padding by 0) are left out.
+
+    Raises:
+        TfmpqError: A layer cannot be written; it is named with the reason.
+    """
+    shapes = output_shapes(frozen)
+    alias: dict[str, str] = {}
+    layers = []
+    for layer in frozen.layers:
+        layer = replace(layer, inputs=tuple(alias.get(name, name) for name in layer.inputs))
+        problem = _problem(layer, [shapes[name] for name in layer.inputs], frozen)
+        if problem:
+            raise TfmpqError(
+                f"Every layer has to have a form in a .tflite file. Received: layer {layer.name} ({layer.kind}): "
+                f"{problem}. Change the layer or leave it out of the model."
+            )
+        if _changes_nothing(layer, shapes):
+            alias[layer.name] = layer.inputs[0]
+        else:
+            layers.append(layer)
+    return replace(frozen, layers=tuple(layers))
+
+
+def output_shapes(frozen: FrozenModel) -> dict[str, Shape]:
+    """Shape of every layer's output without the batch axis, by name."""
+    shapes: dict[str, Shape] = {}
+    for layer in frozen.layers:
+        if layer.kind == "input":
+            shapes[layer.name] = tuple(frozen.input_shape)
+        else:
+            shapes[layer.name] = _output_shape(layer, shapes[layer.inputs[0]])
+    return shapes
+
+
+def _output_shape(layer: FrozenLayer, source: Shape) -> Shape:
+    kind, attributes = layer.kind, layer.attributes
+    if kind in ("conv2d", "depthwise_conv2d", "average_pooling2d", "max_pooling2d"):
+        channels = source[2] if layer.weights is None else layer.weights.scales.size
+        pads = window_padding(layer, source)
+        window, strides, dilation = geometry(layer)
+        spatial = (
+            (size + sum(pad) - (extent - 1) * step - 1) // stride + 1
+            for size, pad, extent, step, stride in zip(
+                source[:2], pads, window, dilation, strides, strict=True
+            )
+        )
+        return (*spatial, channels)
+    if kind == "dense" and layer.weights is not None:
+        return (*source[:-1], layer.weights.scales.size)
+    if kind == "zero_padding":
+        return tuple(size + sum(pair) for size, pair in zip(source, attributes["paddings"], strict=True))
+    if kind == "reshape":
+        return tuple(attributes["shape"])
+    if kind == "global_average_pooling2d":
+        return (1, 1, source[2]) if attributes.get("keepdims") else (source[2],)
+    return source
+
+
+def geometry(layer: FrozenLayer) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+    """Window, strides and dilation, each (height, width), of a convolution or pooling."""
+    attributes: Any = layer.attributes
+    if layer.weights is None:
+        return tuple(attributes["pool_size"]), tuple(attributes["strides"]), (1, 1)  # type: ignore[return-value]
+    height, width = layer.weights.integers.shape[:2]
+    return (height, width), tuple(attributes["strides"]), tuple(attributes.get("dilation", (1, 1)))  # type: ignore[return-value]
+
+
+def window_padding(layer: FrozenLayer, source: Shape) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Rows and columns, ((top, bottom), (left, right)), that `same` padding adds, as TensorFlow defines it."""
+    window, strides, dilation = geometry(layer)
+    pads = []
+    for size, extent, stride, step in zip(source[:2], window, strides, dilation, strict=True):
+        missing = (-(-size // stride) - 1) * stride + (extent - 1) * step + 1 - size
+        total = max(0, missing) if layer.attributes["padding"] == "same" else 0
+        pads.append((total // 2, total - total // 2))
+    return pads[0], pads[1]
+
+
+def _changes_nothing(layer: FrozenLayer, shapes: dict[str, Shape]) -> bool:
+    if layer.kind == "zero_padding":
+        return not any(map(any, layer.attributes["paddings"]))
+    if layer.kind in ("max_pooling2d", "average_pooling2d"):
+        return geometry(layer)[:2] == ((1, 1), (1, 1))
+    return layer.kind == "reshape" and shapes[layer.name] == shapes[layer.inputs[0]]
+
+
+def _problem(layer: FrozenLayer, sources: list[Shape], frozen: FrozenModel) -> str | None:
+    """Why a layer cannot be written; None if it can."""
+    if layer.kind == "input":
+        return "the input tensor has 8 bits" if layer.grid.bits != 8 else None
+    if layer.activation != "linear" and layer.kind not in _FUSING:
+        return f"activation {layer.activation} cannot be fused into it"
+    if layer.kind in SCALE_PRESERVING and layer.grid != frozen.layer(layer.inputs[0]).grid:
+        return "its output has the grid of its input"
+    if layer.kind == "add" and (len(layer.inputs) != 2 or len(set(sources)) != 1):
+        return "an addition takes two tensors of one shape"
+    if layer.kind == "dense" and len(sources[0]) != 1:
+        return "a dense layer reads a vector; put a Flatten before it"
+    if layer.kind == "average_pooling2d" and any(map(any, window_padding(layer, sources[0]))):
+        return "average pooling whose windows reach over the border"
+    return _weight_problem(layer)
+
+
+def _weight_problem(layer: FrozenLayer) -> str | None:
+    weights = layer.weights
+    if weights is None:
+        return "it has no weights" if layer.kind in ("conv2d", "depthwise_conv2d", "dense") else None
+    channels = (
+        weights.integers.shape[2] * weights.integers.shape[3]
+        if layer.kind == "depthwise_conv2d"
+        else weights.integers.shape[-1]
+    )
+    if not weights.scales.shape == weights.bias.shape == (channels,):
+        return f"{channels} output channels need as many scales and biases"
+    if not (weights.scales > 0).all() or not (weights.scales < float("inf")).all():
+        return "weight scales are positive and finite"
+    limit = 2 ** (weights.bits - 1) - 1
+    if abs(weights.integers.astype(int)).max(initial=0) > limit:
+        return f"its integers do not fit into {weights.bits} bits (-{limit} to {limit})"
+    return None
