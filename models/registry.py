@@ -115,7 +115,7 @@ def _load(spec: str, input_shape: tuple[int, int, int], classes: int) -> LoadedM
     if ":" in spec:
         from tfmpq.models.user import call_function
 
-        made = call_function(spec, tuple(input_shape), classes)
+        made = call_function(spec, input_shape, classes)
         return _adopt(made, spec.partition(":")[2], input_shape, classes, exact=True)
     near = difflib.get_close_matches(spec, _NETWORKS, n=1)
     hint = f"Did you mean {near[0]}?" if near else f"Choose one of {', '.join(_NETWORKS)}."

@@ -24,8 +24,8 @@ def load_digits() -> Dataset:
     """The 1797 handwritten digits that come with scikit-learn (a part of UCI's Optical Recognition data).
 
     The 8x8 grey images are scaled to 0..255, enlarged to 16x16 (bilinear) and repeated on 3 channels. The
-    split is stratified and fixed: 1437 images for training, 360 for testing. scikit-learn has only the test part
-    of the original, so that the same writers appear in both.
+    split is stratified and fixed: 1437 images for training, 360 for testing. scikit-learn has only the test
+    part of the original, so that the same writers appear in both.
     """
     from sklearn.datasets import load_digits as load
     from sklearn.model_selection import train_test_split

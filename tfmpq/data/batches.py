@@ -60,7 +60,7 @@ class ImageBatches(keras.utils.PyDataset):
         affine(preprocessing)
         self.split = split
         self.batch_size = batch_size
-        self.image_shape = tuple(image_shape)
+        self.image_shape = image_shape
         self.preprocessing = preprocessing
         self.seed = seed
         self.augment = augment
@@ -69,6 +69,7 @@ class ImageBatches(keras.utils.PyDataset):
         self.steps_per_pass = math.floor(whole) if drop_remainder else math.ceil(whole)
         self.steps_per_epoch = steps_per_epoch or self.steps_per_pass
         self.epoch = 0
+        self._begun = self._finished = False
         self._order: tuple[int, np.ndarray] = (-1, np.arange(len(split)))
 
     def __len__(self) -> int:
@@ -76,15 +77,26 @@ class ImageBatches(keras.utils.PyDataset):
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Batch of the current epoch: float32 (N, H, W, C) images and int32 (N,) labels."""
+        if self._begun and index == len(self) - 1:
+            self._finished = True
         return self.batch(self.epoch, index)
 
     def set_epoch(self, epoch: int) -> None:
         """Go to an epoch, for example to resume."""
         self.epoch = epoch
 
+    def on_epoch_begin(self) -> None:
+        """Note that an epoch begins; called by `model.fit`."""
+        self._begun, self._finished = True, False
+
     def on_epoch_end(self) -> None:
-        """Go to the next epoch; called by `model.fit`."""
-        self.epoch += 1
+        """Go to the next epoch; called by `model.fit`, once too often before the first epoch.
+
+        Only an epoch that has begun and delivered its last batch counts, so that the first epoch of `fit` is
+        that of `set_epoch`.
+        """
+        self.epoch += self._finished
+        self._begun = self._finished = False
 
     def batch(self, epoch: int, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Batch of any epoch: float32 (N, H, W, C) images and int32 (N,) labels.
@@ -106,7 +118,7 @@ class ImageBatches(keras.utils.PyDataset):
         return order[place * self.batch_size : (place + 1) * self.batch_size]
 
     def _images(self, chosen: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        size = self.image_shape[:2]
+        size = (self.image_shape[0], self.image_shape[1])
         array = self.split.array
         if self.augment == "imagenet":
             parts = [random_resized_crop(image, size, generator) for image in self.split.images(chosen)]

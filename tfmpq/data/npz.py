@@ -18,7 +18,8 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise TfmpqError(f"An .npz file must exist. Received: {path}. Check the path.")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # NumPy leaves a damaged file open if it has opened it itself.
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except Exception as error:
         pickled = "allow_pickle" in str(error)
