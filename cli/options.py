@@ -112,6 +112,17 @@ def data(name: str, what: str, *parameters: str) -> Decorator:
     )
 
 
+def float_epochs(default: int | None, what: str) -> Decorator:
+    """Float training before the search; `what` says the default of None."""
+    return click.option(
+        "--float-epochs",
+        metavar="N",
+        type=click.IntRange(min=0),
+        default=default,
+        help=f"Epochs of float training before the search.  [default: {what}]",
+    )
+
+
 def stack(*decorators: Decorator) -> Decorator:
     """Apply several option decorators; the help lists them in this order."""
 
@@ -188,14 +199,6 @@ search_options = stack(
     ),
     click.option(
         "--method", type=click.Choice(METHODS), default="asga", show_default=True, help="Search method."
-    ),
-    click.option(
-        "--float-epochs",
-        metavar="N",
-        type=click.IntRange(min=0),
-        default=0,
-        show_default=True,
-        help="Epochs of float training before the search.",
     ),
 )
 

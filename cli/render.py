@@ -18,16 +18,6 @@ from rich.table import Table
 PLAIN_WIDTH = 160
 """Columns for text that goes to a file or a pipe, where nothing tells the width."""
 
-SHOWN: Mapping[str, tuple[str, ...]] = {
-    "run": ("run", "policy", "table"),
-    "evaluate": ("path", "data", "split", "count", "top1", "top5", "quantized"),
-}
-"""Fields that the text of a verb is limited to, in this order; the others show all that they have."""
-
-
-NOTES: Mapping[str, str] = {"run": "size: packed weights, scales and biases of the storage form"}
-"""What has to be said below the tables of a verb."""
-
 
 def write_json(result: Mapping[str, Any], stream: TextIO) -> None:
     """Write exactly one JSON object; numbers that JSON lacks (NaN, infinity) become null.
@@ -50,15 +40,41 @@ def write_text(verb: str, result: Mapping[str, Any], stream: TextIO) -> None:
         stream: Where to; colours only on a terminal.
     """
     console = Console(file=stream, highlight=False, width=None if stream.isatty() else PLAIN_WIDTH)
-    shown = {key: result[key] for key in SHOWN.get(verb, tuple(result)) if key in result}
+    shown = _VIEWS.get(verb, dict)(result)
     if facts := _facts(shown):
         console.print(facts)
     for key, value in shown.items():
         for table in _tables(key, value):
             console.print(table)
-    if verb in NOTES:
-        console.print(NOTES[verb])
     stream.flush()
+
+
+def _run_view(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The closing table; the rest is in the run folder."""
+    rows = [dict(row) for row in result["table"]]
+    files = {f"{row['model']} file": row.pop("path") for row in rows if "path" in row}
+    return files | {"size": "packed weights, scales and biases of the storage form", "table": rows}
+
+
+def _evaluate_view(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Without `float`, which only negates `quantized`."""
+    return {key: value for key, value in result.items() if key != "float"}
+
+
+def _inspect_view(result: Mapping[str, Any]) -> dict[str, Any]:
+    """A run folder: the state of its stages and the content of its policy, without the stages' results."""
+    if "stages" not in result:
+        return dict(result)
+    stages = {f"{name} stage": stage["state"] for name, stage in result["stages"].items()}
+    rest = {key: value for key, value in result.items() if key not in ("stages", "policy")}
+    return rest | stages | dict(result.get("policy", {}))
+
+
+_VIEWS: Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
+    "run": _run_view,
+    "evaluate": _evaluate_view,
+    "inspect": _inspect_view,
+}
 
 
 def _finite(value: Any) -> Any:

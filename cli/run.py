@@ -20,6 +20,7 @@ from .task import perform
 @options.data_dir
 @options.weights
 @options.search_options
+@options.float_epochs(None, "those of --epochs without --weights, else 0")
 @options.training_options
 @options.distill
 @options.preprocess

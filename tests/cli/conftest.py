@@ -29,7 +29,7 @@ class Call:
     def __init__(self) -> None:
         self.args: tuple[Any, ...] = ()
         self.kwargs: dict[str, Any] = {}
-        self.result: dict[str, Any] = {"top1": 0.5}
+        self.result: dict[str, Any] = {"top1": 0.5, "table": []}
         self.error: BaseException | None = None
         self.prints: str | None = None
 

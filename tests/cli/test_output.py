@@ -48,6 +48,14 @@ def test_every_shape_of_json_is_shown():
         assert part in text
 
 
+def test_a_run_folder_shows_states_and_policy():
+    stages = {"search": {"state": "finished", "result": {"gap": 1}}, "finetune": {"state": "begun"}}
+    text = _text("inspect", {"kind": "run", "stages": stages, "policy": {"seed": 3, "layers": {"conv1": 8}}})
+    for part in ("search stage    finished", "finetune stage  begun", "seed", "conv1"):
+        assert part in text
+    assert "gap" not in text
+
+
 def test_markup_in_names_is_text():
     assert "[bold]conv" in _text("inspect", {"layers": [{"name": "[bold]conv"}], "path": "[/x]"})
 

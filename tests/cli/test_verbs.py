@@ -52,7 +52,7 @@ FINETUNE_DEFAULTS = {
     "preprocessing": None,
 }
 DEFAULTS = {
-    "run": (("resnet8", "digits", "digits"), SEARCH_DEFAULTS | FINETUNE_DEFAULTS),
+    "run": (("resnet8", "digits", "digits"), SEARCH_DEFAULTS | FINETUNE_DEFAULTS | {"float_epochs": None}),
     "search": (("resnet8", "digits"), SEARCH_DEFAULTS | {"target_input": None, "target_classes": None}),
     "finetune": ((Path("r"), "digits"), FINETUNE_DEFAULTS | {"model": None}),
     "export": ((Path("r"),), {"target": "litert", "out": None, "data_dir": None}),
