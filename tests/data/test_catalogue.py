@@ -58,7 +58,7 @@ def builders() -> None:
 
 
 @pytest.mark.usefixtures("builders")
-def test_a_data_set_is_announced_prepared_and_read(tmp_path: Path) -> None:
+def test_a_data_set_is_announced_prepared_and_read(tmp_path: Path, capsys) -> None:
     (tmp_path / "tiny_pictures").mkdir()
     listener = Listener()
     for _ in range(2):
@@ -72,6 +72,7 @@ def test_a_data_set_is_announced_prepared_and_read(tmp_path: Path) -> None:
         )
     assert len(listener.messages) == 1
     assert "Downloading tiny_pictures" in listener.messages[0]
+    assert not capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("builders")

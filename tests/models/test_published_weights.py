@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tfmpq.data import ImageBatches, load_dataset
+from tfmpq.data import ImageBatches, Split, load_dataset
 from tfmpq.models import load_model
 
 FOLDER = Path(os.environ.get("TFMPQ_DATA_DIR") or Path(__file__).parents[3] / "shared" / "data")
+
+
+@functools.cache
+def images(data: str) -> Split:
+    return load_dataset(data, data_dir=FOLDER).test
 
 
 def top1(name: str, weights: str, data: str, shape: tuple[int, int, int], classes: int, count: int) -> float:
     if not (FOLDER / weights).is_file():
         pytest.skip(f"{weights} is not in {FOLDER}")
     loaded = load_model(name, input_shape=shape, classes=classes, weights=FOLDER / weights)
-    test = load_dataset(data, data_dir=FOLDER).test
-    test = test.take(np.arange(min(count, len(test))))
+    test = images(data).take(np.arange(count))
     batches = ImageBatches(
         test, 50, image_shape=shape, preprocessing=loaded.preprocessing, shuffle=False, drop_remainder=False
     )

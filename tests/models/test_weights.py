@@ -81,8 +81,15 @@ def test_files_of_keras_come_back(ending: str, change, tmp_path: Path) -> None:
     assert same_weights(source, target)
 
 
-@pytest.mark.parametrize("arrays_of", [plain_arrays, torch_arrays])
-@pytest.mark.parametrize("name", ["resnet20", "resnet20_projection", "mobilenet_v2", "resnet8"])
+@pytest.mark.parametrize(
+    ("name", "arrays_of"),
+    [
+        ("resnet20", plain_arrays),
+        ("resnet20_projection", torch_arrays),
+        ("mobilenet_v2", plain_arrays),
+        ("resnet8", torch_arrays),
+    ],
+)
 def test_arrays_of_npz_come_back(name: str, arrays_of, tmp_path: Path) -> None:
     source, target = resnet(name=name), resnet(name=name)
     np.savez(tmp_path / "w.npz", **arrays_of(source))

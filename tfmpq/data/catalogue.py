@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +66,9 @@ def _prepare(name: str, builder: Any, reporter: Reporter) -> None:
         f"(prepared {builder.info.dataset_size}) to {builder.data_dir}."
     )
     try:
-        builder.download_and_prepare()
+        # It announces itself on stdout, which is for results.
+        with contextlib.redirect_stdout(sys.stderr):
+            builder.download_and_prepare()
     except Exception as error:
         raise _failure(name, error) from error
 
@@ -89,7 +93,8 @@ def _split(builder: Any, part: str) -> Split:
 
 def _failure(name: str, error: Exception) -> TfmpqError:
     first = (str(error).strip().splitlines() or [""])[0][:160]
+    advice = "Check the network" if isinstance(error, OSError) else "Install what it needs"
     return TfmpqError(
         f"tensorflow-datasets must be able to prepare the data set. Received: {name} "
-        f"({type(error).__name__}: {first}). Check the network, or name a folder that has it with --data-dir."
+        f"({type(error).__name__}: {first}). {advice}, or name a folder that has it with --data-dir."
     )
