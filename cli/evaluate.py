@@ -32,7 +32,7 @@ def evaluate(as_json: bool, path: Path, data: str, **choices: Any) -> None:
     """Measure top-1 and top-5 accuracy; of a .tflite by running the very file."""
     perform(
         "evaluate",
-        "tfmpq.evaluate",
+        "tfmpq.evaluation",
         as_json,
         lambda function, reporter: function(path, data, **choices, reporter=reporter),
     )

@@ -41,7 +41,7 @@ def export(as_json: bool, run: Path, tflite: bool, **choices: Any) -> None:
         raise UsageError("An export names its format. Received: no format. Add --tflite.")
     perform(
         "export",
-        "tfmpq.export",
+        "tfmpq.exporting",
         as_json,
         lambda function, reporter: function(run, **choices, reporter=reporter),
     )

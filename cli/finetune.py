@@ -25,6 +25,8 @@ from .task import perform
 @options.weights
 @options.training_options
 @options.distill
+@options.distill_weight
+@options.frozen_statistics
 @options.preprocess
 @options.run_folder
 @options.json_option
@@ -32,7 +34,7 @@ def finetune(as_json: bool, source: Path, target: str, **choices: Any) -> None:
     """Fine-tune a network with the policy of a search, or with one of yours, on the target data set."""
     perform(
         "finetune",
-        "tfmpq.finetune",
+        "tfmpq.finetuning",
         as_json,
         lambda function, reporter: function(source, target, **choices, reporter=reporter),
     )

@@ -18,4 +18,4 @@ from .task import perform
 @options.json_option
 def inspect(as_json: bool, path: Path) -> None:
     """Show the layers, bit-widths and sizes that a policy, a .tflite or a run holds."""
-    perform("inspect", "tfmpq.inspect", as_json, lambda function, _: function(path))
+    perform("inspect", "tfmpq.inspection", as_json, lambda function, _: function(path))

@@ -208,3 +208,20 @@ distill = click.option(
     show_default=True,
     help="Learn from the float model's outputs as well.",
 )
+
+distill_weight = click.option(
+    "--distill-weight",
+    metavar="SHARE",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    show_default=True,
+    help="Share of the float model's outputs in the loss; with 1 the labels are not used.",
+)
+
+frozen_statistics = click.option(
+    "--frozen-statistics-epochs",
+    metavar="N",
+    type=click.IntRange(min=0),
+    help="Last epochs in which BatchNorm uses its moving statistics; with few images, take all.  "
+    "[default: a fifth of the epochs]",
+)

@@ -43,11 +43,14 @@ class LineReporter(PlainReporter):
         self._total = self._done = 0
         self._metrics: dict[str, float] = {}
         self._started = self._spoken = 0.0
+        # Time and count after the first call: the first step also compiles, so it tells nothing of the rest.
+        self._first: tuple[float, int] | None = None
 
     def start(self, stage: str, total: int) -> None:
         """Say that a stage begins."""
         self._stage, self._total, self._done, self._metrics = stage, total, 0, {}
         self._started = self._spoken = self._clock()
+        self._first = None
         self.log(f"{stage}: {total} steps")
 
     def advance(self, steps: int = 1, metrics: Mapping[str, float] | None = None) -> None:
@@ -56,11 +59,13 @@ class LineReporter(PlainReporter):
         if metrics is not None:
             self._metrics.update(metrics)
         now = self._clock()
+        first_time, first_done = self._first = self._first or (now, self._done)
         if self._stage is None or now - self._spoken < LINE_INTERVAL or self._done >= self._total:
             return
         self._spoken = now
-        left = (now - self._started) / max(self._done, 1) * (self._total - self._done)
-        self.log(self._line(f"{seconds_text(left)} left"))
+        timed = self._done - first_done
+        left = (now - first_time) / timed * (self._total - self._done) if timed else None
+        self.log(self._line("" if left is None else f"{seconds_text(left)} left"))
 
     def finish(self) -> None:
         """Say that the stage is over, with its newest metrics."""

@@ -46,7 +46,7 @@ def search(as_json: bool, model: str, proxy: str, **choices: Any) -> None:
     """
     perform(
         "search",
-        "tfmpq.search",
+        "tfmpq.searching",
         as_json,
         lambda function, reporter: function(model, proxy, **choices, reporter=reporter),
     )

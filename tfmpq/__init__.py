@@ -20,27 +20,27 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tfmpq.deploy.measure import measure
     from tfmpq.errors import TfmpqError, UsageError
-    from tfmpq.evaluate import evaluate
-    from tfmpq.export import export
-    from tfmpq.finetune import finetune
-    from tfmpq.inspect import inspect
+    from tfmpq.evaluation import evaluate
+    from tfmpq.exporting import export
+    from tfmpq.finetuning import finetune
+    from tfmpq.inspection import inspect
     from tfmpq.job import run
     from tfmpq.policy import Policy, load_policy, save_policy
-    from tfmpq.search import search
+    from tfmpq.searching import search
 
 _HOME = {
     "Policy": "policy",
     "TfmpqError": "errors",
     "UsageError": "errors",
-    "evaluate": "evaluate",
-    "export": "export",
-    "finetune": "finetune",
-    "inspect": "inspect",
+    "evaluate": "evaluation",
+    "export": "exporting",
+    "finetune": "finetuning",
+    "inspect": "inspection",
     "load_policy": "policy",
     "measure": "deploy.measure",
     "run": "job",
     "save_policy": "policy",
-    "search": "search",
+    "search": "searching",
 }
 
 __all__ = [

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from tfmpq.errors import TfmpqError
-from tfmpq.evaluate import evaluate
-from tfmpq.export import export
-from tfmpq.finetune import FinetuneResult, finetune
+from tfmpq.evaluation import evaluate
+from tfmpq.exporting import export
+from tfmpq.finetuning import FinetuneResult, finetune
 from tfmpq.policy import LayerChoice, Policy, load_policy, save_policy
 from tfmpq.progress import Reporter, SilentReporter
 from tfmpq.runs import Stage, load_keras, write_json
-from tfmpq.search import SearchResult, search
+from tfmpq.searching import SearchResult, search
 
 
 @dataclass(frozen=True, slots=True)

@@ -167,6 +167,6 @@ def accuracy(
     model: keras.Model, split: Split, shape: tuple[int, int, int], preprocessing: str, limit: int | None
 ) -> float:
     """Share of correctly classified images of a split (the first `limit` of them)."""
-    from tfmpq.evaluate import score
+    from tfmpq.evaluation import score
 
     return score(lambda images: model.predict_on_batch(images), split, shape, preprocessing, limit).top1

@@ -25,6 +25,7 @@ _FLOOR = -1e3
 _TIE = 0.0
 """Log-probability that one more bit is worth, so that between equals the budget is spent."""
 
+_UNIT = 1e-4
 _MAX_ATTEMPTS = 50
 
 
@@ -142,7 +143,7 @@ class _Program:
         self._choices = choices
         self._starts = np.cumsum([0, *(len(choice.candidates) for choice in choices)]).tolist()
         self._width = self._binaries = self._starts[-1]
-        self._rows: list[tuple[dict[int, int], float, float]] = []
+        self._rows: list[tuple[dict[int, float], float, float]] = []
         for start, choice in zip(self._starts, choices, strict=False):
             self._rows.append(({start + i: 1 for i in range(len(choice.candidates))}, 1, 1))
         self._by_name = {
@@ -175,7 +176,7 @@ class _Program:
             integrality=np.arange(self._width) < self._binaries,
             bounds=Bounds(0, 1),
             constraints=LinearConstraint(matrix.tocsr(), lower, upper),
-            options={"mip_rel_gap": 0.0},
+            options={"mip_rel_gap": 1e-6, "presolve": False, "node_limit": 20000},
         )
         if result.x is None:
             raise TfmpqError(f"The solver must find a policy. Received: {result.message} Change a budget.")
@@ -189,7 +190,8 @@ class _Program:
         row = self._bops_row(model) if budget.key == "bops" else self._linear_row(budget.key, model)
         factor = math.gcd(*row.values()) or 1
         limit = _integer_limit(budget, model) // factor
-        self._rows.append(({column: value // factor for column, value in row.items()}, -np.inf, limit))
+        scaled = {column: value // factor * _UNIT for column, value in row.items()}
+        self._rows.append((scaled, -np.inf, (limit + 0.5) * _UNIT))
 
     def _linear_row(self, key: CostKey, model: CostModel) -> dict[int, int]:
         candidates = {layer.name: self._by_name["layer", layer.name][1] for layer in model.layers}

@@ -14,12 +14,12 @@ from tfmpq.cli.main import main
 
 FUNCTIONS = {
     "run": "tfmpq.job",
-    "search": "tfmpq.search",
-    "finetune": "tfmpq.finetune",
-    "export": "tfmpq.export",
-    "evaluate": "tfmpq.evaluate",
+    "search": "tfmpq.searching",
+    "finetune": "tfmpq.finetuning",
+    "export": "tfmpq.exporting",
+    "evaluate": "tfmpq.evaluation",
     "measure": "tfmpq.deploy.measure",
-    "inspect": "tfmpq.inspect",
+    "inspect": "tfmpq.inspection",
 }
 
 

@@ -82,17 +82,19 @@ def test_plain_progress_speaks_every_few_seconds_only(capsys):
     now = 0.0
     reporter = LineReporter(clock=lambda: now)
     reporter.start("search", 100)
-    for _ in range(100):
-        now += 0.125
+    for step in range(100):
+        # The first step compiles; it must not enter the estimate.
+        now += 0.125 if step else 20.0
         reporter.advance(metrics={"expected_bits": 3.94, "gap": 0.1, "loss": 0.5})
     reporter.finish()
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.splitlines() == [
         "search: 100 steps",
-        "search: 40/100, loss 0.5  bits 3.94, 8 s left",
-        "search: 80/100, loss 0.5  bits 3.94, 2 s left",
-        "search: 100/100, loss 0.5  bits 3.94, done in 12 s",
+        "search: 1/100, loss 0.5  bits 3.94",
+        "search: 41/100, loss 0.5  bits 3.94, 7 s left",
+        "search: 81/100, loss 0.5  bits 3.94, 2 s left",
+        "search: 100/100, loss 0.5  bits 3.94, done in 32 s",
     ]
 
 

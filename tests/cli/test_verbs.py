@@ -87,7 +87,7 @@ def test_the_functions_have_these_options_and_defaults(verb, signatures, calls, 
 
 def test_names_are_those_of_the_library():
     from tfmpq.data.preprocess import PREPROCESSINGS
-    from tfmpq.search import METHODS
+    from tfmpq.searching import METHODS
 
     assert tuple(METHODS) == options.METHODS
     assert tuple(PREPROCESSINGS) == options.PREPROCESSINGS
@@ -163,7 +163,7 @@ def test_code_below_python_cannot_write_to_stdout_either():
         "def inspect(path):\n"
         "    os.write(1, b'from C++')\n"
         "    return types.SimpleNamespace(to_json=lambda: {'a': 1})\n"
-        "sys.modules['tfmpq.inspect'] = types.SimpleNamespace(inspect=inspect)\n"
+        "sys.modules['tfmpq.inspection'] = types.SimpleNamespace(inspect=inspect)\n"
         "main(['inspect', '.', '--json'])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -190,7 +190,7 @@ def search(
         rate = learning_rate or (0.01 if float_epochs or weights not in (None, "none") else 0.05)
         batches = task.batches(batch_size, seed, steps_per_epoch)
         quantized = _searchable(task, *space)
-        trainer = _trainer(quantized, costs, limits, space, METHODS[method], rate, epochs * len(batches))
+        trainer = search_trainer(quantized, costs, limits, space, METHODS[method], rate, epochs * len(batches))
         begin = time.monotonic()
         train(trainer, batches, epochs=epochs, stage=stage, reporter=reporter, label="search")
         seconds = time.monotonic() - begin
@@ -214,7 +214,7 @@ def _searchable(task: Task, weights: Candidates, activations: Candidates) -> ker
     )
 
 
-def _trainer(
+def search_trainer(
     quantized: keras.Model,
     costs: CostModel,
     limits: Sequence[Budget],
@@ -223,6 +223,7 @@ def _trainer(
     rate: float,
     steps: int,
 ) -> QuantizedTraining:
+    """The compiled training model of a search of `steps` steps, at a peak rate of the weights."""
     trainer = QuantizedTraining(quantized.inputs[0], quantized.outputs[0])
     expected = ExpectedCost(costs, *space)
     relative = {budget.key: budget.limit / costs.reference(budget.key) for budget in limits}

@@ -10,7 +10,7 @@ import keras
 
 from tfmpq.data.preprocess import value_range
 from tfmpq.errors import UsageError
-from tfmpq.evaluate import score
+from tfmpq.evaluation import score
 from tfmpq.freeze import snap_biases
 from tfmpq.graph import analyse
 from tfmpq.loop import train
@@ -82,6 +82,8 @@ def finetune(
     batch_size: int = 128,
     learning_rate: float | None = None,
     distill: bool = True,
+    distill_weight: float = 0.5,
+    frozen_statistics_epochs: int | None = None,
     seed: int = 0,
     preprocessing: str | None = None,
     reporter: Reporter | None = None,
@@ -95,11 +97,14 @@ def finetune(
         model: Network; None for the one of the search or policy.
         data_dir: Folder that is looked in first for data.
         weights: File of float weights; "none" for random ones; None for those of the search where they fit.
-        epochs: Epochs; in the last fifth BatchNorm uses its moving statistics, as the deployed network does.
+        epochs: Epochs.
         steps_per_epoch: Steps in an epoch; None for all images once.
         batch_size: Images in a step.
         learning_rate: Peak rate of the weights; None is 0.01.
         distill: Learn from the float model's outputs as well, where there is a trained one.
+        distill_weight: Share of the float model's outputs in the loss; with 1 the labels are not used.
+        frozen_statistics_epochs: Last epochs in which BatchNorm uses its moving statistics, as the deployed network
+            does; None for a fifth. With few images, take all epochs.
         seed: Of data order and augmentation.
         preprocessing: Name; None for what the network expects.
         reporter: Told about progress.
@@ -127,6 +132,8 @@ def finetune(
         "batch_size": batch_size,
         "learning_rate": learning_rate,
         "distill": distill,
+        "distill_weight": distill_weight,
+        "frozen_statistics_epochs": frozen_statistics_epochs,
         "seed": seed,
         "preprocessing": task.preprocessing,
     }
@@ -137,16 +144,18 @@ def finetune(
             return FinetuneResult(**{key: finished[key] for key in FinetuneResult.__slots__})
         quantized, teacher = _start(task, origin, weights)
         trainer = QuantizedTraining(quantized.inputs[0], quantized.outputs[0])
-        trainer.configure(distillation=Distillation(teacher) if distill and teacher is not None else None)
+        trainer.configure(distillation=Distillation(teacher, distill_weight) if distill and teacher is not None else None)
         batches = task.batches(batch_size, seed, steps_per_epoch)
         steps = epochs * len(batches)
         schedule = keras.optimizers.schedules.CosineDecay(learning_rate or 0.01, max(1, steps), alpha=0.01)
         trainer.compile(
             optimizer=QuantizationOptimizer(schedule), jit_compile=keras.backend.backend() == "jax"
         )
-        still = max(1, round(0.2 * epochs)) if epochs > 1 else 0
+        still = frozen_statistics_epochs
+        if still is None:
+            still = max(1, round(0.2 * epochs)) if epochs > 1 else 0
         train(trainer, batches, epochs=epochs, stage=stage, reporter=reporter, label="fine-tuning",
-              frozen_statistics_epochs=still)  # fmt: skip
+              frozen_statistics_epochs=min(still, epochs))  # fmt: skip
         snap_biases(quantized, analyse(quantized, value_range(task.preprocessing)[0] < 0))
         result = _finish(task, stage, quantized, origin, weights, target, data_dir, epochs, steps, reporter)
         write_json(stage.path(".result.json"), result.to_json())
