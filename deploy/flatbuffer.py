@@ -73,7 +73,7 @@ def _index_problem(model: Any) -> str | None:
             if not 0 <= operator.opcodeIndex < len(model.operatorCodes):
                 return "an operator without code"
             used += [*_indices(operator.inputs), *_indices(operator.outputs)]
-        if used and not (-1 <= min(used) and max(used) < len(tensors)):
+        if used and not (min(used) >= -1 and max(used) < len(tensors)):
             return "an operator reads a tensor that does not exist"
         if any(not 0 <= tensor.buffer < len(model.buffers) for tensor in tensors):
             return "a tensor without buffer"
@@ -96,7 +96,7 @@ class _Builder(flatbuffers.Builder):
         super().__init__(size)
         self._written: dict[tuple[str, bytes], int] = {}
 
-    def CreateNumpyVector(self, x: np.ndarray) -> int:  # noqa: N802
+    def CreateNumpyVector(self, x: np.ndarray) -> int:
         """Write an array; only tensor contents are arrays of uint8."""
         key = (x.dtype.str, x.tobytes())
         if key not in self._written:

@@ -13,9 +13,9 @@ from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
-
 from tfmpq.deploy.quiet import quiet_stderr
 from tfmpq.deploy.topology import geometry
+
 from tfmpq.errors import TfmpqError
 from tfmpq.frozen import SCALE_PRESERVING, FrozenLayer, FrozenModel, TensorGrid
 

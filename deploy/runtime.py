@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-
 from tfmpq.deploy.flatbuffer import read_file, read_model
 from tfmpq.deploy.layout import METADATA
 from tfmpq.deploy.quiet import quiet_stderr
+
 from tfmpq.errors import TfmpqError, UsageError
 
 Kernels = Literal["default", "builtin"]

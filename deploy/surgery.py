@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
-
-from tfmpq.containers import Container, Target, container_for
 from tfmpq.deploy.flatbuffer import (
     TYPE_OF_BITS,
     add_buffer,
@@ -20,8 +18,10 @@ from tfmpq.deploy.flatbuffer import (
     read_model,
     write_model,
 )
-from tfmpq.deploy.layout import BIAS, CHANNEL_AXIS, METADATA, VERSIONS, WEIGHTS, file_layout
+from tfmpq.deploy.layout import CHANNEL_AXIS, METADATA, VERSIONS, WEIGHTS, file_layout
 from tfmpq.deploy.topology import deployable, geometry
+
+from tfmpq.containers import Container, Target, container_for
 from tfmpq.errors import TfmpqError
 from tfmpq.frozen import SCALE_PRESERVING, FrozenLayer, FrozenModel, FrozenWeights
 
@@ -71,6 +71,9 @@ class _Surgery:
         for layer in self.frozen.layers[1:]:
             self._write_layer(layer)
         self.graph.operators = self.operators
+        for tensor in self.graph.tensors:
+            if not (tensor.name or b"").endswith(WEIGHTS.encode()):
+                tensor.name = None  # the converter's names say nothing and take space
         for layer in self.frozen.layers:
             tensor = self.graph.tensors[self.tensors[layer.name]]
             tensor.name = layer.name.encode()
@@ -133,7 +136,7 @@ class _Surgery:
         read = self._widen(source, integers.shape, kind, grid) if cast else source
         scale = np.float32(self.frozen.layer(layer.inputs[0]).grid.scale)
         bias = self._add(
-            layer.name + BIAS,
+            "",
             weights.bias.shape,
             schema.TensorType.INT32,
             quantization(scale * weights.scales),

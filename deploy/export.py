@@ -1,0 +1,246 @@
+"""Export: write, read back, prove; a file that fails is not left behind."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tfmpq.deploy.runtime import load
+from tfmpq.deploy.specialize import specialize
+from tfmpq.deploy.surgery import build_tflite
+from tfmpq.deploy.topology import deployable
+from tfmpq.deploy.verify import Verification, verify
+
+from tfmpq.containers import TARGETS, Target, container_for
+from tfmpq.errors import TfmpqError, UsageError
+from tfmpq.frozen import FrozenModel
+from tfmpq.progress import Reporter, SilentReporter
+
+if TYPE_CHECKING:
+    import keras
+
+MIN_AGREEMENT = 0.95
+"""Least share of images on which the file chooses the class that the trained model chooses."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedLayer:
+    """One layer with weights as it was written.
+
+    Attributes:
+        name: Layer name.
+        operator: Row of the rule table.
+        weight_bits: Trained bit-width.
+        container_bits: Bits per weight in the file.
+        bytes: Bytes of packed weights, scales and biases.
+        reason: Why the rule table chose this container.
+    """
+
+    name: str
+    operator: str
+    weight_bits: int
+    container_bits: int
+    bytes: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How far the file and the trained model choose the same classes.
+
+    Attributes:
+        images: Number of images.
+        top1: Share of images on which the file gives its largest logit to the class that the model chooses.
+    """
+
+    images: int
+    top1: float
+
+
+@dataclass(frozen=True, slots=True)
+class ExportReport:
+    """What was written.
+
+    Attributes:
+        path: The file.
+        bytes: Its size.
+        target: Its form.
+        size: Sum of the layers' bytes in this form.
+        layers: Layers with weights, in order.
+        verification: The proof.
+        agreement: Comparison with the trained model; None if no logits were given.
+    """
+
+    path: str
+    bytes: int
+    target: Target
+    size: int
+    layers: tuple[ExportedLayer, ...]
+    verification: Verification
+    agreement: Agreement | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields; in `layers` the container is called `container`."""
+        layers = [
+            {"container" if key == "container_bits" else key: value for key, value in asdict(layer).items()}
+            for layer in self.layers
+        ]
+        return asdict(self) | {"layers": layers, "verification": self.verification.to_json()}
+
+
+def export_tflite(
+    frozen: FrozenModel,
+    path: Path,
+    target: Target = "litert",
+    *,
+    images: np.ndarray | None = None,
+    agreement: tuple[np.ndarray, np.ndarray] | None = None,
+    reporter: Reporter | None = None,
+) -> ExportReport:
+    """Write a network as a packed `.tflite` and prove the written file.
+
+    Args:
+        frozen: The network.
+        path: File to write; replaced only when the new one is proved.
+        target: `litert` is fast on CPUs with INT4 fully-connected kernels, `storage` is smallest.
+        images: float32 (N, height, width, channels), preprocessed, on which every operator is recomputed; None
+            for noise.
+        agreement: Images and the trained model's logits (N, classes), to be compared with the file's.
+        reporter: Told about progress.
+
+    Raises:
+        UsageError: Unknown target.
+        TfmpqError: A layer has no form in a file, or the file is not what was trained (the first mismatch is
+            named); no file is left behind.
+    """
+    if target not in TARGETS:
+        raise UsageError(f"A target is one of {', '.join(TARGETS)}. Received: {target}. Choose one of them.")
+    reporter = reporter or SilentReporter()
+    reporter.start("export", 2)
+    content = build_tflite(frozen, target)
+    with _replacing(Path(path)) as temporary:
+        temporary.write_bytes(content)
+        reporter.advance()
+        written = temporary.read_bytes()
+        proof = verify(frozen, written, target, images)
+        if not proof.passed:
+            more = f" (and {len(proof.failures) - 1} more)" if len(proof.failures) > 1 else ""
+            raise TfmpqError(
+                f"A written file has to hold and compute what was trained. Received: {path}, where "
+                f"{proof.failures[0]}{more}. The file was removed; please report the model."
+            )
+        agreed = None if agreement is None else _agreement(written, target, *agreement)
+    reporter.advance()
+    reporter.finish()
+    layers = tuple(exported_layers(frozen, target))
+    size = sum(layer.bytes for layer in layers)
+    return ExportReport(str(path), len(content), target, size, layers, proof, agreed)
+
+
+def exported_layers(frozen: FrozenModel, target: Target) -> Iterator[ExportedLayer]:
+    """How the layers with weights are written, in order."""
+    for layer in deployable(frozen).weighted:
+        weights = layer.weights
+        if weights is not None:
+            container = container_for(layer.operator, weights.bits, layer.fan_in, target)
+            size = container.stored_bytes(weights.integers.size, weights.scales.size)
+            yield ExportedLayer(
+                layer.name, layer.operator, weights.bits, container.bits, size, container.reason
+            )
+
+
+def _agreement(content: bytes, target: Target, images: np.ndarray, logits: np.ndarray) -> Agreement:
+    """Compare choices; logits on an 8-bit grid tie often, so sharing the largest one counts."""
+    network = load(content if target == "litert" else specialize(content))
+    file_logits = network.run(np.asarray(images, np.float32))
+    chosen = np.take_along_axis(file_logits, np.asarray(logits).argmax(1)[:, None], axis=1)[:, 0]
+    top1 = float(np.mean(chosen == file_logits.max(1)))
+    if top1 < MIN_AGREEMENT:
+        raise TfmpqError(
+            f"The file chooses the class of the trained model on at least {MIN_AGREEMENT:.0%} of the images. "
+            f"Received: {top1:.1%} of {len(images)}. The file was removed; fine-tune for longer, or please report "
+            "the model."
+        )
+    return Agreement(len(images), top1)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path` that takes its place at the end, and is removed on any failure."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        os.close(handle)
+        os.chmod(name, 0o666 & ~_umask())
+    except OSError as error:
+        raise TfmpqError(
+            f"The folder of the file has to be writable. Received: {path} ({error.strerror}). Choose another path."
+        ) from error
+    temporary = Path(name)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def export_float(model: keras.Model, path: Path) -> int:
+    """Write a Keras model as a float32 `.tflite` with batch size 1, for comparison.
+
+    Args:
+        model: Functional model with one input; Keras has to run on TensorFlow.
+        path: File to write.
+
+    Returns:
+        Bytes written.
+
+    Raises:
+        UsageError: Keras runs on another backend.
+        TfmpqError: The converter refuses the model.
+    """
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        raise UsageError(
+            f"A float export takes Keras on TensorFlow. Received: the {keras.backend.backend()} backend. "
+            "Set KERAS_BACKEND=tensorflow."
+        )
+    content = _convert_float(model)
+    with _replacing(Path(path)) as temporary:
+        temporary.write_bytes(content)
+    return len(content)
+
+
+def _convert_float(model: keras.Model) -> bytes:
+    import tensorflow as tf
+    from tfmpq.deploy.quiet import quiet_stderr
+
+    signature = [tf.TensorSpec((1, *model.input_shape[1:]), tf.float32)]
+    module = tf.Module()
+    module.weights = [variable.value for variable in model.variables]
+    module.call = tf.function(lambda image: model(image, training=False), input_signature=signature)
+    try:
+        # The converter turns variables into constants only when they come from a SavedModel.
+        with quiet_stderr(), warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
+            warnings.simplefilter("ignore")
+            tf.saved_model.save(module, folder, signatures=module.call.get_concrete_function())
+            return tf.lite.TFLiteConverter.from_saved_model(folder).convert()
+    except Exception as error:  # the converter raises whatever its passes raise
+        reason = " ".join(str(error).split())[:300]
+        raise TfmpqError(
+            f"The TensorFlow converter has to accept the model. Received: {model.name}, refused with: {reason}. "
+            "Replace the layer that it names."
+        ) from error

@@ -1,0 +1,144 @@
+"""What every layer has to compute, in float64 and NumPy, independent of the runtime and of TensorFlow.
+
+Codes are int8 with a leading batch axis of 1. Accumulators are sums of integers below 2**53, so float64 is exact up
+to the final scaling; what is compared is the value before it is rounded to the output grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from tfmpq.deploy.topology import geometry, window_padding
+
+from tfmpq.frozen import FrozenLayer, FrozenModel
+
+_TIE = 1e-9
+"""Distance from one half, in output steps, within which both neighbours are right."""
+
+
+def expected_value(frozen: FrozenModel, layer: FrozenLayer, codes: list[np.ndarray]) -> np.ndarray:
+    """A layer's output in units of its output codes, before rounding.
+
+    Args:
+        frozen: The network.
+        layer: One of its layers, not the input.
+        codes: int8 codes of the layer's inputs.
+
+    Returns:
+        float64 array; the right code is the nearest integer.
+    """
+    grids = [frozen.layer(name).grid for name in layer.inputs]
+    centered = [value.astype(np.float64) - grid.zero_point for value, grid in zip(codes, grids, strict=True)]
+    scales = [float(np.float32(grid.scale)) for grid in grids]
+    real = _COMPUTE[layer.kind](layer, centered, scales)
+    if layer.activation != "linear":
+        real = np.clip(real, 0.0, 6.0 if layer.activation == "relu6" else None)
+    value = real / float(np.float32(layer.grid.scale)) + layer.grid.zero_point
+    return np.clip(value, *layer.grid.code_range)
+
+
+def steps_off(expected: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """How many output steps each code is away from the right one, int64; at a tie both neighbours are right."""
+    distance = np.abs(expected.reshape(codes.shape) - codes)
+    return np.maximum(np.ceil(distance - 0.5 - _TIE), 0).astype(np.int64)
+
+
+def _scaled(layer: FrozenLayer, accumulated: np.ndarray, scale: float) -> np.ndarray:
+    """Add the bias and go from accumulator steps to real values, by output channel."""
+    weights = layer.weights
+    if weights is None:
+        raise ValueError(f"Only layers with weights have accumulators. Received: {layer.name}.")
+    return (accumulated + weights.bias) * (scale * weights.scales.astype(np.float64))
+
+
+def _conv2d(layer: FrozenLayer, inputs: list[np.ndarray], scales: list[float]) -> np.ndarray:
+    kernel = layer.weights.integers.astype(np.float64)  # type: ignore[union-attr]
+    groups = int(layer.attributes.get("groups", 1))
+    sums = [
+        _correlate(layer, part, part_kernel)
+        for part, part_kernel in zip(
+            np.split(inputs[0], groups, axis=-1), np.split(kernel, groups, axis=-1), strict=True
+        )
+    ]
+    return _scaled(layer, np.concatenate(sums, axis=-1), scales[0])
+
+
+def _correlate(layer: FrozenLayer, value: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    total: np.ndarray | float = 0.0
+    for (row, column), window in _windows(layer, value):
+        total = total + window @ kernel[row, column]
+    return np.asarray(total)
+
+
+def _depthwise(layer: FrozenLayer, inputs: list[np.ndarray], scales: list[float]) -> np.ndarray:
+    kernel = layer.weights.integers.astype(np.float64)  # type: ignore[union-attr]
+    total: np.ndarray | float = 0.0
+    for (row, column), window in _windows(layer, inputs[0]):
+        total = total + window[..., None] * kernel[row, column]
+    products = np.asarray(total)
+    return _scaled(layer, products.reshape(*products.shape[:3], -1), scales[0])
+
+
+def _dense(layer: FrozenLayer, inputs: list[np.ndarray], scales: list[float]) -> np.ndarray:
+    return _scaled(layer, inputs[0] @ layer.weights.integers.astype(np.float64), scales[0])  # type: ignore[union-attr]
+
+
+def _add(layer: FrozenLayer, inputs: list[np.ndarray], scales: list[float]) -> np.ndarray:
+    return inputs[0] * scales[0] + inputs[1] * scales[1]
+
+
+def _global_average(layer: FrozenLayer, inputs: list[np.ndarray], scales: list[float]) -> np.ndarray:
+    return inputs[0].mean((1, 2), keepdims=bool(layer.attributes.get("keepdims"))) * scales[0]
+
+
+def _average_pool(layer: FrozenLayer, inputs: list[np.ndarray], scales: list[float]) -> np.ndarray:
+    return np.mean([window for _, window in _windows(layer, inputs[0])], axis=0) * scales[0]
+
+
+def _max_pool(layer: FrozenLayer, inputs: list[np.ndarray], scales: list[float]) -> np.ndarray:
+    return np.max([window for _, window in _windows(layer, inputs[0], fill=-np.inf)], axis=0) * scales[0]
+
+
+def _zero_padding(layer: FrozenLayer, inputs: list[np.ndarray], scales: list[float]) -> np.ndarray:
+    return np.pad(inputs[0], ((0, 0), *layer.attributes["paddings"])) * scales[0]
+
+
+def _reshape(layer: FrozenLayer, inputs: list[np.ndarray], scales: list[float]) -> np.ndarray:
+    return inputs[0].reshape(1, *layer.attributes["shape"]) * scales[0]
+
+
+def _windows(
+    layer: FrozenLayer, value: np.ndarray, fill: float = 0.0
+) -> list[tuple[tuple[int, int], np.ndarray]]:
+    """For every position in the window the (1, rows, columns, channels) values that it meets."""
+    pads = window_padding(layer, value.shape[1:])
+    padded = np.pad(value, ((0, 0), *pads, (0, 0)), constant_values=fill)
+    (height, width), (down, right), (row_step, column_step) = geometry(layer)
+    rows = (padded.shape[1] - (height - 1) * row_step - 1) // down * down + 1
+    columns = (padded.shape[2] - (width - 1) * column_step - 1) // right * right + 1
+    return [
+        (
+            (i, j),
+            padded[
+                :,
+                i * row_step : i * row_step + rows : down,
+                j * column_step : j * column_step + columns : right,
+            ],
+        )
+        for i in range(height)
+        for j in range(width)
+    ]
+
+
+_COMPUTE: dict[str, Callable[[FrozenLayer, list[np.ndarray], list[float]], np.ndarray]] = {
+    "conv2d": _conv2d,
+    "depthwise_conv2d": _depthwise,
+    "dense": _dense,
+    "add": _add,
+    "global_average_pooling2d": _global_average,
+    "average_pooling2d": _average_pool,
+    "max_pooling2d": _max_pool,
+    "zero_padding": _zero_padding,
+    "reshape": _reshape,
+}
