@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+
 from tfmpq.cli.main import main
 
 FUNCTIONS = {
@@ -43,13 +44,10 @@ class Call:
         return SimpleNamespace(to_json=lambda: self.result)
 
 
-@pytest.fixture(scope="session")
-def signatures() -> dict[str, inspect.Signature]:
-    """How the real functions are called, by verb; slow, since it imports what they stand on."""
-    return {
-        verb: inspect.signature(getattr(importlib.import_module(module), verb))
-        for verb, module in FUNCTIONS.items()
-    }
+@pytest.fixture
+def signature(verb: str) -> inspect.Signature:
+    """How the real function of the test's verb is called; to be asked for before `calls` replaces it."""
+    return inspect.signature(getattr(importlib.import_module(FUNCTIONS[verb]), verb))
 
 
 @pytest.fixture

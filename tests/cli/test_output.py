@@ -7,6 +7,7 @@ import json
 
 import pytest
 from rich.console import Console
+
 from tfmpq.cli import render
 from tfmpq.cli.reporter import BarReporter, LineReporter, seconds_text
 

@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from tfmpq.cli import options
 from tfmpq.cli.main import VERBS
-
 from tfmpq.progress import SilentReporter
 
 COMMANDS = {
@@ -54,7 +54,10 @@ FINETUNE_DEFAULTS = {
 DEFAULTS = {
     "run": (("resnet8", "digits", "digits"), SEARCH_DEFAULTS | FINETUNE_DEFAULTS | {"float_epochs": None}),
     "search": (("resnet8", "digits"), SEARCH_DEFAULTS | {"target_input": None, "target_classes": None}),
-    "finetune": ((Path("r"), "digits"), FINETUNE_DEFAULTS | {"model": None}),
+    "finetune": (
+        (Path("r"), "digits"),
+        FINETUNE_DEFAULTS | {"model": None, "distill_weight": 0.5, "frozen_statistics_epochs": None},
+    ),
     "export": ((Path("r"),), {"target": "litert", "out": None, "data_dir": None}),
     "evaluate": (
         (Path("m.tflite"), "digits"),
@@ -75,10 +78,9 @@ def test_defaults_reach_the_function(verb, calls, tfmpq):
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_the_functions_have_these_options_and_defaults(verb, signatures, calls, tfmpq):
+def test_the_functions_have_these_options_and_defaults(verb, signature, calls, tfmpq):
     tfmpq(COMMANDS[verb])
     call = calls[verb]
-    signature = signatures[verb]
     assert set(signature.bind(*call.args, **call.kwargs).arguments) == set(signature.parameters)
     for name, value in call.kwargs.items():
         default = signature.parameters[name].default
