@@ -86,7 +86,10 @@ weights = click.option(
 )
 
 run_folder = click.option(
-    "--out", required=True, metavar="RUN", type=output_path(), help="Run folder; a started one is resumed."
+    "--out",
+    metavar="RUN",
+    type=output_path(),
+    help="Run folder; a started one is resumed.  [default: the given RUN, or runs/MODEL_DATA]",
 )
 
 

@@ -20,7 +20,7 @@ from tfmpq.prepare import Task, fingerprint, load_task, versions
 from tfmpq.progress import Reporter, SilentReporter
 from tfmpq.quantize import quantize_model
 from tfmpq.restrict import restrict
-from tfmpq.runs import Stage, load_keras, read_json, write_json
+from tfmpq.runs import Stage, default_folder, load_keras, read_json, write_json
 from tfmpq.training import Distillation, QuantizedTraining
 
 
@@ -73,7 +73,7 @@ def finetune(
     source: Path,
     target: str,
     *,
-    out: Path,
+    out: Path | None = None,
     model: str | None = None,
     data_dir: Path | None = None,
     weights: str | None = None,
@@ -93,7 +93,7 @@ def finetune(
     Args:
         source: Run folder of a search, or a policy file.
         target: Data set to train for.
-        out: Run folder; the same call resumes it. May be the search's own.
+        out: Run folder; the same call resumes it; None for the search's own, or `runs/MODEL_DATA` for a policy.
         model: Network; None for the one of the search or policy.
         data_dir: Folder that is looked in first for data.
         weights: File of float weights; "none" for random ones; None for those of the search where they fit.
@@ -137,14 +137,17 @@ def finetune(
         "seed": seed,
         "preprocessing": task.preprocessing,
     }
-    stage = Stage(Path(out), "finetune")
+    out = Path(out or (source if Path(source).is_dir() else default_folder(name, target)))
+    stage = Stage(out, "finetune")
     with stage.opened(options) as finished:
         if finished is not None:
             reporter.log(f"{out} is finished; its result is shown.")
             return FinetuneResult(**{key: finished[key] for key in FinetuneResult.__slots__})
         quantized, teacher = _start(task, origin, weights)
         trainer = QuantizedTraining(quantized.inputs[0], quantized.outputs[0])
-        trainer.configure(distillation=Distillation(teacher, distill_weight) if distill and teacher is not None else None)
+        trainer.configure(
+            distillation=Distillation(teacher, distill_weight) if distill and teacher is not None else None
+        )
         batches = task.batches(batch_size, seed, steps_per_epoch)
         steps = epochs * len(batches)
         schedule = keras.optimizers.schedules.CosineDecay(learning_rate or 0.01, max(1, steps), alpha=0.01)

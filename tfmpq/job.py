@@ -13,7 +13,7 @@ from tfmpq.exporting import export
 from tfmpq.finetuning import FinetuneResult, finetune
 from tfmpq.policy import LayerChoice, Policy, load_policy, save_policy
 from tfmpq.progress import Reporter, SilentReporter
-from tfmpq.runs import Stage, load_keras, write_json
+from tfmpq.runs import Stage, default_folder, load_keras, write_json
 from tfmpq.searching import SearchResult, search
 
 
@@ -69,7 +69,7 @@ def run(
     proxy: str,
     target: str,
     *,
-    out: Path,
+    out: Path | None = None,
     data_dir: Path | None = None,
     weights: str | None = None,
     budgets: Sequence[str] = (),
@@ -94,7 +94,7 @@ def run(
         model: Built-in name, `.keras` file or `MODULE:FUNCTION`.
         proxy: Data set to search on.
         target: Data set to fine-tune for.
-        out: Run folder; the same call resumes it.
+        out: Run folder; the same call resumes it; None for `runs/MODEL_DATA`.
         data_dir: Folder that is looked in first for data.
         weights: File of float weights for both data sets; None trains float weights first.
         budgets: `KEY=VALUE` texts; `size=0.5x` if empty.
@@ -116,7 +116,7 @@ def run(
         TfmpqError: As the single stages do.
     """
     reporter = reporter or SilentReporter()
-    out = Path(out)
+    out = Path(out or default_folder(model, target))
     if float_epochs is None:
         float_epochs = epochs if weights in (None, "none") else 0
     common: dict[str, Any] = {

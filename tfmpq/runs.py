@@ -6,6 +6,7 @@ import contextlib
 import csv
 import json
 import os
+import re
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -55,11 +56,17 @@ def read_json(path: Path) -> Any:
         raise TfmpqError(f"'{path.name}' of a run folder is JSON. Received: {path}: {error}.") from error
 
 
+def default_folder(model: str, data: str) -> Path:
+    """Run folder of a call that names none: `runs/MODEL_DATA`, with what paths cannot hold replaced."""
+    parts = (Path(text).stem if "/" in text or "." in text else text for text in (model, data))
+    return Path("runs") / re.sub(r"[^A-Za-z0-9_.-]+", "-", "_".join(parts)).strip("-")
+
+
 class Stage:
     """One stage (`search`, `finetune`, ...) of a run folder; its files begin with the stage's name.
 
-    `NAME.json` holds the options, `NAME.npz` the last checkpoint, `NAME.csv` the metrics of each step, `NAME.keras`
-    the model and `NAME.result.json` the result, which is written last.
+    `NAME.json` holds the options, `NAME.npz` the last checkpoint, `NAME.csv` the metrics of each step,
+    `NAME.keras` the model and `NAME.result.json` the result, which is written last.
     """
 
     def __init__(self, folder: Path, name: str) -> None:

@@ -33,7 +33,7 @@ from tfmpq.pretrain import pretrain
 from tfmpq.progress import Reporter, SilentReporter
 from tfmpq.quantize import Candidates, quantize_model, quantize_wrappers
 from tfmpq.restrict import restrict
-from tfmpq.runs import Stage, write_json
+from tfmpq.runs import Stage, default_folder, write_json
 from tfmpq.select import Selection, select
 from tfmpq.sharpness import RadiusSchedule
 from tfmpq.spend import spend
@@ -98,7 +98,7 @@ def search(
     model: str,
     proxy: str,
     *,
-    out: Path,
+    out: Path | None = None,
     data_dir: Path | None = None,
     weights: str | None = None,
     budgets: Sequence[str] = (),
@@ -121,7 +121,7 @@ def search(
     Args:
         model: Built-in name, `.keras` file or `MODULE:FUNCTION`.
         proxy: Data set to search on.
-        out: Run folder; the same call resumes it.
+        out: Run folder; the same call resumes it; None for `runs/MODEL_DATA`.
         data_dir: Folder that is looked in first for data.
         weights: File of float weights; None or "none" starts from random ones.
         budgets: `KEY=VALUE` texts, all of them met; `size=0.5x` if empty.
@@ -179,7 +179,8 @@ def search(
         "target_input": target_input,
         "target_classes": target_classes,
     }
-    stage = Stage(Path(out), "search")
+    out = Path(out or default_folder(model, proxy))
+    stage = Stage(out, "search")
     with stage.opened(options) as finished:
         if finished is not None:
             reporter.log(f"{out} is finished; its result is shown.")
@@ -190,7 +191,9 @@ def search(
         rate = learning_rate or (0.01 if float_epochs or weights not in (None, "none") else 0.05)
         batches = task.batches(batch_size, seed, steps_per_epoch)
         quantized = _searchable(task, *space)
-        trainer = search_trainer(quantized, costs, limits, space, METHODS[method], rate, epochs * len(batches))
+        trainer = search_trainer(
+            quantized, costs, limits, space, METHODS[method], rate, epochs * len(batches)
+        )
         begin = time.monotonic()
         train(trainer, batches, epochs=epochs, stage=stage, reporter=reporter, label="search")
         seconds = time.monotonic() - begin
