@@ -5,20 +5,23 @@ from __future__ import annotations
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from tfmpq.containers import TARGETS, Target, container_for
+from tfmpq.deploy.flatbuffer import read_model, write_model
+from tfmpq.deploy.quiet import quiet_stderr
+from tfmpq.deploy.record import write_record
 from tfmpq.deploy.runtime import load
 from tfmpq.deploy.specialize import specialize
 from tfmpq.deploy.surgery import build_tflite
 from tfmpq.deploy.topology import deployable
 from tfmpq.deploy.verify import Verification, verify
-
-from tfmpq.containers import TARGETS, Target, container_for
 from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.frozen import FrozenModel
 from tfmpq.progress import Reporter, SilentReporter
@@ -110,7 +113,7 @@ def export_tflite(
         frozen: The network.
         path: File to write; replaced only when the new one is proved.
         target: `litert` is fast on CPUs with INT4 fully-connected kernels, `storage` is smallest.
-        images: float32 (N, height, width, channels), preprocessed, on which every operator is recomputed; None
+        images: float32 (N, height, width, channels), preprocessed, for recomputing every operator; None
             for noise.
         agreement: Images and the trained model's logits (N, classes), to be compared with the file's.
         reporter: Told about progress.
@@ -165,8 +168,8 @@ def _agreement(content: bytes, target: Target, images: np.ndarray, logits: np.nd
     if top1 < MIN_AGREEMENT:
         raise TfmpqError(
             f"The file chooses the class of the trained model on at least {MIN_AGREEMENT:.0%} of the images. "
-            f"Received: {top1:.1%} of {len(images)}. The file was removed; fine-tune for longer, or please report "
-            "the model."
+            f"Received: {top1:.1%} of {len(images)}. The file was removed; fine-tune for longer, or please "
+            "report the model."
         )
     return Agreement(len(images), top1)
 
@@ -181,7 +184,8 @@ def _replacing(path: Path) -> Iterator[Path]:
         os.chmod(name, 0o666 & ~_umask())
     except OSError as error:
         raise TfmpqError(
-            f"The folder of the file has to be writable. Received: {path} ({error.strerror}). Choose another path."
+            f"The folder of the file has to be writable. Received: {path} ({error.strerror}). Choose another "
+            "path."
         ) from error
     temporary = Path(name)
     try:
@@ -197,12 +201,13 @@ def _umask() -> int:
     return mask
 
 
-def export_float(model: keras.Model, path: Path) -> int:
+def export_float(model: keras.Model, path: Path, *, metadata: Mapping[str, Any] | None = None) -> int:
     """Write a Keras model as a float32 `.tflite` with batch size 1, for comparison.
 
     Args:
         model: Functional model with one input; Keras has to run on TensorFlow.
         path: File to write.
+        metadata: JSON-able facts that travel inside the file.
 
     Returns:
         Bytes written.
@@ -218,7 +223,9 @@ def export_float(model: keras.Model, path: Path) -> int:
             f"A float export takes Keras on TensorFlow. Received: the {keras.backend.backend()} backend. "
             "Set KERAS_BACKEND=tensorflow."
         )
-    content = _convert_float(model)
+    converted = read_model(_convert_float(model), "the converter's graph")
+    write_record(converted, metadata or {}, {})
+    content = write_model(converted)
     with _replacing(Path(path)) as temporary:
         temporary.write_bytes(content)
     return len(content)
@@ -226,7 +233,6 @@ def export_float(model: keras.Model, path: Path) -> int:
 
 def _convert_float(model: keras.Model) -> bytes:
     import tensorflow as tf
-    from tfmpq.deploy.quiet import quiet_stderr
 
     signature = [tf.TensorSpec((1, *model.input_shape[1:]), tf.float32)]
     module = tf.Module()
@@ -241,6 +247,6 @@ def _convert_float(model: keras.Model) -> bytes:
     except Exception as error:  # the converter raises whatever its passes raise
         reason = " ".join(str(error).split())[:300]
         raise TfmpqError(
-            f"The TensorFlow converter has to accept the model. Received: {model.name}, refused with: {reason}. "
-            "Replace the layer that it names."
+            f"The TensorFlow converter has to accept the model. Received: {model.name}, refused with: "
+            f"{reason}. Replace the layer that it names."
         ) from error

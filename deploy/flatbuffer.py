@@ -34,7 +34,8 @@ def read_model(content: bytes, name: str | Path = "model") -> Any:
     """
     if content[4:8] != IDENTIFIER:
         raise TfmpqError(
-            f"A .tflite file carries the identifier TFL3. Received: {name}, which does not. Give a .tflite file."
+            f"A .tflite file carries the identifier TFL3. Received: {name}, which does not. Give a .tflite "
+            "file."
         )
     try:
         model = schema.ModelT.InitFromPackedBuf(content, 0)
@@ -43,7 +44,8 @@ def read_model(content: bytes, name: str | Path = "model") -> Any:
         problem = f"{type(error).__name__}: {error}".splitlines()[0]
     if problem:
         raise TfmpqError(
-            f"A .tflite file has to be whole. Received: {name}, which is damaged ({problem}). Export or copy it again."
+            f"A .tflite file has to be whole. Received: {name}, which is damaged ({problem}). Export or copy "
+            "it again."
         )
     return model
 

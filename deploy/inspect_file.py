@@ -9,8 +9,8 @@ from typing import Any
 
 from tfmpq.deploy.flatbuffer import TYPE_NAMES, builtin_name, read_file, read_model
 from tfmpq.deploy.layout import StoredLayer, stored_layers, tensor_name
-from tfmpq.deploy.runtime import execution_plan, read_metadata, read_weight_bits
-
+from tfmpq.deploy.record import read_metadata, read_weight_bits
+from tfmpq.deploy.runtime import execution_plan
 from tfmpq.errors import TfmpqError
 
 
@@ -51,7 +51,7 @@ class FileFacts:
         inputs: Name, type and shape of the inputs.
         outputs: The same of the outputs.
         operators: Names of all operators, in order.
-        delegate_partitions: Partitions that XNNPACK takes on this machine; None if the runtime refuses the file.
+        delegate_partitions: Partitions that XNNPACK takes on this machine; None if the runtime refuses.
         metadata: What our exporter recorded.
     """
 

@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
-from tfmpq.deploy.flatbuffer import BITS_OF_TYPE, builtin_name, contents, unpack
 
 from tfmpq.containers import Operator
+from tfmpq.deploy.flatbuffer import BITS_OF_TYPE, builtin_name, contents, unpack
 from tfmpq.frozen import FrozenLayer
 
 WEIGHTS = "/weights"
-METADATA = "tfmpq"
 
 VERSIONS = {
     ("CONV_2D", 8): 3,

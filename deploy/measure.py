@@ -1,4 +1,4 @@
-"""Latency of `.tflite` files on this machine, each in a process of its own, several of them in alternation."""
+"""Latency of `.tflite` files on this machine, each in its own process, several in alternation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -174,10 +174,8 @@ class _Runner:
 
     def time(self, runs: int, seconds: float) -> list[int]:
         """Nanoseconds of at least `runs` runs over at least `seconds`."""
-        try:
+        with suppress(OSError):  # the child is gone; what follows says why
             print(runs, seconds, file=self._process.stdin, flush=True)
-        except OSError:
-            pass  # the child is gone; what follows says why
         return self._answer()
 
     def _answer(self) -> Any:
@@ -189,8 +187,8 @@ class _Runner:
         said = self._log.read().decode(errors="replace").strip().splitlines() or ["nothing"]
         how = f"crashed with {signal.Signals(-code).name}" if code < 0 else f"stopped with exit code {code}"
         raise TfmpqError(
-            f"The runtime has to execute the file. Received: {self.path}, on which it {how}: {said[-1][:300]}. "
-            "Run tfmpq inspect on the file, or export it again."
+            f"The runtime has to execute the file. Received: {self.path}, on which it {how}: "
+            f"{said[-1][:300]}. Run tfmpq inspect on the file, or export it again."
         )
 
     def __exit__(
@@ -230,7 +228,8 @@ def _warnings(times: np.ndarray, medians: Sequence[float], cores: int, threads: 
     median = float(np.median(times))
     if max(medians) > _DRIFT * min(medians):
         found.append(
-            f"medians of the rounds differ by {max(medians) / min(medians) - 1:.0%}: other load or changing clocks"
+            f"medians of the rounds differ by {max(medians) / min(medians) - 1:.0%}: other load or changing "
+            "clocks"
         )
     if times.std() > _SPREAD * times.mean():
         found.append(f"the standard deviation is {times.std() / times.mean():.0%} of the mean")

@@ -1,9 +1,10 @@
-"""A placeholder int8 graph from the TensorFlow converter: the structure of the network, none of its numbers.
+"""A placeholder int8 graph from the TensorFlow converter: a network's structure, not its numbers.
 
 The converter knows how a graph is fused, padded and laid out; it does not know our weights, scales or packing.
-So it gets a network of ones, and `tfmpq.deploy.surgery` writes the real contents afterwards. Every layer's output
-is an output of the graph, so that nothing is fused across it and the i-th output is the i-th layer; every bias is
-another number, so that no two layers look the same and are merged. This is the only module that imports TensorFlow on the way to a file.
+So it gets a network of ones, and `tfmpq.deploy.surgery` writes the real contents afterwards. Every layer's
+output is an output of the graph, so that nothing is fused across it and the i-th output is the i-th layer; every
+bias is another number, so that no two layers look the same and are merged. This is the only module that imports
+TensorFlow on the way to a file.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
+
 from tfmpq.deploy.quiet import quiet_stderr
 from tfmpq.deploy.topology import geometry
-
 from tfmpq.errors import TfmpqError
 from tfmpq.frozen import SCALE_PRESERVING, FrozenLayer, FrozenModel, TensorGrid
 
@@ -46,8 +47,8 @@ def convert_placeholder(frozen: FrozenModel) -> bytes:
     except Exception as error:  # the converter raises whatever its passes raise
         reason = " ".join(str(error).split())[:300]
         raise TfmpqError(
-            f"The TensorFlow converter has to accept the graph. Received: {frozen.name}, refused with: {reason}. "
-            "Please report the model."
+            f"The TensorFlow converter has to accept the graph. Received: {frozen.name}, refused with: "
+            f"{reason}. Please report the model."
         ) from error
 
 
@@ -67,7 +68,7 @@ def _forward(frozen: FrozenModel, image: tf.Tensor) -> list[tf.Tensor]:
 
 
 def _fake_quantize(value: tf.Tensor, grid: TensorGrid) -> tf.Tensor:
-    """Give a tensor int8 codes with the grid's zero point, exactly; narrower signed grids are clamped later."""
+    """Put a tensor on int8 codes with the grid's zero point; narrower signed grids are clamped later."""
     low, high = ((-128 - grid.zero_point) * grid.scale, (127 - grid.zero_point) * grid.scale)
     return tf.quantization.fake_quant_with_min_max_vars(value, low, high, num_bits=8)
 
@@ -135,7 +136,7 @@ _BUILDERS: dict[str, Build] = {
     "dense": _dense,
     "add": lambda layer, inputs, tag: inputs[0] + inputs[1],
     "global_average_pooling2d": _global_average_pool,
-    # XNNPACK has no int8 average pooling; the average over a window is a depthwise convolution of equal weights.
+    # XNNPACK has no int8 average pooling; a depthwise convolution of equal weights is one.
     "average_pooling2d": _depthwise,
     "max_pooling2d": _max_pool,
     "zero_padding": _zero_padding,

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
-from tfmpq.deploy.flatbuffer import TYPE_NAMES, builtin_name
-from tfmpq.deploy.layout import StoredLayer, file_layout, stored_layers, tensor_name
-from tfmpq.deploy.runtime import read_weight_bits
 
 from tfmpq.containers import Target, container_for
+from tfmpq.deploy.flatbuffer import TYPE_NAMES, builtin_name
+from tfmpq.deploy.layout import StoredLayer, file_layout, stored_layers, tensor_name
+from tfmpq.deploy.record import read_weight_bits
 from tfmpq.frozen import SCALE_PRESERVING, FrozenLayer, FrozenModel
 
 _INTEGERS = frozenset(
@@ -55,8 +55,9 @@ def _layer_mismatches(
         return
     container = container_for(layer.operator, weights.bits, layer.fan_in, target)
     form = (held.builtin, held.container_bits, held.decode)
-    if form != (container.builtin, container.bits, container.decode):
-        yield f"layer {layer.name} has the form {form}, not {container.builtin, container.bits, container.decode}"
+    wanted = (container.builtin, container.bits, container.decode)
+    if form != wanted:
+        yield f"layer {layer.name} has the form {form}, not {wanted}"
         return
     scale = np.float32(frozen.layer(layer.inputs[0]).grid.scale)
     for what, stored, trained in (

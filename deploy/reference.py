@@ -1,7 +1,7 @@
 """What every layer has to compute, in float64 and NumPy, independent of the runtime and of TensorFlow.
 
-Codes are int8 with a leading batch axis of 1. Accumulators are sums of integers below 2**53, so float64 is exact up
-to the final scaling; what is compared is the value before it is rounded to the output grid.
+Codes are int8 with a leading batch axis of 1. Accumulators are integers below 2**53, so float64 is exact up to
+the final scaling; what is compared is the value before it is rounded to the output grid.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from tfmpq.deploy.topology import geometry, window_padding
 
+from tfmpq.deploy.topology import geometry, window_padding
 from tfmpq.frozen import FrozenLayer, FrozenModel
 
 _TIE = 1e-9
@@ -39,7 +39,7 @@ def expected_value(frozen: FrozenModel, layer: FrozenLayer, codes: list[np.ndarr
 
 
 def steps_off(expected: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """How many output steps each code is away from the right one, int64; at a tie both neighbours are right."""
+    """Output steps between each code and the right one, int64; at a tie both neighbours are right."""
     distance = np.abs(expected.reshape(codes.shape) - codes)
     return np.maximum(np.ceil(distance - 0.5 - _TIE), 0).astype(np.int64)
 

@@ -1,4 +1,4 @@
-"""Runs one `.tflite` and times it; a program of its own, so that a crash of the runtime takes nothing else along.
+"""Runs one `.tflite` and times it; a program of its own, so that a crash of the runtime takes nothing along.
 
 It needs Python, NumPy and ai-edge-litert only, and imports nothing of this package. The first line that it writes
 says what it loaded; then, for every line "RUNS SECONDS" that it reads, it invokes the model at least so often and

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from tfmpq.deploy.flatbuffer import read_file, read_model
-from tfmpq.deploy.layout import METADATA
-from tfmpq.deploy.quiet import quiet_stderr
 
+from tfmpq.deploy.flatbuffer import read_file
+from tfmpq.deploy.quiet import quiet_stderr
+from tfmpq.deploy.record import read_metadata
 from tfmpq.errors import TfmpqError, UsageError
 
 Kernels = Literal["default", "builtin"]
@@ -38,8 +37,9 @@ def open_interpreter(content: bytes, kernels: Kernels = "default", threads: int 
             )
             interpreter.allocate_tensors()
     except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
         raise TfmpqError(
-            f"LiteRT has to accept the file. Received: a file that it refuses with: {' '.join(str(error).split())[:300]}. "
+            f"LiteRT has to accept the file. Received: a file that it refuses with: {reason}. "
             "Export it again, or use a newer ai-edge-litert."
         ) from error
     return interpreter
@@ -93,11 +93,13 @@ class Network:
         inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
         if len(inputs) != 1 or len(outputs) != 1 or len(inputs[0]["shape"]) != 4:
             raise TfmpqError(
-                f"A classifier takes one batch of images and answers with logits. Received: {name} with inputs "
-                f"{[list(map(int, d['shape'])) for d in inputs]} and {len(outputs)} outputs. Give a classifier."
+                f"A classifier takes one batch of images and answers with logits. Received: {name} with "
+                f"inputs {[list(map(int, d['shape'])) for d in inputs]} and {len(outputs)} outputs. Give a "
+                "classifier."
             )
         self._input, self._output = inputs[0], outputs[0]
-        self.image_shape: tuple[int, int, int] = tuple(int(size) for size in self._input["shape"][1:])  # type: ignore[assignment]
+        height, width, channels = (int(size) for size in self._input["shape"][1:])
+        self.image_shape = (height, width, channels)
         self.classes = int(self._output["shape"][-1])
         self.quantized = bool(np.issubdtype(self._input["dtype"], np.integer))
 
@@ -168,29 +170,3 @@ def to_real(codes: np.ndarray, detail: Mapping[str, Any]) -> np.ndarray:
         return codes.astype(np.float32)
     scale, zero_point = detail["quantization"]
     return (codes.astype(np.float32) - np.float32(zero_point)) * np.float32(scale)
-
-
-def read_metadata(content: bytes, name: str | Path = "model") -> dict[str, Any]:
-    """The facts that the exporter recorded in a file; empty for files of others."""
-    return dict(_record(read_model(content, name), name).get("metadata", {}))
-
-
-def read_weight_bits(model: Any, name: str | Path = "model") -> dict[str, int]:
-    """Trained weight bit-widths by layer name; empty for files of others."""
-    return dict(_record(model, name).get("weight_bits", {}))
-
-
-def _record(model: Any, name: str | Path) -> dict[str, Any]:
-    for entry in model.metadata or []:
-        if entry.name == METADATA.encode():
-            try:
-                record = json.loads(bytes(bytearray(model.buffers[entry.buffer].data)))
-                if isinstance(record, dict):
-                    return record
-            except (ValueError, TypeError):
-                pass
-            raise TfmpqError(
-                f"The facts that a .tflite file carries are JSON. Received: {name}, where they are damaged. "
-                "Export it again."
-            )
-    return {}

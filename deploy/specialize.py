@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+
+from tfmpq.containers import container_for
 from tfmpq.deploy.flatbuffer import (
     BITS_OF_TYPE,
     TYPE_OF_BITS,
@@ -19,11 +21,9 @@ from tfmpq.deploy.flatbuffer import (
 )
 from tfmpq.deploy.layout import CHANNEL_AXIS, VERSIONS, file_operator, tensor_name, weight_source
 
-from tfmpq.containers import container_for
-
 
 def specialize(content: bytes) -> bytes:
-    """Rewrite a file in storage form into the `litert` form; a file in that form comes back unchanged in content.
+    """Rewrite a file in storage form into the `litert` form; one that has it already keeps its contents.
 
     Args:
         content: Bytes of a `.tflite`.
@@ -54,7 +54,7 @@ def _rewrite(model: Any, operator: Any, producers: dict[int, Any]) -> None:
         return
     shape = tuple(int(size) for size in stored.shape)
     fan_in = int(np.prod(shape)) // shape[CHANNEL_AXIS[builtin]]
-    # Trained bits beyond the container's change nothing here: the rule table maps 3 and 4 bits alike, and 5 to 8.
+    # The rule table maps 3 and 4 bits alike, and 5 to 8: the container's bits say enough.
     container = container_for(file_operator(operator, builtin), bits, fan_in, "litert")
     if container.bits == bits and stored is read:
         return

@@ -1,15 +1,15 @@
-"""From a frozen network to a `.tflite`: the converter's structure, our integers, scales, biases and packing."""
+"""From a frozen network to a `.tflite`: the converter's structure, our integers, scales and packing."""
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
+
+from tfmpq.containers import Container, Target, container_for
 from tfmpq.deploy.flatbuffer import (
     TYPE_OF_BITS,
-    add_buffer,
     add_tensor,
     builtin_name,
     operator_code,
@@ -18,10 +18,9 @@ from tfmpq.deploy.flatbuffer import (
     read_model,
     write_model,
 )
-from tfmpq.deploy.layout import CHANNEL_AXIS, METADATA, VERSIONS, WEIGHTS, file_layout
+from tfmpq.deploy.layout import CHANNEL_AXIS, VERSIONS, WEIGHTS, file_layout
+from tfmpq.deploy.record import write_record
 from tfmpq.deploy.topology import deployable, geometry
-
-from tfmpq.containers import Container, Target, container_for
 from tfmpq.errors import TfmpqError
 from tfmpq.frozen import SCALE_PRESERVING, FrozenLayer, FrozenModel, FrozenWeights
 
@@ -83,7 +82,8 @@ class _Surgery:
         self.graph.name = None
         self.model.signatureDefs = None
         self.model.description = b"tfmpq"
-        self._write_metadata()
+        bits = {layer.name: layer.weights.bits for layer in self.frozen.weighted if layer.weights}
+        write_record(self.model, self.frozen.metadata, bits)
 
     def _locate(self) -> dict[str, int]:
         """Tensor of every layer: the i-th output of the placeholder is the i-th layer."""
@@ -92,8 +92,8 @@ class _Surgery:
         if len(found) != len(layers) or len(set(found)) != len(found):
             raise TfmpqError(
                 f"Every layer has a tensor of its own. Received: {len(layers)} layers and "
-                f"{len(set(found))} tensors from the converter; two layers of {self.frozen.name} compute the same. "
-                "Remove one of them."
+                f"{len(set(found))} tensors from the converter; two layers of {self.frozen.name} compute the "
+                "same. Remove one of them."
             )
         return {layer.name: index for layer, index in zip(layers, found, strict=True)}
 
@@ -116,8 +116,8 @@ class _Surgery:
         name = "nothing" if operator is None else builtin_name(self.model, operator)
         if operator is None or name not in _EXPECTED[layer.kind]:
             raise TfmpqError(
-                f"A {layer.kind} becomes {' or '.join(_EXPECTED[layer.kind])}. Received: {name} from the converter "
-                f"for layer {layer.name}. Please report the model."
+                f"A {layer.kind} becomes {' or '.join(_EXPECTED[layer.kind])}. Received: {name} from the "
+                f"converter for layer {layer.name}. Please report the model."
             )
         return operator
 
@@ -147,7 +147,7 @@ class _Surgery:
         operator.opcodeIndex = operator_code(self.model, builtin, version)
 
     def _write_window(self, layer: FrozenLayer, operator: Any) -> None:
-        """Average pooling and subsampling: a depthwise convolution of ones, whose scale divides by the window."""
+        """Average pooling and subsampling: a depthwise convolution of ones, scaled by the window's size."""
         (height, width), channels = geometry(layer)[0], self.graph.tensors[self.tensors[layer.name]].shape[-1]
         scale = np.float32(1.0 / (height * width))
         ones = np.ones((1, height, width, channels), np.int8)
@@ -171,7 +171,7 @@ class _Surgery:
         return wide
 
     def _clamp(self, layer: FrozenLayer, operator: Any) -> None:
-        """Clamp a signed n-bit tensor by int8 saturation at shifted zero points; XNNPACK has no int8 MINIMUM."""
+        """Clamp a signed n-bit tensor by saturation at shifted zero points; XNNPACK has no int8 MINIMUM."""
         output = self.tensors[layer.name]
         shape = tuple(self.graph.tensors[output].shape)
         half = 2 ** (layer.grid.bits - 1)
@@ -198,19 +198,6 @@ class _Surgery:
         content: np.ndarray | None = None,
     ) -> int:
         return add_tensor(self.model, name, shape, kind, grid, content)
-
-    def _write_metadata(self) -> None:
-        facts = {
-            "metadata": dict(self.frozen.metadata),
-            "weight_bits": {
-                layer.name: layer.weights.bits for layer in self.frozen.weighted if layer.weights
-            },
-        }
-        entry = schema.MetadataT()
-        entry.name = METADATA.encode()
-        text = json.dumps(facts, separators=(",", ":"))
-        entry.buffer = add_buffer(self.model, np.frombuffer(text.encode(), np.uint8))
-        self.model.metadata = [entry]
 
 
 def _make_fully_connected(operator: Any) -> None:

@@ -13,7 +13,7 @@ _FUSING = frozenset({"conv2d", "depthwise_conv2d", "dense", "add"})
 
 
 def deployable(frozen: FrozenModel) -> FrozenModel:
-    """The network as a file holds it: layers that change nothing (Flatten of a vector, padding by 0) are left out.
+    """The network as a file holds it: without layers that change nothing (Flatten of a vector, padding by 0).
 
     Raises:
         TfmpqError: A layer cannot be written; it is named with the reason.
@@ -26,8 +26,8 @@ def deployable(frozen: FrozenModel) -> FrozenModel:
         problem = _problem(layer, [shapes[name] for name in layer.inputs], frozen)
         if problem:
             raise TfmpqError(
-                f"Every layer has to have a form in a .tflite file. Received: layer {layer.name} ({layer.kind}): "
-                f"{problem}. Change the layer or leave it out of the model."
+                f"Every layer has to have a form in a .tflite file. Received: layer {layer.name} "
+                f"({layer.kind}): {problem}. Change the layer or leave it out of the model."
             )
         if _changes_nothing(layer, shapes):
             alias[layer.name] = layer.inputs[0]
@@ -81,7 +81,7 @@ def geometry(layer: FrozenLayer) -> tuple[tuple[int, int], tuple[int, int], tupl
 
 
 def window_padding(layer: FrozenLayer, source: Shape) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Rows and columns, ((top, bottom), (left, right)), that `same` padding adds, as TensorFlow defines it."""
+    """Rows and columns, ((top, bottom), (left, right)), that `same` adds, as TensorFlow defines it."""
     window, strides, dilation = geometry(layer)
     pads = []
     for size, extent, stride, step in zip(source[:2], window, strides, dilation, strict=True):

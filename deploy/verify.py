@@ -1,7 +1,7 @@
 """The proof of a written file: it holds the trained numbers, and the runtime computes with them as it should.
 
-Every layer is recomputed in float64 from the very inputs that the runtime gave it, so that a deviation is found in
-the layer where it arises and is not amplified by depth.
+Every layer is recomputed in float64 from the very inputs that the runtime gave it, so that a deviation is found
+in the layer where it arises and is not amplified by depth.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+
+from tfmpq.containers import Target
 from tfmpq.deploy.flatbuffer import read_model, write_model
 from tfmpq.deploy.layout import tensor_name
 from tfmpq.deploy.readback import mismatches
@@ -18,12 +20,10 @@ from tfmpq.deploy.reference import expected_value, steps_off
 from tfmpq.deploy.runtime import Kernels, execution_plan, open_interpreter
 from tfmpq.deploy.specialize import specialize
 from tfmpq.deploy.topology import deployable
-
-from tfmpq.containers import Target
 from tfmpq.frozen import FrozenModel
 
 MAX_SHARE = 1e-4
-"""Largest share of the elements of a layer kind that may be one step off under XNNPACK; one element always may.
+"""Largest share of a layer kind's elements that may be one step off under XNNPACK; one element always may.
 
 LiteRT's own kernels round twice, so any number of elements may be one step off there; more is a wrong result.
 """
@@ -93,8 +93,8 @@ def verify(
 ) -> Verification:
     """Prove that a file is the network and that the runtime executes it faithfully.
 
-    The storage form is proved by its integers, by LiteRT's own kernels that execute it, and by the `litert` form
-    that `specialize` makes of it, which has to hold the same integers and pass as that form.
+    The storage form is proved by its integers, by LiteRT's own kernels that execute it, and by the `litert`
+    form that `specialize` makes of it, which has to hold the same integers and pass as that form.
 
     Args:
         frozen: The network that was written.
@@ -134,8 +134,8 @@ def _failures(checks: Sequence[OperatorCheck]) -> Iterator[str]:
     for check in checks:
         if not check.passed:
             yield (
-                f"layer {check.worst_layer} ({check.kind}) under {check.kernels} kernels: of {check.elements} elements "
-                f"{check.off_by_one} are one step off and {check.off_by_more} more"
+                f"layer {check.worst_layer} ({check.kind}) under {check.kernels} kernels: of "
+                f"{check.elements} elements {check.off_by_one} are one step off and {check.off_by_more} more"
             )
 
 
