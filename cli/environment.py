@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import tempfile
@@ -23,6 +24,8 @@ def prepare() -> None:
     """
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
+    # Its warnings (retracing, ...) are advice to programmers.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
 
 def claim_stdout() -> TextIO:

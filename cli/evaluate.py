@@ -20,7 +20,7 @@ from .task import perform
 @options.data_dir
 @click.option(
     "--split",
-    type=click.Choice(["train", "test"]),
+    type=click.Choice(["train", "test", "all"]),
     default="test",
     show_default=True,
     help="Part of it.",

@@ -95,19 +95,19 @@ def _facts(result: Mapping[str, Any]) -> Table | None:
 
 
 def _tables(key: str, value: Any) -> list[Table]:
-    """A table for a list of rows, for a mapping of rows, or for a mapping of values."""
+    """The tables of a nested value: one for a list of rows, one for each level of a mapping."""
     if not _nested(value):
         return []
     if not isinstance(value, Mapping):
         return [_rows_table(key, [row if isinstance(row, Mapping) else {"value": row} for row in value])]
-    if any(isinstance(item, Mapping) for item in value.values()):
-        named = [
-            (name, item if isinstance(item, Mapping) else {"value": item}) for name, item in value.items()
-        ]
-        return [_rows_table(key, [{"name": name, **item} for name, item in named])]
-    return [
-        _rows_table(key, [{"name": name, "value": _text(name, item, key)} for name, item in value.items()])
+    items = list(value.values())
+    if all(isinstance(item, Mapping) and item.keys() == items[0].keys() for item in items):
+        return [_rows_table(key, [{"name": name, **item} for name, item in value.items()])]
+    flat = [
+        {"name": name, "value": _text(name, item, key)} for name, item in value.items() if not _nested(item)
     ]
+    inner = [table for name, item in value.items() for table in _tables(f"{key} {name}", item)]
+    return [_rows_table(key, flat), *inner] if flat else inner
 
 
 def _rows_table(key: str, rows: Sequence[Mapping[str, Any]]) -> Table:

@@ -49,6 +49,20 @@ def test_every_shape_of_json_is_shown():
         assert part in text
 
 
+def test_levels_of_a_mapping_have_tables_of_their_own():
+    operators = [{"kind": "conv2d", "off_by_one": 1}, {"kind": "add", "off_by_one": 0}]
+    text = _text(
+        "export", {"verification": {"passed": True, "operators": operators, "versions": {"keras": "3"}}}
+    )
+    lines = [line.strip() for line in text.splitlines()]
+    assert [line for line in lines if line.startswith("verification")] == [
+        "verification",
+        "verification operators",
+        "verification versions",
+    ]
+    assert "│ conv2d │          1 │" in text
+
+
 def test_a_run_folder_shows_states_and_policy():
     stages = {"search": {"state": "finished", "result": {"gap": 1}}, "finetune": {"state": "begun"}}
     text = _text("inspect", {"kind": "run", "stages": stages, "policy": {"seed": 3, "layers": {"conv1": 8}}})
