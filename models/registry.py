@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,6 +52,7 @@ class LoadedModel:
             models of the user's that are not known.
         classes: Number of logits.
         stripped_softmax: Whether a final softmax was taken off.
+        new_classifier: Whether the classifier was left out of the weights that were loaded.
     """
 
     model: keras.Model
@@ -59,6 +60,7 @@ class LoadedModel:
     preprocessing: str
     classes: int
     stripped_softmax: bool = False
+    new_classifier: bool = False
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -78,7 +80,7 @@ def load_model(
     input_shape: tuple[int, int, int],
     classes: int,
     weights: str | Path | None = None,
-    skip_classifier: bool = False,
+    skip_classifier: bool | None = False,
 ) -> LoadedModel:
     """Build or load a network that ends in logits.
 
@@ -89,7 +91,8 @@ def load_model(
         input_shape: (height, width, channels). A model from a file keeps its own.
         classes: Number of classes. A model from a file keeps its own number, which may be larger.
         weights: File for `load_weights`; None (or "none") keeps what the model has.
-        skip_classifier: Keep the initial classifier when loading `weights`, for another number of classes.
+        skip_classifier: Keep the initial classifier when loading `weights`; None does so if they are for
+            another number of classes.
 
     Raises:
         UsageError: The specification names nothing, or the model does not fit.
@@ -99,7 +102,8 @@ def load_model(
     if weights is not None and str(weights) != "none":
         from tfmpq.models.weights import load_weights
 
-        load_weights(loaded.model, weights, skip_classifier=skip_classifier)
+        skipped = load_weights(loaded.model, weights, skip_classifier=skip_classifier)
+        loaded = replace(loaded, new_classifier=skipped)
     return loaded
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _MOST_NAMES = 8
 
 
-def load_weights(model: keras.Model, path: str | Path, *, skip_classifier: bool = False) -> None:
+def load_weights(model: keras.Model, path: str | Path, *, skip_classifier: bool | None = False) -> bool:
     """Load all weights of a model from a file.
 
     Args:
@@ -28,7 +28,11 @@ def load_weights(model: keras.Model, path: str | Path, *, skip_classifier: bool 
             named `<layer>/<weight>` (`kernel_oihw`, `kernel_oi`, `kernel`, `bias`, `gamma`, ...) or as a
             torchvision state dict (`layer1.0.conv1.weight`, `bn1.running_mean`). Files of Keras whose layer
             names are mostly others are mapped by order, if every shape agrees.
-        skip_classifier: Leave the last layer with weights as it is.
+        skip_classifier: Leave the last layer with weights as it is; None does so if the file has it for
+            another number of classes.
+
+    Returns:
+        Whether the classifier was left as it was.
 
     Raises:
         UsageError: The ending of the file is not known.
@@ -43,12 +47,16 @@ def load_weights(model: keras.Model, path: str | Path, *, skip_classifier: bool 
     }
     arrays = _read(path, model)
     classifier = next(layer.name for layer in reversed(model.layers) if layer.weights)
+    if skip_classifier is None:
+        own = {n: tuple(v.shape) for n, v in expected.items() if n.rpartition("/")[0] == classifier}
+        skip_classifier = any(n in arrays and arrays[n].shape != shape for n, shape in own.items())
     if skip_classifier:
         expected = {name: v for name, v in expected.items() if name.rpartition("/")[0] != classifier}
         arrays = {name: a for name, a in arrays.items() if name.rpartition("/")[0] != classifier}
     _check(path, expected, arrays, classifier)
     for name, variable in expected.items():
         variable.assign(arrays[name])
+    return skip_classifier
 
 
 def _read(path: Path, model: keras.Model) -> dict[str, np.ndarray]:

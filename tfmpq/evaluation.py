@@ -23,7 +23,7 @@ class Evaluation:
     Attributes:
         path: What was evaluated.
         data: Data set.
-        split: `train` or `test`.
+        split: `train`, `test` or `all`.
         count: Number of images.
         top1: Share of images whose label has the largest logit, 0 to 1.
         top5: Share whose label is among the five largest.
@@ -114,7 +114,7 @@ def evaluate(
             any further training.
         data: Data set.
         data_dir: Folder that is looked in first for data.
-        split: `train` or `test`.
+        split: `train`, `test` or `all`.
         limit: Only the first images.
         preprocessing: Name of the preprocessing; None for the one that the run or the file records.
         reporter: Told about progress.
@@ -123,8 +123,8 @@ def evaluate(
         UsageError: Unknown form, split or data set; or the preprocessing is not known.
         TfmpqError: A file is damaged.
     """
-    if split not in ("train", "test"):
-        raise UsageError(f"A split is train or test. Received: {split}.")
+    if split not in ("train", "test", "all"):
+        raise UsageError(f"A split is train, test or all. Received: {split}.")
     classifier = load_classifier(Path(path), preprocessing)
     dataset = load_dataset(data, data_dir=data_dir, reporter=reporter)
     if classifier.classes < dataset.classes:
@@ -132,12 +132,22 @@ def evaluate(
             f"A classifier needs an output for every class. Received: {path} with {classifier.classes} outputs for "
             f"{dataset.classes} classes of {data}. Evaluate on the data that it was trained for."
         )
-    chosen = dataset.train if split == "train" else dataset.test
-    result = score(
-        classifier.predict, chosen, classifier.image_shape, classifier.preprocessing, limit, reporter
-    )
+    parts = {"train": [dataset.train], "test": [dataset.test], "all": [dataset.train, dataset.test]}[split]
+    first, fifth, seen = 0.0, 0.0, 0
+    for part in parts:
+        left = None if limit is None else limit - seen
+        if len(part) and left != 0:
+            result = score(
+                classifier.predict, part, classifier.image_shape, classifier.preprocessing, left, reporter
+            )
+            first, fifth = first + result.top1 * result.count, fifth + result.top5 * result.count
+            seen += result.count
+    if not seen:
+        raise UsageError(
+            f"An evaluation needs images. Received: {data}, whose {split} part is empty. Give another split."
+        )
     return Evaluation(
-        str(path), data, split, result.count, result.top1, result.top5, classifier.quantized, classifier.form
+        str(path), data, split, seen, first / seen, fifth / seen, classifier.quantized, classifier.form
     )
 
 

@@ -16,7 +16,7 @@ from tfmpq.graph import analyse
 from tfmpq.loop import train
 from tfmpq.optimizer import QuantizationOptimizer
 from tfmpq.policy import Policy, load_policy, save_policy
-from tfmpq.prepare import Task, fingerprint, load_task, versions
+from tfmpq.prepare import Task, fingerprint, is_trained, load_task, versions
 from tfmpq.progress import Reporter, SilentReporter
 from tfmpq.quantize import quantize_model
 from tfmpq.restrict import restrict
@@ -197,7 +197,8 @@ def _start(task: Task, origin: _Origin, weights: str | None) -> tuple[keras.Mode
             searched.input_shape == task.model.input_shape
             and searched.output_shape == task.model.output_shape
         ):
-            teacher = load_keras(origin.search.path(".float.keras")) if _is_trained(origin.search) else None
+            trained = read_json(origin.search.path(".json"))["float_is_trained"]
+            teacher = load_keras(origin.search.path(".float.keras")) if trained else None
             return restrict(searched, origin.policy), teacher
     if weights is None:
         raise UsageError(
@@ -214,13 +215,7 @@ def _start(task: Task, origin: _Origin, weights: str | None) -> tuple[keras.Mode
         task.calibration_images(),
         value_range(task.preprocessing),
     )
-    return quantized, None if weights == "none" else task.model
-
-
-def _is_trained(search: Stage) -> bool:
-    """Whether the search's float model is worth learning from."""
-    asked: dict[str, Any] = read_json(search.path(".json"))
-    return bool(asked["float_epochs"]) or asked["weights"] not in (None, "none")
+    return quantized, task.model if is_trained(task, weights, 0) else None
 
 
 def _finish(

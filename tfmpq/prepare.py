@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from tfmpq.data import Dataset, ImageBatches, Split, load_dataset
+from tfmpq.data.batches import Augmentation
 from tfmpq.data.preprocess import value_range
 from tfmpq.errors import UsageError
 from tfmpq.graph import Network, analyse
@@ -55,7 +56,9 @@ class Task:
         """Training batches, augmented as is usual for this size of image."""
         side = min(self.network.input_shape[:2])
         # A mirrored digit is another sign.
-        usual = "crop" if self.dataset.name == "digits" else "crop_flip" if side < 96 else "imagenet"
+        usual: Augmentation = (
+            "crop" if self.dataset.name == "digits" else "crop_flip" if side < 96 else "imagenet"
+        )
         return ImageBatches(
             self.dataset.train,
             min(batch_size, len(self.dataset.train)),
@@ -92,9 +95,18 @@ def load_task(
     loaded = load_model(model, input_shape=image_shape(dataset), classes=dataset.classes, weights=weights)
     if loaded.stripped_softmax:
         reporter.log(f"{loaded.name}: the final softmax is left out; the network ends in logits.")
+    if loaded.new_classifier:
+        reporter.log(
+            f"{weights}: made for another number of classes; the classifier starts from random weights."
+        )
     chosen = preprocessing or loaded.preprocessing
     network = analyse(loaded.model, input_signed=value_range(chosen)[0] < 0)
     return Task(dataset, loaded, network, chosen)
+
+
+def is_trained(task: Task, weights: str | None, float_epochs: int) -> bool:
+    """Whether the float network has learned its task, so that there is something to learn from it."""
+    return float_epochs > 0 or (weights not in (None, "none") and not task.loaded.new_classifier)
 
 
 def image_shape(dataset: Dataset) -> tuple[int, int, int]:

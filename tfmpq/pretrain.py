@@ -12,6 +12,8 @@ from tfmpq.progress import Reporter
 from tfmpq.runs import Stage
 
 _RATE = 0.1
+_ADAPTING_RATE = 0.01
+"""For weights of another task, which a higher rate would wipe out."""
 _WEIGHT_DECAY = 5e-4
 
 
@@ -23,6 +25,7 @@ def pretrain(
     steps_per_epoch: int | None,
     batch_size: int,
     seed: int,
+    from_weights: bool,
     reporter: Reporter,
 ) -> None:
     """Train the task's float model in place: SGD with Nesterov momentum, cosine schedule.
@@ -34,7 +37,11 @@ def pretrain(
     batches = task.batches(batch_size, seed, steps_per_epoch)
     steps = max(1, epochs * len(batches))
     schedule = keras.optimizers.schedules.CosineDecay(
-        0.0, steps, warmup_target=_RATE, warmup_steps=max(1, steps // 20), alpha=0.0
+        0.0,
+        steps,
+        warmup_target=_ADAPTING_RATE if from_weights else _RATE,
+        warmup_steps=max(1, steps // 20),
+        alpha=0.0,
     )
     optimizer = keras.optimizers.SGD(schedule, momentum=0.9, nesterov=True, weight_decay=_WEIGHT_DECAY)
     optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])

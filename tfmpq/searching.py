@@ -24,6 +24,7 @@ from tfmpq.prepare import (
     accuracy,
     activation_candidates,
     fingerprint,
+    is_trained,
     load_task,
     target_network,
     versions,
@@ -174,6 +175,7 @@ def search(
         "batch_size": batch_size,
         "seed": seed,
         "float_epochs": float_epochs,
+        "float_is_trained": is_trained(task, weights, float_epochs),
         "learning_rate": learning_rate,
         "preprocessing": task.preprocessing,
         "target_input": target_input,
@@ -187,7 +189,8 @@ def search(
             return SearchResult(**{name: finished[name] for name in SearchResult.__slots__})
         if float_epochs:
             pretrain(task, stage.folder, epochs=float_epochs, steps_per_epoch=steps_per_epoch,
-                     batch_size=batch_size, seed=seed, reporter=reporter)  # fmt: skip
+                     batch_size=batch_size, seed=seed,
+                from_weights=weights not in (None, "none"), reporter=reporter)  # fmt: skip
         rate = learning_rate or (0.01 if float_epochs or weights not in (None, "none") else 0.05)
         batches = task.batches(batch_size, seed, steps_per_epoch)
         quantized = _searchable(task, *space)
