@@ -112,8 +112,9 @@ def _tables(key: str, value: Any) -> list[Table]:
 
 def _rows_table(key: str, rows: Sequence[Mapping[str, Any]]) -> Table:
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    title = None if key == "table" else _label(key)
-    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
+    title = "" if key == "table" else _label(key)
+    # A title is wrapped at the width of its table.
+    table = Table(title=title or None, title_justify="left", title_style="bold", min_width=len(title))
     for name in columns:
         numeric = all(isinstance(row.get(name), int | float | None) for row in rows)
         table.add_column(_label(name), justify="right" if numeric else "left")
