@@ -51,7 +51,7 @@ class Finetuned:
         stage = Stage(run, "finetune")
         if not stage.path(".result.json").exists():
             raise UsageError(
-                f"A fine-tuned run is exported. Received: {run}, which has none. Run tfmpq finetune {run} first."
+                f"A fine-tuned run is exported. Received: {run}, which is not. Run tfmpq finetune {run} first."
             )
         return cls(
             stage.load_model(),
@@ -123,5 +123,6 @@ def _images(finetuned: Finetuned, data_dir: Path | None, reporter: Reporter) -> 
     recorded = finetuned.result["data_dir"]
     data_dir = data_dir or (Path(recorded) if recorded else None)
     dataset = load_dataset(finetuned.options["target"], data_dir=data_dir, reporter=reporter)
-    shape = tuple(int(size) for size in finetuned.model.input_shape[1:])
-    return first_images(dataset.test, _AGREEMENT_IMAGES, shape, finetuned.options["preprocessing"])  # type: ignore[arg-type]
+    height, width, channels = finetuned.model.input_shape[1:]
+    preprocessing = finetuned.options["preprocessing"]
+    return first_images(dataset.test, _AGREEMENT_IMAGES, (height, width, channels), preprocessing)

@@ -93,7 +93,7 @@ def finetune(
     Args:
         source: Run folder of a search, or a policy file.
         target: Data set to train for.
-        out: Run folder; the same call resumes it; None for the search's own, or `runs/MODEL_DATA` for a policy.
+        out: Run folder; the same call resumes it; None for the search's own, or `runs/MODEL_DATA`.
         model: Network; None for the one of the search or policy.
         data_dir: Folder that is looked in first for data.
         weights: File of float weights; "none" for random ones; None for those of the search where they fit.
@@ -103,8 +103,8 @@ def finetune(
         learning_rate: Peak rate of the weights; None is 0.01.
         distill: Learn from the float model's outputs as well, where there is a trained one.
         distill_weight: Share of the float model's outputs in the loss; with 1 the labels are not used.
-        frozen_statistics_epochs: Last epochs in which BatchNorm uses its moving statistics, as the deployed network
-            does; None for a fifth. With few images, take all epochs.
+        frozen_statistics_epochs: Last epochs in which BatchNorm uses its moving statistics, as the deployed
+            network does; None for a fifth. With few images, take all epochs.
         seed: Of data order and augmentation.
         preprocessing: Name; None for what the network expects.
         reporter: Told about progress.
@@ -180,7 +180,7 @@ class _Origin:
             stage = Stage(source, "search")
             if not stage.path(".result.json").exists():
                 raise UsageError(
-                    f"Fine-tuning begins with a finished search or a policy file. Received: {source}, without a result. "
+                    f"Fine-tuning begins with a finished search or a policy file. Received: {source}, unfinished. "
                     "Finish tfmpq search with this --out."
                 )
             asked = read_json(stage.path(".json"))

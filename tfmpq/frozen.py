@@ -1,7 +1,7 @@
 """The frozen network: integers, scales and graph, between training and a file.
 
-`tfmpq.freeze` makes it from a trained quantized Keras model; `tfmpq.deploy` writes it as a `.tflite`. It holds
-everything a deployed network is, and nothing of any framework.
+`tfmpq.freeze` makes it from a trained quantized Keras model; `tfmpq.deploy` writes it as a `.tflite`. It
+holds everything a deployed network is, and nothing of any framework.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ class TensorGrid:
     Attributes:
         scale: Step size, exactly representable in float32.
         bits: Trained bit-width, 2 to 8.
-        signed: Signed tensors have levels -2^(b-1) .. 2^(b-1)-1 and zero point 0. Unsigned ones (after a ReLU)
-            have levels 0 .. 2^b-1 and zero point 127 - (2^b-1), so that int8 saturation is their upper clamp
-            and the fused ReLU their lower one.
+        signed: Signed tensors have levels -2^(b-1) .. 2^(b-1)-1 and zero point 0. Unsigned ones (after a
+            ReLU) have levels 0 .. 2^b-1 and zero point 127 - (2^b-1), so that int8 saturation is their upper
+            clamp and the fused ReLU their lower one.
     """
 
     scale: float
@@ -128,7 +128,7 @@ class FrozenLayer:
             )
             return "pointwise" if pointwise and self.attributes.get("groups", 1) == 1 else "conv2d"
         if self.kind in ("depthwise_conv2d", "dense"):
-            return self.kind  # type: ignore[return-value]
+            return self.kind
         raise ValueError(f"Only layers with weights have a container. Received: {self.name} ({self.kind}).")
 
     @property

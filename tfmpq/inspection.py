@@ -47,7 +47,7 @@ def inspect(path: Path) -> Inspection:
 
         return Inspection("tflite", str(path), inspect_file(path).to_json())
     raise UsageError(
-        f"A policy (.yaml), a .tflite file or a run folder can be inspected. Received: {path}. Give one of these."
+        f"A policy (.yaml), a .tflite file or a run folder is inspected. Received: {path}. Give one of these."
     )
 
 

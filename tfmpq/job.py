@@ -1,4 +1,4 @@
-"""The whole job: float training, search, fine-tuning, export, proof, accuracy and latency, beside the baselines."""
+"""The whole job: float training, search, fine-tuning, export, proof, accuracy, latency, and the baselines."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def _table(
     float_model = load_keras(Stage(out, "search").path(".float.keras"))
     if tuple(float_model.output_shape) != tuple(Stage(out, "finetune").load_model().output_shape):
         raise TfmpqError(
-            "The float baseline has the classes of the target. Received: a search on a data set of other classes. "
+            "The float baseline has the classes of the target. Received: a search on data of other classes. "
             "Run search, finetune, export and measure one by one."
         )
     export_float(float_model, files["float32"], metadata={"preprocessing": preprocessing})

@@ -48,7 +48,7 @@ METHODS: Mapping[str, SharpnessOptions | None] = {
 """Search methods by name: what the training step does beyond plain gradients."""
 
 _LOGIT_TRAVEL = 12.0
-"""How far Adam can move a logit in a whole search, before the schedule's decay halves it; e^6 separates choices."""
+"""How far Adam can move a logit in a whole search; the decay of the schedule halves it, and e^6 is decided."""
 
 _DUAL_TRAVEL = 5.0
 """How far a budget's multiplier can move in a whole search at a relative violation of 1."""
@@ -72,7 +72,7 @@ class SearchResult:
         size: Bytes of `float`, `int8` and `policy`, the latter two in the storage form.
         mean_weight_bits: Mean bits of a weight.
         repaired: Whether the most probable choices had to be changed to meet the budgets.
-        accuracy: Top-1 of the float network and of the policy before any fine-tuning, on the first test images.
+        accuracy: Top-1 of the float network and of the policy without fine-tuning, on the first test images.
         search_seconds: Wall-clock time of the training loop, resumptions included.
     """
 
