@@ -41,7 +41,7 @@ demo: $(VENV)/.installed
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	@mkdir -p $(TYPED)/tfmpq
+	@rm -rf $(TYPED) && mkdir -p $(TYPED)/tfmpq
 	@ln -sfn $(CURDIR)/tfmpq/* $(CURDIR)/models $(CURDIR)/deploy $(CURDIR)/cli $(TYPED)/tfmpq/
 	cd $(TYPED) && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p tfmpq
 
