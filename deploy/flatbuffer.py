@@ -107,8 +107,9 @@ class _Builder(flatbuffers.Builder):
 
     def _bytes(self, x: np.ndarray) -> int:
         self.StartVector(1, x.size, 16)
-        self.head = self.head - x.size
-        self.Bytes[self.head : self.head + x.size] = x.tobytes()
+        start = int(self.head) - x.size  # type: ignore[has-type]
+        self.head = start
+        self.Bytes[start : start + x.size] = x.tobytes()
         self.vectorNumElems = x.size
         return self.EndVector()
 

@@ -1,10 +1,10 @@
 """A placeholder int8 graph from the TensorFlow converter: a network's structure, not its numbers.
 
-The converter knows how a graph is fused, padded and laid out; it does not know our weights, scales or packing.
-So it gets a network of ones, and `tfmpq.deploy.surgery` writes the real contents afterwards. Every layer's
-output is an output of the graph, so that nothing is fused across it and the i-th output is the i-th layer; every
-bias is another number, so that no two layers look the same and are merged. This is the only module that imports
-TensorFlow on the way to a file.
+The converter knows how a graph is fused, padded and laid out; it does not know our weights, scales or
+packing. So it gets a network of ones, and `tfmpq.deploy.surgery` writes the real contents afterwards.
+Every layer's output is an output of the graph, so that nothing is fused across it and the i-th output is
+the i-th layer; every bias is another number, so that no two layers look the same and are merged. This is
+the only module that imports TensorFlow on the way to a file.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Runs one `.tflite` and times it; a program of its own, so that a crash of the runtime takes nothing along.
 
-It needs Python, NumPy and ai-edge-litert only, and imports nothing of this package. The first line that it writes
-says what it loaded; then, for every line "RUNS SECONDS" that it reads, it invokes the model at least so often and
-so long, and answers with the times. All lines are JSON; the times are those of `invoke()` alone.
+It needs Python, NumPy and ai-edge-litert only, and imports nothing of this package. The first line that
+it writes says what it loaded; then, for every line "RUNS SECONDS" that it reads, it invokes the model at
+least so often and so long, and answers with the times. All lines are JSON; the times are those of
+`invoke()` alone.
 """
 
 from __future__ import annotations

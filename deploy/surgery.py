@@ -101,6 +101,10 @@ class _Surgery:
         operator = self._operator(layer)
         sources = [self.tensors[name] for name in layer.inputs]
         operator.inputs = np.array([*sources, *operator.inputs[len(sources) :]], np.int32)
+        if hasattr(operator.builtinOptions, "padding"):
+            # The converter merges zeros around the image into `same` padding; here every layer stays itself.
+            padding = layer.attributes["padding"].upper()
+            operator.builtinOptions.padding = getattr(schema.Padding, padding)
         if builtin_name(self.model, operator) in CHANNEL_AXIS:
             if layer.weights is not None:
                 container = container_for(layer.operator, layer.weights.bits, layer.fan_in, self.target)

@@ -75,9 +75,9 @@ def geometry(layer: FrozenLayer) -> tuple[tuple[int, int], tuple[int, int], tupl
     """Window, strides and dilation, each (height, width), of a convolution or pooling."""
     attributes: Any = layer.attributes
     if layer.weights is None:
-        return tuple(attributes["pool_size"]), tuple(attributes["strides"]), (1, 1)  # type: ignore[return-value]
+        return tuple(attributes["pool_size"]), tuple(attributes["strides"]), (1, 1)
     height, width = layer.weights.integers.shape[:2]
-    return (height, width), tuple(attributes["strides"]), tuple(attributes.get("dilation", (1, 1)))  # type: ignore[return-value]
+    return (height, width), tuple(attributes["strides"]), tuple(attributes.get("dilation", (1, 1)))
 
 
 def window_padding(layer: FrozenLayer, source: Shape) -> tuple[tuple[int, int], tuple[int, int]]:

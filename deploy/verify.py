@@ -1,7 +1,7 @@
 """The proof of a written file: it holds the trained numbers, and the runtime computes with them as it should.
 
-Every layer is recomputed in float64 from the very inputs that the runtime gave it, so that a deviation is found
-in the layer where it arises and is not amplified by depth.
+Every layer is recomputed in float64 from the very inputs that the runtime gave it, so that a deviation is
+found in the layer where it arises and is not amplified by depth.
 """
 
 from __future__ import annotations
@@ -110,24 +110,34 @@ def verify(
     failures = list(mismatches(frozen, read_model(content), target))
     if target == "storage":
         failures += [f"specialized: {line}" for line in mismatches(frozen, read_model(fast), "litert")]
-    partitions, checks = None, []
     batch = _noise(frozen) if images is None else np.asarray(images, np.float32)
+    partitions: int | None = None
+    checks: list[OperatorCheck] = []
     if not failures:  # a graph of another shape cannot be recomputed layer by layer
-        plan = execution_plan(fast)
-        partitions = plan.partitions
-        if not plan.complete:
-            failures.append(f"XNNPACK took {partitions} partitions of the graph, not one that is all of it")
-        for executed, form, kernels in ((fast, "litert", "default"), (content, target, "builtin")):
-            values = list(_activations(frozen, executed, batch, kernels))
-            checks += _check_operators(frozen, values, form, kernels)
-            if kernels == "default" and not _same_logits(frozen, executed, values):
-                failures.append("the output changes when the tensors inside the graph are read as well")
-        failures = list(_failures(checks)) + failures
+        partitions, checks, failures = _execute(frozen, content, fast, target, batch)
     weights = [layer.weights for layer in frozen.weighted if layer.weights]
     integers = sum(weight.integers.size for weight in weights)
     return Verification(
         target, len(weights), integers, len(batch), partitions, tuple(checks), tuple(failures)
     )
+
+
+def _execute(
+    frozen: FrozenModel, content: bytes, fast: bytes, target: Target, images: np.ndarray
+) -> tuple[int, list[OperatorCheck], list[str]]:
+    """Delegated partitions, comparisons, and what is wrong with them."""
+    values = list(_activations(frozen, fast, images, "default"))
+    checks = _check_operators(frozen, values, "litert", "xnnpack")
+    same = _same_logits(frozen, fast, values)
+    values = list(_activations(frozen, content, images[:1], "builtin"))  # a wrong kernel shows on any image
+    checks += _check_operators(frozen, values, target, "builtin")
+    failures = list(_failures(checks))
+    plan = execution_plan(fast)
+    if not plan.complete:
+        failures.append(f"XNNPACK took {plan.partitions} partitions of the graph, not one that is all of it")
+    if not same:
+        failures.append("the output changes when the tensors inside the graph are read as well")
+    return plan.partitions, checks, failures
 
 
 def _failures(checks: Sequence[OperatorCheck]) -> Iterator[str]:
@@ -168,7 +178,7 @@ class _Tally:
 
 
 def _check_operators(
-    frozen: FrozenModel, values: Sequence[dict[str, np.ndarray]], form: str, kernels: Kernels
+    frozen: FrozenModel, values: Sequence[dict[str, np.ndarray]], form: str, kernels: str
 ) -> list[OperatorCheck]:
     """Recompute every layer from the runtime's own inputs."""
     tallies: dict[str, _Tally] = {}
@@ -176,17 +186,16 @@ def _check_operators(
         for layer in frozen.layers[1:]:
             expected = expected_value(frozen, layer, [codes[name] for name in layer.inputs])
             tallies.setdefault(layer.kind, _Tally()).add(layer.name, steps_off(expected, codes[layer.name]))
-    name = "xnnpack" if kernels == "default" else "builtin"
     return [
         OperatorCheck(
             kind,
-            name,
+            kernels,
             form,
             tally.elements,
             tally.one,
             tally.more,
             tally.worst[2],
-            tally.more == 0 and (name == "builtin" or tally.one <= max(1, MAX_SHARE * tally.elements)),
+            tally.more == 0 and (kernels == "builtin" or tally.one <= max(1, MAX_SHARE * tally.elements)),
         )
         for kind, tally in sorted(tallies.items())
     ]
