@@ -2,8 +2,9 @@
 
     python benchmarks/step_time.py --model resnet20 --batch-size 64 --rounds 7
 
-Only ratios within one run mean anything: the machine may be shared. The variants are timed in turn, round by round;
-printed are the median and the spread (smallest to largest) of the ratios to fixed-bit QAT of the same round.
+Only ratios within one run mean anything: the machine may be shared. The variants are timed in turn, round by
+round; printed are the median and the spread (smallest to largest) of the ratios to fixed-bit QAT of the same
+round.
 """
 
 from __future__ import annotations

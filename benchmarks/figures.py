@@ -1,0 +1,125 @@
+"""Draw the figures of docs/results from the raw results beside them.
+
+    python benchmarks/figures.py docs/results
+
+Reads `raw/NAME/search.json` (policy), `raw/NAME/search.csv` (course) and `table.json`; writes PNG and SVG to
+`figures/`.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.patches import Patch
+
+COLOURS = {2: "#b2182b", 3: "#ef8a62", 4: "#fddbc7", 5: "#d1e5f0", 6: "#92c5de", 8: "#2166ac"}
+FAMILIES = {
+    "float": "#555555",
+    "int8": "#2166ac",
+    "uniform": "#f4a582",
+    "mixed": "#1b7837",
+    "others": "#b2182b",
+}
+
+
+def save(figure: Any, folder: Path, name: str) -> None:
+    """Write a figure in both forms."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for suffix in ("png", "svg"):
+        figure.savefig(folder / f"{name}.{suffix}", dpi=150, bbox_inches="tight", metadata=_undated(suffix))
+    plt.close(figure)
+
+
+def _undated(suffix: str) -> dict[str, Any]:
+    """Metadata without a date, so that the same data gives the same file."""
+    return {"Date": None} if suffix == "svg" else {"Software": None}
+
+
+def policy(folder: Path, figures: Path) -> None:
+    """Bits by layer, one bar a layer."""
+    found = json.loads((folder / "search.json").read_text())
+    names, bits = list(found["bits"]), list(found["bits"].values())
+    figure, axes = plt.subplots(figsize=(max(6, 0.32 * len(names)), 2.6))
+    axes.bar(range(len(names)), bits, color=[COLOURS[b] for b in bits], edgecolor="#333333", linewidth=0.5)
+    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
+    axes.set_ylabel("weight bits")
+    axes.set_yticks([2, 4, 6, 8])
+    budget = found["budget"][0]
+    reached = found["size"]["policy"] / found["size"]["int8"]
+    axes.set_title(
+        f"{found['model']}, {budget['asked']}: {found['mean_weight_bits']:.2f} bits a weight, "
+        f"{reached:.3f} of the int8 size",
+        fontsize=9,
+    )
+    axes.legend(
+        handles=[Patch(color=COLOURS[b], label=f"{b} bits") for b in sorted(set(bits))], fontsize=7, ncols=4
+    )
+    save(figure, figures, f"policy-{folder.name}")
+
+
+def course(folder: Path, figures: Path) -> None:
+    """Loss, gap, radius and expected size over the search."""
+    with (folder / "search.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    if "gap" not in rows[0]:
+        return
+    figure, grid = plt.subplots(2, 2, figsize=(8, 4.4), sharex=True)
+    steps = [int(row["step"]) for row in rows]
+    for axes, key, title in zip(
+        grid.flat,
+        ("loss", "gap", "rho", "expected_size"),
+        ("task loss", "surrogate gap h", "radius rho", "expected size / int8 size"),
+        strict=True,
+    ):
+        axes.plot(steps, [float(row[key]) for row in rows], linewidth=0.8, color=FAMILIES["mixed"])
+        axes.set_title(title, fontsize=9)
+        axes.grid(alpha=0.3)
+    for axes in grid[1]:
+        axes.set_xlabel("step")
+    save(figure, figures, f"course-{folder.name}")
+
+
+def accuracy(rows: list[dict[str, Any]], figures: Path) -> None:
+    """Top-1 against the share of the int8 bytes, one panel a network."""
+    networks = list(dict.fromkeys(row["network"] for row in rows))
+    figure, panels = plt.subplots(1, len(networks), figsize=(4.2 * len(networks), 3.4), squeeze=False)
+    for axes, network in zip(panels[0], networks, strict=True):
+        for row in (row for row in rows if row["network"] == network):
+            colour, marker = FAMILIES[row["family"]], "o" if row["family"] == "mixed" else "s"
+            axes.scatter(row["relative_size"], row["top1"], color=colour, marker=marker, s=36, zorder=3)
+            axes.annotate(
+                row["name"],
+                (row["relative_size"], row["top1"]),
+                fontsize=7,
+                xytext=(4, 4),
+                textcoords="offset points",
+            )
+        axes.set_xlabel("size of the weights / int8")
+        axes.set_ylabel("top-1 of the .tflite, %")
+        axes.set_title(network, fontsize=10)
+        axes.grid(alpha=0.3)
+    save(figure, figures, "accuracy-size")
+
+
+def main() -> None:
+    """Draw everything that there is data for."""
+    root = Path(sys.argv[1])
+    for folder in sorted((root / "raw").iterdir()):
+        if (folder / "search.json").exists():
+            policy(folder, root / "figures")
+        if (folder / "search.csv").exists():
+            course(folder, root / "figures")
+    if (root / "table.json").exists():
+        accuracy(json.loads((root / "table.json").read_text()), root / "figures")
+
+
+if __name__ == "__main__":
+    main()
