@@ -205,6 +205,14 @@ search_options = stack(
     ),
 )
 
+perturb = click.option(
+    "--perturb",
+    type=click.Choice(["quantized", "latent"]),
+    default="quantized",
+    show_default=True,
+    help="What a sharpness-aware method perturbs: kernels after quantization, or before.",
+)
+
 distill = click.option(
     "--distill/--no-distill",
     default=True,

@@ -22,6 +22,7 @@ from .task import perform
 @options.data_dir
 @options.weights
 @options.search_options
+@options.perturb
 @options.float_epochs(0, "0")
 @options.training_options
 @options.preprocess

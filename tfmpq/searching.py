@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -48,7 +48,7 @@ METHODS: Mapping[str, SharpnessOptions | None] = {
 """Search methods by name: what the training step does beyond plain gradients."""
 
 _LOGIT_TRAVEL = 12.0
-"""How far Adam can move a logit in a whole search; the decay of the schedule halves it, and e^6 is decided."""
+"""How far Adam can move a logit in a whole search; the schedule halves it, and e^6 is decided."""
 
 _DUAL_TRAVEL = 5.0
 """How far a budget's multiplier can move in a whole search at a relative violation of 1."""
@@ -73,7 +73,7 @@ class SearchResult:
         mean_weight_bits: Mean bits of a weight.
         repaired: Whether the most probable choices had to be changed to meet the budgets.
         accuracy: Top-1 of the float network and of the policy without fine-tuning, on the first test images.
-        search_seconds: Wall-clock time of the training loop, resumptions included.
+        search_seconds: Wall-clock time of the training loop, since it was last resumed.
     """
 
     run: str
@@ -106,6 +106,7 @@ def search(
     weight_bits: Sequence[int] = (2, 4, 8),
     activation_bits: Sequence[int] = (8,),
     method: str = "asga",
+    perturb: Literal["quantized", "latent"] = "quantized",
     epochs: int = 10,
     steps_per_epoch: int | None = None,
     batch_size: int = 128,
@@ -129,6 +130,7 @@ def search(
         weight_bits: Candidate widths of weights.
         activation_bits: Candidate widths of activations.
         method: Name in `METHODS`.
+        perturb: Whether a sharpness-aware method perturbs quantized kernels (SAQ's case 3) or latent ones.
         epochs: Epochs of the search.
         steps_per_epoch: Steps in an epoch; None for all images once.
         batch_size: Images in a step.
@@ -170,6 +172,7 @@ def search(
         "weight_bits": list(weight_bits),
         "activation_bits": list(activation_bits),
         "method": method,
+        "perturb": perturb,
         "epochs": epochs,
         "steps_per_epoch": steps_per_epoch,
         "batch_size": batch_size,
@@ -192,10 +195,12 @@ def search(
                      batch_size=batch_size, seed=seed,
                 from_weights=weights not in (None, "none"), reporter=reporter)  # fmt: skip
         rate = learning_rate or (0.01 if float_epochs or weights not in (None, "none") else 0.05)
+        sharpness = METHODS[method]
+        sharpness = sharpness and replace(sharpness, perturb=perturb)
         batches = task.batches(batch_size, seed, steps_per_epoch)
         quantized = _searchable(task, *space)
         trainer = search_trainer(
-            quantized, costs, limits, space, METHODS[method], rate, epochs * len(batches)
+            quantized, costs, limits, space, sharpness, rate, epochs * len(batches)
         )
         begin = time.monotonic()
         train(trainer, batches, epochs=epochs, stage=stage, reporter=reporter, label="search")

@@ -97,7 +97,7 @@ def test_names_are_those_of_the_library():
 def test_every_option_of_search_arrives(calls, tfmpq):
     line = (
         "search --model keras.applications:ResNet50 --proxy cifar10 --data-dir r --weights none"
-        " --budget size=0.5x --budget bops=3.2G --weight-bits 8,3,3 --activation-bits 4,8 --method sgd"
+        " --budget size=0.5x --budget bops=3.2G --weight-bits 8,3,3 --activation-bits 4,8 --method sgd --perturb latent"
         " --learning-rate 1e-2 --epochs 0 --steps-per-epoch 7 --batch-size 32 --seed 5"
         " --float-epochs 2 --preprocess torch --target-input 224 --target-classes 1000 --out o"
     )
@@ -113,6 +113,7 @@ def test_every_option_of_search_arrives(calls, tfmpq):
         "weight_bits": (3, 8),
         "activation_bits": (4, 8),
         "method": "sgd",
+        "perturb": "latent",
         "epochs": 0,
         "steps_per_epoch": 7,
         "batch_size": 32,
