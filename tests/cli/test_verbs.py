@@ -52,7 +52,10 @@ FINETUNE_DEFAULTS = {
 }
 DEFAULTS = {
     "run": (("resnet8", "digits", "digits"), SEARCH_DEFAULTS | FINETUNE_DEFAULTS | {"float_epochs": None}),
-    "search": (("resnet8", "digits"), SEARCH_DEFAULTS | {"target_input": None, "target_classes": None}),
+    "search": (
+        ("resnet8", "digits"),
+        SEARCH_DEFAULTS | {"perturb": "quantized", "target_input": None, "target_classes": None},
+    ),
     "finetune": (
         (Path("r"), "digits"),
         FINETUNE_DEFAULTS | {"model": None, "distill_weight": 0.5, "frozen_statistics_epochs": None},
