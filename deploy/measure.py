@@ -26,6 +26,7 @@ MIN_SECONDS = 1.0
 _SETTLE_RUNS = 2
 """Runs at the start of a round that are dropped: other files have emptied the caches."""
 
+_PROGRAM = Path(__file__).with_name("runner.py")
 _DRIFT, _SPREAD, _COARSE_MS = 1.1, 0.1, 0.02
 
 
@@ -159,7 +160,7 @@ class _Runner:
             raise TfmpqError(f"A file is measured. Received: {self.path}, which is none. Check the path.")
         self._log: IO[bytes] = tempfile.TemporaryFile()
         self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("runner.py")), str(self.path), str(self.threads)],
+            [sys.executable, str(_PROGRAM), str(self.path), str(self.threads)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,

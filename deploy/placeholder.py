@@ -119,6 +119,8 @@ def _subsamples(layer: FrozenLayer) -> bool:
 
 
 def _global_average_pool(layer: FrozenLayer, inputs: list[tf.Tensor], tag: tf.Tensor) -> tf.Tensor:
+    if "pool_size" in layer.attributes:
+        return _depthwise(layer, inputs, tag)
     return tf.reduce_mean(inputs[0], (1, 2), keepdims=bool(layer.attributes.get("keepdims")))
 
 

@@ -29,7 +29,7 @@ _EXPECTED = {
     "depthwise_conv2d": ("DEPTHWISE_CONV_2D",),
     "dense": ("FULLY_CONNECTED",),
     "add": ("ADD",),
-    "global_average_pooling2d": ("MEAN",),
+    "global_average_pooling2d": ("MEAN", "DEPTHWISE_CONV_2D"),
     "average_pooling2d": ("DEPTHWISE_CONV_2D",),
     "max_pooling2d": ("MAX_POOL_2D", "DEPTHWISE_CONV_2D"),
     "zero_padding": ("PAD",),
@@ -151,12 +151,12 @@ class _Surgery:
         operator.opcodeIndex = operator_code(self.model, builtin, version)
 
     def _write_window(self, layer: FrozenLayer, operator: Any) -> None:
-        """Average pooling and subsampling: a depthwise convolution of ones, scaled by the window's size."""
+        """Averages and subsampling: a depthwise convolution of ones, scaled by the window's size."""
         (height, width), channels = geometry(layer)[0], self.graph.tensors[self.tensors[layer.name]].shape[-1]
         scale = np.float32(1.0 / (height * width))
         ones = np.ones((1, height, width, channels), np.int8)
         weights = self._add("", ones.shape, schema.TensorType.INT8, quantization(scale), pack(ones, 8))
-        bias_grid = quantization(np.float32(layer.grid.scale) * scale)
+        bias_grid = quantization(np.float32(self.frozen.layer(layer.inputs[0]).grid.scale) * scale)
         bias = self._add("", (channels,), schema.TensorType.INT32, bias_grid, np.zeros(channels, np.int32))
         operator.inputs = np.array([operator.inputs[0], weights, bias], np.int32)
         operator.opcodeIndex = operator_code(

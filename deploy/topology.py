@@ -13,27 +13,44 @@ _FUSING = frozenset({"conv2d", "depthwise_conv2d", "dense", "add"})
 
 
 def deployable(frozen: FrozenModel) -> FrozenModel:
-    """The network as a file holds it: without layers that change nothing (Flatten of a vector, padding by 0).
+    """The network as a file holds it: without layers that change nothing (padding by 0, for example).
 
     Raises:
         TfmpqError: A layer cannot be written; it is named with the reason.
     """
     shapes = output_shapes(frozen)
     alias: dict[str, str] = {}
-    layers = []
+    layers: list[FrozenLayer] = []
     for layer in frozen.layers:
-        layer = replace(layer, inputs=tuple(alias.get(name, name) for name in layer.inputs))
-        problem = _problem(layer, [shapes[name] for name in layer.inputs], frozen)
+        sources = [shapes[name] for name in layer.inputs]
+        problem = _problem(layer, sources, frozen)
         if problem:
             raise TfmpqError(
-                f"Every layer has to have a form in a .tflite file. Received: layer {layer.name} "
-                f"({layer.kind}): {problem}. Change the layer or leave it out of the model."
+                "Every layer has to have a form in a .tflite file. "
+                f"Received: layer {layer.name} ({layer.kind}): {problem}. "
+                "Change the layer or leave it out of the model."
             )
+        kept = replace(layer, inputs=tuple(alias.get(name, name) for name in layer.inputs))
         if _changes_nothing(layer, shapes):
-            alias[layer.name] = layer.inputs[0]
+            alias[layer.name] = kept.inputs[0]
+        elif layer.kind == "global_average_pooling2d" and sources[0][:2] == (1, 1):
+            layers += _average_of_one(kept, shapes[layer.name])
+            alias[layer.name] = layers[-1].name
         else:
-            layers.append(layer)
+            layers.append(kept)
     return replace(frozen, layers=tuple(layers))
+
+
+def _average_of_one(layer: FrozenLayer, shape: Shape) -> list[FrozenLayer]:
+    """A global average of one pixel: the converter would drop it, so it becomes a 1x1 window, reshaped."""
+    window = {"keepdims": True, "pool_size": (1, 1), "strides": (1, 1), "padding": "valid"}
+    pooled = replace(layer, attributes=window)
+    if len(shape) == 3:
+        return [pooled]
+    flat = FrozenLayer(
+        f"{layer.name}/flat", "reshape", (layer.name,), layer.grid, attributes={"shape": shape}
+    )
+    return [pooled, flat]
 
 
 def output_shapes(frozen: FrozenModel) -> dict[str, Shape]:
