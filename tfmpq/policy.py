@@ -203,7 +203,7 @@ def _to_yaml(policy: Policy) -> str:
         if name in content:
             records = content[name]
             content[name] = [_OneLine(r) for r in records] if isinstance(records, list) else _OneLine(records)
-    return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+    return yaml.dump(content, Dumper=_Dumper, sort_keys=False, width=110)
 
 
 class _Loader(yaml.SafeLoader):

@@ -74,11 +74,11 @@ def ascent(gradients: Sequence[Tensor], rho: Any, alpha: Any) -> Ascent:
         alpha: Alignment constant; 0 is SAM.
     """
     norm = global_norm(gradients)
-    rho, alpha = ops.cast(rho, norm.dtype), ops.cast(alpha, norm.dtype)
+    rho, alpha = _as(rho, norm), _as(alpha, norm)
     largest = _GUARD * rho / (norm + _EPSILON)
     guarded = alpha > largest
     alpha = ops.minimum(alpha, largest)
-    scale = rho / (norm + _EPSILON) - alpha
+    scale = (rho - alpha * norm) / (norm + _EPSILON)
     deltas = [ops.cast(scale * ops.cast(g, norm.dtype), g.dtype) for g in gradients]
     return Ascent(deltas, norm, alpha, guarded)
 
@@ -103,8 +103,9 @@ def surrogate_gap(
         second: Gradients g2 at the shifted point, of the same tensors.
         alpha: `ascent(...).alpha`.
     """
-    correction = alpha * inner(first, second)
-    return ops.cast(shifted_loss, correction.dtype) - ops.cast(loss, correction.dtype) + correction
+    product = inner(first, second)
+    correction = _as(alpha, product) * product
+    return _as(shifted_loss, correction) - _as(loss, correction) + correction
 
 
 def conflict(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
@@ -114,7 +115,7 @@ def conflict(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
 
 def top_eigenvalue(gap: Tensor, rho: Tensor) -> Tensor:
     """2 h / rho^2: the Hessian's largest eigenvalue if the weights are at a minimum (GSAM, ICLR 2022)."""
-    return 2.0 * gap / ops.square(rho)
+    return 2.0 * gap / ops.square(_as(rho, gap))
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +182,7 @@ class RadiusSchedule:
     def update(self, state: Mapping[str, Tensor], gap: Tensor) -> dict[str, Tensor]:
         """State after a step whose surrogate gap was `gap`; pure, to be compiled."""
         rho = ops.convert_to_tensor(state["rho"])
-        gap = ops.cast(gap, rho.dtype)
+        gap = _as(gap, rho)
         if self.kind == "fixed":
             return {"rho": rho}
         if not self._derives_phi:
@@ -220,6 +221,11 @@ class RadiusSchedule:
 
 def _usable(gap: Tensor) -> Tensor:
     return ops.logical_and(ops.isfinite(gap), gap > 0)
+
+
+def _as(value: Any, like: Tensor) -> Tensor:
+    """The value in another tensor's dtype; unlike `cast`, it takes Python floats at full precision."""
+    return ops.convert_to_tensor(value, dtype=like.dtype)
 
 
 def _accumulator(tensors: Sequence[Tensor]) -> str:
