@@ -1,7 +1,7 @@
 """Quantize configs: which tensors of a layer are quantized, and how.
 
-The protocol is TensorFlow Model Optimization's (`QuantizeConfig`), so that one config serves the Keras 3 wrapper
-of this package and TFMOT's `quantize_apply` alike.
+The protocol is TensorFlow Model Optimization's (`QuantizeConfig`), so that one config serves the Keras 3
+wrapper of this package and TFMOT's `quantize_apply` alike.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class MixedPrecisionQuantizeConfig:
         if not self.weight_bits:
             return []
         rank = len(layer.kernel.shape)
-        # A depthwise kernel is (height, width, channel, multiplier): its last two axes are the output channel.
+        # A depthwise kernel is (height, width, channel, multiplier): the last two are the output channel.
         axes = (rank - 2, rank - 1) if "Depthwise" in type(layer).__name__ else (rank - 1,)
         return [(layer.kernel, LearnedStepQuantizer(self.weight_bits, channel_axes=axes, narrow=True))]
 

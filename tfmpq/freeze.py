@@ -1,8 +1,8 @@
 """From the trained quantized model to integers: fold BatchNorm, round, put biases on their grid.
 
 Folding after training is exact with per-channel weights: BatchNorm multiplies each output channel by
-k = gamma / sqrt(variance + epsilon), so the integers stay and the scale becomes step * |k| (the sign of k goes into
-the integers, whose levels are symmetric).
+k = gamma / sqrt(variance + epsilon), so the integers stay and the scale becomes step * |k| (the sign of k
+goes into the integers, whose levels are symmetric).
 """
 
 from __future__ import annotations
@@ -69,8 +69,9 @@ def freeze(model: keras.Model, network: Network, metadata: Mapping[str, Any] | N
 def snap_biases(model: keras.Model, network: Network) -> None:
     """Move every bias onto its int32 grid (input scale * weight scale), in place.
 
-    A deployed bias is an integer in units of the accumulator. With few weight bits that unit is coarse, up to a
-    third of an output step, so the trained model has to use the very same values. BatchNorm's beta takes the shift.
+    A deployed bias is an integer in units of the accumulator. With few weight bits that unit is coarse, up to
+    a third of an output step, so the trained model has to use the very same values. The shift goes into
+    BatchNorm's beta, or into its moving mean where it has no beta.
     """
     grids = _grids(model, network)
     for node in network.weighted:
@@ -78,9 +79,25 @@ def snap_biases(model: keras.Model, network: Network) -> None:
         snapped = np.round(folded.bias / folded.bias_grid) * folded.bias_grid
         norm, bias = node.batch_norm, getattr(node.main, "bias", None)
         if norm is not None:
-            norm.beta.assign(_array(norm.beta) + (snapped - folded.bias))
+            _shift_output(norm, snapped - folded.bias)
         elif bias is not None:
             bias.assign(snapped)
+
+
+def _shift_output(norm: keras.layers.BatchNormalization, shift: np.ndarray) -> None:
+    if norm.center:
+        norm.beta.assign(_array(norm.beta) + shift)
+        return
+    factor = _norm_factor(norm)
+    # A channel with factor 0 is 0 everywhere, which is on any grid.
+    change = np.divide(shift, factor, out=np.zeros_like(shift), where=factor != 0)
+    norm.moving_mean.assign(_array(norm.moving_mean) - change)
+
+
+def _norm_factor(norm: keras.layers.BatchNormalization) -> np.ndarray:
+    """What BatchNorm multiplies each channel by; float64 (channels,)."""
+    factor = 1.0 / np.sqrt(_array(norm.moving_variance) + norm.epsilon)
+    return factor * _array(norm.gamma) if norm.scale else factor
 
 
 def _grids(model: keras.Model, network: Network) -> dict[str, TensorGrid]:
@@ -104,7 +121,7 @@ def _step(quantizer: LearnedStepQuantizer, variables: Mapping[str, Any], name: s
 
 
 def _array(tensor: Any, dtype: Any = np.float64) -> np.ndarray:
-    return ops.convert_to_numpy(tensor).astype(dtype)
+    return np.asarray(tensor).astype(dtype)
 
 
 def _fold(model: keras.Model, node: Node, source: TensorGrid, target: TensorGrid) -> _Folded:
@@ -122,13 +139,12 @@ def _fold(model: keras.Model, node: Node, source: TensorGrid, target: TensorGrid
     channel_shape = step.shape  # broadcasts over the kernel: ones but for the output channel
     norm = node.batch_norm
     if norm is not None:
-        factor = 1.0 / np.sqrt(_array(norm.moving_variance) + norm.epsilon)
-        factor *= _array(norm.gamma) if norm.scale else 1.0
+        factor = _norm_factor(norm)
         bias = (bias - _array(norm.moving_mean)) * factor + (_array(norm.beta) if norm.center else 0.0)
         integers = integers * np.where(factor < 0, -1.0, 1.0).reshape(channel_shape)
         scales = scales * np.abs(factor)
-    # A channel that BatchNorm has all but switched off would need a bias beyond int32, or a multiplier beyond the
-    # runtime's: give it the coarsest grid that fits, on which its weights round to (nearly) nothing.
+    # A channel that BatchNorm has all but switched off would need a bias beyond int32, or a multiplier beyond
+    # the runtime's: give it the coarsest grid that fits, on which its weights round to (nearly) nothing.
     floor = np.maximum(
         np.abs(bias) / (source.scale * _BIAS_LIMIT), target.scale / source.scale * _SMALLEST_MULTIPLIER
     )
@@ -170,9 +186,9 @@ def _attributes(node: Node) -> dict[str, Any]:
 
 
 def _shortcut(node: Node, inputs: tuple[str, ...], grid: TensorGrid) -> list[FrozenLayer]:
-    """A parameter-free shortcut: a depthwise 1x1 of ones that subsamples, then zeros on both sides of the channels."""
-    layers, linear = [], "linear"
-    activation: Activation = linear  # type: ignore[assignment]
+    """A parameter-free shortcut: a depthwise 1x1 of ones that subsamples, then zeros beside the channels."""
+    layers: list[FrozenLayer] = []
+    linear: Activation = "linear"
     channels = shortcut_channels(node)
     stride = node.main.strides
     if channels:
@@ -184,11 +200,9 @@ def _shortcut(node: Node, inputs: tuple[str, ...], grid: TensorGrid) -> list[Fro
         )
         attributes = {"strides": (stride, stride), "padding": "valid", "dilation": (1, 1)}
         name = f"{node.name}_subsample"
-        layers.append(FrozenLayer(name, "depthwise_conv2d", inputs, grid, activation, ones, attributes))
+        layers.append(FrozenLayer(name, "depthwise_conv2d", inputs, grid, linear, ones, attributes))
         inputs = (name,)
     extra = node.output_shape[-1] - int(node.layers[0].input.shape[-1])
     paddings = ((0, 0), (0, 0), (extra // 2, extra - extra // 2))
-    layers.append(
-        FrozenLayer(node.name, "zero_padding", inputs, grid, activation, None, {"paddings": paddings})
-    )
+    layers.append(FrozenLayer(node.name, "zero_padding", inputs, grid, linear, None, {"paddings": paddings}))
     return layers

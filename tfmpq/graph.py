@@ -1,8 +1,8 @@
 """What a Keras model computes, as the rest of the toolchain sees it.
 
 A deployed network has fused operators: a convolution, its BatchNorm and its ReLU are one. `analyse` walks a
-functional model (plain or wrapped) and returns these fused nodes, the activation tensor that each one reads, and
-every layer that cannot be deployed, with the reason.
+functional model (plain or wrapped) and returns these fused nodes, the activation tensor that each one reads,
+and every layer that cannot be deployed, with the reason.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ class Node:
         layers: The fused Keras layers in order: main layer, BatchNorm, activation.
         activation: Fused activation.
         tensor: Layer whose output is this node's output; it carries the activation quantizer.
-        grid_of: Name of the tensor whose grid the output has: its own, or its input's behind pooling and padding.
+        grid_of: Name of the tensor whose grid the output has: its own, or its input's behind pooling and
+            padding.
         signed: Whether the output may be negative.
         output_shape: Without the batch axis.
     """
@@ -171,13 +172,14 @@ class _Walk:
     def __init__(self, model: keras.Model) -> None:
         if not hasattr(model, "operations") or len(model.inputs) != 1 or len(model.outputs) != 1:
             raise TfmpqError(
-                "A model has to be functional or Sequential, with one image input and one output. Received: "
+                "A model has to be functional, with one image input and one output. Received: "
                 f"{type(model).__name__} '{model.name}'. Rebuild it with keras.Model(inputs, outputs)."
             )
         if len(model.inputs[0].shape) != 4 or None in model.inputs[0].shape[1:]:
             raise TfmpqError(
                 "A model's input is a batch of images of fixed size (height, width, channels). Received: "
-                f"'{model.name}' with input shape {tuple(model.inputs[0].shape)}. Fix the size in keras.Input."
+                f"'{model.name}' with input shape {tuple(model.inputs[0].shape)}. "
+                "Fix the size in keras.Input."
             )
         self.layers: list[Any] = list(model.operations)
         self.output = model.outputs[0]._keras_history.operation.name
@@ -244,6 +246,8 @@ class _Walk:
             return "only relu and relu6 (max_value=6, no slope, no threshold)"
         producer = self._layer(self.producers[layer.name][0])
         name = type(inner(producer)).__name__
+        if _activation_of(producer) != "linear":
+            return "behind another activation"
         if name == "Add" or _KINDS.get(name) in _WEIGHTED or name == "BatchNormalization":
             return None if len(self.consumers[producer.name]) == 1 else "its input is also read elsewhere"
         return "only directly behind a convolution, dense layer, BatchNormalization or Add"

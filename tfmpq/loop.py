@@ -53,13 +53,11 @@ def train(
         reporter.log(f"Resuming {label} at step {done} of {epochs * steps}.")
         reporter.advance(done)
     switch = epochs - frozen_statistics_epochs
-    for first, last, update in ((0, switch, True), (switch, epochs, False)):
+    for last, update in ((switch, True), (epochs, False)):
         model.update_statistics = update
         model.train_function = None  # the flag is read while tracing
         while recorder.done < last * steps:
             epoch, offset = divmod(recorder.done, steps)
-            if epoch < first:
-                break
             # After a resumption in mid-epoch, the rest of that epoch comes as a short one of its own.
             until = epoch + 1 if offset else last
             batches.set_epoch(epoch)
@@ -104,8 +102,9 @@ class _Recorder(keras.callbacks.Callback):
         metrics = {key: float(value) for key, value in (logs or {}).items()}
         if not math.isfinite(metrics.get("loss", 0.0)):
             raise TfmpqError(
-                f"The loss has to stay finite. Received: {metrics['loss']} at step {self.done}. The checkpoint before "
-                "it is kept; begin another run with a smaller --learning-rate or another seed."
+                f"The loss has to stay finite. Received: {metrics['loss']} at step {self.done}. "
+                "The checkpoint before it is kept; begin another run with a smaller --learning-rate or another "
+                "seed."
             )
         self._log.add(self.done, metrics)
         self.done += 1

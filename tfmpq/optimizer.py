@@ -14,8 +14,9 @@ ADAPTIVE_SUFFIXES = ("log_step", "bit_logits")
 class QuantizationOptimizer(keras.optimizers.Optimizer):
     """Momentum SGD on weights and BatchNorm, Adam on log-steps and bit-width logits.
 
-    Steps and logits live on scales of their own, so they get Adam's normalised updates; their rates are multiples
-    of the weights' learning rate, so that one schedule drives all. Weight decay (decoupled) acts on kernels only.
+    Steps and logits live on scales of their own, so they get Adam's normalised updates; their rates are
+    multiples of the weights' learning rate, so that one schedule drives all. Weight decay (decoupled) acts on
+    kernels only.
 
     Args:
         learning_rate: Rate or schedule for the weights.

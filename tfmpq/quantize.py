@@ -15,6 +15,9 @@ from tfmpq.wrapper import QuantizeWrapper, inner
 Candidates = Mapping[str, Sequence[int]]
 """Layer or tensor name to its candidate bit-widths."""
 
+SMALLEST_PEAK = 1e-4
+"""Least magnitude that a tensor's grid spans: the runtime refuses scales so small that 6 / scale exceeds int32."""
+
 SAMPLE_SIZE = 200_000
 """Values of an activation tensor that its first step is fitted to."""
 
@@ -29,15 +32,16 @@ def quantize_model(
 ) -> keras.Model:
     """Clone a float model with quantizers on every kernel and every activation tensor.
 
-    Weights are copied, weight steps are fitted to the BatchNorm-scaled kernels and activation steps to the tensors
-    that `calibration` produces (least squared error). Layers that keep the grid of their input (pooling, padding,
-    reshape) get no quantizer of their own: that is what a deployed tensor can be.
+    Weights are copied, weight steps are fitted to the kernels (one per output channel, so that the factor of
+    a BatchNorm behind it changes nothing) and activation steps to the tensors that `calibration` produces
+    (least squared error). Layers that keep the grid of their input (pooling, padding, reshape) get no
+    quantizer of their own: that is what a deployed tensor can be.
 
     Args:
         model: Functional float model.
         network: Its analysis.
         weight_bits: Candidates of every weighted layer.
-        activation_bits: Candidates of every activation tensor.
+        activation_bits: Candidates of every activation tensor; one for the image, which is not searched.
         calibration: Preprocessed images, float32 (N, height, width, channels).
         input_range: Smallest and largest value that preprocessing can give.
 
@@ -117,7 +121,7 @@ def quantize_wrappers(model: keras.Model) -> list[QuantizeWrapper]:
 def _initialise_weight_steps(model: keras.Model) -> None:
     for wrapper in quantize_wrappers(model):
         if wrapper.weight_quantizer is not None:
-            kernel = keras.ops.convert_to_numpy(wrapper.layer.kernel)
+            kernel = np.asarray(wrapper.layer.kernel)
             wrapper.weight_variables["log_step"].assign(wrapper.weight_quantizer.initial_log_step(kernel))
 
 
@@ -146,5 +150,7 @@ def _initialise_activation_steps(
         sample = tensor.ravel()
         if sample.size > SAMPLE_SIZE:
             sample = generator.choice(sample, SAMPLE_SIZE, replace=False)
+        if np.max(np.abs(sample)) < SMALLEST_PEAK:
+            sample = np.full(1, SMALLEST_PEAK)
         layer = quantized.get_layer(node.tensor)
         layer.output_variables["log_step"].assign(layer.output_quantizer.initial_log_step(sample))

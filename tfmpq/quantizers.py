@@ -1,9 +1,9 @@
 """Learned-step quantizers whose bit-width is a learnable choice.
 
-LSQ (Esser et al., ICLR 2020): Q(v) = s * round(clip(v / s, -Q_N, Q_P)) with a learned step s. One step per tensor
-(per output channel for weights) *and* bit-width, since a scale shared by all widths makes the low-bit choices
-fight. The choice among widths is a softmax over logits; the mixture `sum_i p_i Q_i(x)` is one tensor, so that a
-convolution follows once, whatever the number of candidates: exact, because convolution is bilinear.
+LSQ (Esser et al., ICLR 2020): Q(v) = s * round(clip(v / s, -Q_N, Q_P)) with a learned step s. One step per
+tensor (per output channel for weights) *and* bit-width, since a scale shared by all widths makes the low-bit
+choices fight. The choice among widths is a softmax over logits; the mixture `sum_i p_i Q_i(x)` is one tensor,
+so that a convolution follows once, whatever the number of candidates: exact, because convolution is bilinear.
 
 Steps are trained as logarithms, so they stay positive. The mathematics is `keras.ops` only.
 """
@@ -50,8 +50,8 @@ def fake_quantize(
 ) -> Any:
     """Mixture of uniform quantizers, `sum_i p_i * s_i * round(clip(x / s_i, low_i, high_i))`.
 
-    The hand-written gradient keeps only `x` and recomputes the quantized values, so its memory does not grow with
-    the number of candidates. Rounding is to the nearest, ties to even, as LiteRT's XNNPACK kernels round.
+    The hand-written gradient keeps only `x` and recomputes the quantized values, so its memory does not grow
+    with the number of candidates. Rounding is to the nearest, ties to even, as in LiteRT's XNNPACK kernels.
 
     Args:
         x: Tensor to quantize, any floating dtype and shape.
@@ -61,8 +61,9 @@ def fake_quantize(
         gradient_scale: Factor on each step's gradient, LSQ's 1 / sqrt(N * Q_P).
 
     Returns:
-        Tensor of the shape and dtype of `x`. Gradients are those of LSQ: to `x`, 1 strictly inside the clipping
-        range and 0 outside; to a step, round(v) - v inside and the level outside; to p_i, <g, Q_i(x)>.
+        Tensor of the shape and dtype of `x`. Gradients are those of LSQ: to `x`, 1 strictly inside the
+        clipping range and 0 outside; to a step, round(v) - v inside and the level outside; to p_i,
+        <g, Q_i(x)>.
     """
     count = len(levels)
 
@@ -114,7 +115,8 @@ class LearnedStepQuantizer:
     Args:
         bits: Candidate bit-widths, ascending. One candidate is a fixed width without logits.
         signed: Whether values may be negative. Weights always are.
-        channel_axes: Axes with a step of their own (weights: the output channel); empty for one step per tensor.
+        channel_axes: Axes with a step of their own (weights: the output channel); empty for one step per
+            tensor.
         narrow: Use symmetric narrow levels (weights).
         trainable_step: False keeps the step as it was initialised (the input image).
     """
@@ -138,7 +140,8 @@ class LearnedStepQuantizer:
             or not all(2 <= b <= 8 for b in self.bits)
         ):
             raise UsageError(
-                f"Candidate bit-widths are distinct, ascending and between 2 and 8. Received: bits={tuple(bits)}."
+                "Candidate bit-widths are distinct, ascending and between 2 and 8. "
+                f"Received: bits={tuple(bits)}. Correct the list."
             )
 
     @property

@@ -57,7 +57,8 @@ def _config(wrapper: QuantizeWrapper, policy: Policy) -> MixedPrecisionQuantizeC
         if kept and kept[0] not in candidates:
             raise UsageError(
                 f"A policy uses bit-widths that were searched. Received: {kept[0]} bits for the {what} of "
-                f"{wrapper.name}, searched: {candidates}. Give --weights to start from a float network instead."
+                f"{wrapper.name}, searched: {candidates}. "
+                "Give --weights to start from a float network instead."
             )
     return MixedPrecisionQuantizeConfig(
         weight_bits, output_bits, config.output_signed, config.trainable_output_step
@@ -70,5 +71,5 @@ def _copy_steps(source: QuantizeWrapper, copy: QuantizeWrapper) -> None:
         (source.output_quantizer, copy.output_quantizer, source.output_variables, copy.output_variables),
     ):
         if old is not None and new is not None:
-            steps = keras.ops.convert_to_numpy(old_variables["log_step"])
+            steps = np.asarray(old_variables["log_step"])
             new_variables["log_step"].assign(np.asarray([steps[old.bits.index(new.bits[0])]]))

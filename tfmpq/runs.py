@@ -1,9 +1,10 @@
-"""The run folder: what a stage was asked, where it stands, and what came out; resumable and never half-written."""
+"""The run folder: what a stage was asked, where it stands, what came out; resumable, never half-written."""
 
 from __future__ import annotations
 
 import contextlib
 import csv
+import itertools
 import json
 import os
 import re
@@ -21,7 +22,7 @@ FORMAT = "tfmpq-run/1"
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Have `write` fill a temporary file beside `path`, then move it there; nothing half-written is ever seen."""
+    """Have `write` fill a temporary file beside `path`, then move it there: nothing half-written is seen."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
     os.close(handle)
@@ -37,7 +38,11 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically."""
     text = json.dumps(value, indent=2, sort_keys=False) + "\n"
-    write_atomically(path, lambda temporary: temporary.write_text(text) and None)
+
+    def write(temporary: Path) -> None:
+        temporary.write_text(text)
+
+    write_atomically(path, write)
 
 
 def read_json(path: Path) -> Any:
@@ -103,7 +108,7 @@ class Stage:
 
     def save_checkpoint(self, variables: Sequence[Any], position: Mapping[str, int]) -> None:
         """Store all variables and the position in the data, atomically."""
-        arrays = {f"{i:05d} {v.path}": np.asarray(v) for i, v in enumerate(variables)}
+        arrays = {name: np.asarray(v) for name, v in zip(_names(variables), variables, strict=True)}
         numbers = {f"position {key}": np.asarray(value) for key, value in position.items()}
 
         def write(temporary: Path) -> None:
@@ -125,34 +130,17 @@ class Stage:
         if not path.exists():
             return None
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 content = {key: stored[key] for key in stored.files}
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise TfmpqError(
                 f"A checkpoint is an npz file. Received: {path}: {error}. Delete it to start over."
             ) from error
-        names = [f"{i:05d} {v.path}" for i, v in enumerate(variables)]
-        saved = [key for key in content if not key.startswith("position ")]
-        for expected, found in zip(names, saved, strict=False):
-            if expected != found:
-                raise TfmpqError(
-                    f"A checkpoint belongs to its network. Received: '{found}' where it has '{expected}' in {path}."
-                )
-        if len(names) != len(saved):
-            raise TfmpqError(
-                f"A checkpoint belongs to its network. Received: {len(saved)} arrays for {len(names)} in {path}."
-            )
-        for name, variable in zip(names, variables, strict=True):
-            if content[name].shape != tuple(variable.shape):
-                raise TfmpqError(
-                    f"A checkpoint belongs to its network. Received: {name} of shape {content[name].shape} where it has "
-                    f"{tuple(variable.shape)} in {path}."
-                )
-        for name, variable in zip(names, variables, strict=True):
-            variable.assign(content[name])
-        return {
-            key.removeprefix("position "): int(v) for key, v in content.items() if key.startswith("position ")
-        }
+        numbers = {key: content.pop(key) for key in list(content) if key.startswith("position ")}
+        _refuse_other_network(path, content, variables)
+        for variable, value in zip(variables, content.values(), strict=True):
+            variable.assign(value)
+        return {key.removeprefix("position "): int(value) for key, value in numbers.items()}
 
     def save_model(self, model: Any, suffix: str = ".keras") -> None:
         """Store a Keras model, atomically."""
@@ -211,12 +199,33 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
+def _names(variables: Sequence[Any]) -> list[str]:
+    """Names of variables, by position and path.
+
+    Keras numbers what has no name of its own by what else the process has made before, so a number at the end
+    of a layer's or model's name says nothing about the network and is left out.
+    """
+    return [f"{i:05d} {re.sub(r'_[0-9]+(?![A-Za-z0-9])', '', v.path)}" for i, v in enumerate(variables)]
+
+
+def _refuse_other_network(path: Path, stored: Mapping[str, np.ndarray], variables: Sequence[Any]) -> None:
+    expected = [f"{n} {tuple(v.shape)}" for n, v in zip(_names(variables), variables, strict=True)]
+    found = [f"{name} {array.shape}" for name, array in stored.items()]
+    for wanted, received in itertools.zip_longest(expected, found, fillvalue="nothing"):
+        if wanted != received:
+            raise TfmpqError(
+                f"A checkpoint belongs to its network. Received: '{received}' where the network has "
+                f"'{wanted}' in {path}. Use the network that it was made with, or delete it to start over."
+            )
+
+
 def _refuse_other_options(folder: Path, stored: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
     for key in [*asked, *(k for k in stored if k not in asked)]:
         if stored.get(key) != asked.get(key):
             raise UsageError(
                 f"A run folder is resumed with the options that it was begun with. Received: {key}="
-                f"{asked.get(key)!r} where {folder} has {stored.get(key)!r}. Repeat the first command, or choose another --out."
+                f"{asked.get(key)!r} where {folder} has {stored.get(key)!r}. "
+                "Repeat the first command, or choose another --out."
             )
 
 
@@ -228,7 +237,9 @@ class StepLog:
         rows: list[dict[str, str]] = []
         if steps_done and path.exists():
             with path.open(newline="") as file:
-                rows = [row for row in csv.DictReader(file) if int(row["step"]) < steps_done]
+                # A last row without all its values was cut off, its step's number perhaps too.
+                complete = (row for row in csv.DictReader(file) if None not in row.values())
+                rows = [row for row in complete if int(row["step"]) < steps_done]
         self._fields = list(rows[0]) if rows else []
         self._pending: list[dict[str, Any]] = list(rows)
         self._fresh = True

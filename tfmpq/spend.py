@@ -19,15 +19,16 @@ def spend(
     weight_bits: Mapping[str, int],
     activation_bits: Mapping[str, int],
 ) -> dict[str, int]:
-    """Widen layers while every budget holds, those first that the search was least sure about per unit of cost.
+    """Widen layers while every budget holds, first those that lose the least probability per unit of cost.
 
-    A layer's preference for few bits comes from the pressure of the budget; where room is left, there is none.
+    A layer's preference for few bits comes from the pressure of the budget; where room is left, there is
+    none.
 
     Args:
         costs: Counts of the network.
         budgets: Limits.
         weight_candidates: Weight bits to choose from, by layer name.
-        weight_logits: Learned logits in the order of the candidates; layers with one candidate can be left out.
+        weight_logits: Learned logits in the order of the candidates; without layers that have one candidate.
         weight_bits: A choice that meets the budgets.
         activation_bits: Activation bits by tensor, which stay.
 

@@ -53,9 +53,9 @@ class BudgetTerm:
     """The part of the loss that drives expected costs to their limits.
 
     With v_k = expected cost / limit - 1 of each budget, the loss gains `sum_k multiplier_k * v_k` and
-    `penalty / 2 * max_k(v_k)^2`, and the multipliers follow dual ascent, `max(0, multiplier + rate * v)`: no weight
-    has to be tuned by hand. The quadratic term damps the oscillation of the multipliers, and it acts on both sides
-    of the tightest limit, because bits that a budget leaves unused are accuracy given away.
+    `penalty / 2 * max_k(v_k)^2`, and the multipliers follow dual ascent, `max(0, multiplier + rate * v)`: no
+    weight has to be tuned by hand. The quadratic term damps the oscillation of the multipliers, and it acts
+    on both sides of the tightest limit, because bits that a budget leaves unused are accuracy given away.
 
     Attributes:
         cost: Differentiable expected costs, relative to the uniform 8-bit network.
@@ -83,7 +83,7 @@ class Distillation:
     weight: float = 0.5
 
 
-class QuantizedTraining(TrainStep, keras.Model):  # type: ignore[misc]
+class QuantizedTraining(TrainStep, keras.Model):
     """Trains a quantized functional model; construct it with `QuantizedTraining(inputs, outputs)`."""
 
     def configure(
@@ -122,15 +122,16 @@ class QuantizedTraining(TrainStep, keras.Model):  # type: ignore[misc]
             trainable=False,
         )
 
-    # -- what is in a list of trainable tensors ---------------------------------------------------------------
+    # -- what is in a list of trainable tensors --------------------------------------------------------------
 
     def _positions(self, suffixes: tuple[str, ...]) -> list[int]:
         return [i for i, v in enumerate(self.trainable_variables) if v.path.endswith(suffixes)]
 
     def _latent_positions(self) -> list[int]:
-        """Trainable tensors in the perturbation ball: BatchNorm's affine and biases, and latent kernels on request.
+        """Trainable tensors in the ball: BatchNorm's affine, biases, and latent kernels on request.
 
-        Logits and steps stay out: moving the policy between the two passes would mix policy change with sharpness.
+        Logits and steps stay out: moving the policy between the two passes would mix policy change with
+        sharpness.
         """
         latent = self.options is not None and self.options.perturb == "latent"
         quantized = {id(w.layer.kernel) for w in self._wrappers}
@@ -148,7 +149,7 @@ class QuantizedTraining(TrainStep, keras.Model):  # type: ignore[misc]
                 found[f"activation:{wrapper.name}"] = index[id(wrapper.output_variables["bit_logits"])]
         return found
 
-    # -- the step ---------------------------------------------------------------------------------------------
+    # -- the step --------------------------------------------------------------------------------------------
 
     def compute_update(
         self, trainable: list[Any], state: list[Any], images: Any, labels: Any
@@ -284,7 +285,7 @@ class QuantizedTraining(TrainStep, keras.Model):  # type: ignore[misc]
         metrics["expected_bits"] = 8.0 * expected[-1]
         return gradients, metrics, ops.relu(multipliers + budget.rate * excess)
 
-    # -- named entries of the non-trainable state ---------------------------------------------------------------
+    # -- named entries of the non-trainable state ------------------------------------------------------------
 
     def _state_position(self, name: str) -> int:
         return next(i for i, v in enumerate(self.non_trainable_variables) if v is self._state[name])

@@ -13,16 +13,17 @@ from keras import ops
 from tfmpq.configs import MixedPrecisionQuantizeConfig
 from tfmpq.quantizers import LearnedStepQuantizer
 
-_perturbations: ContextVar[Mapping[str, Any]] = ContextVar("tfmpq_perturbations", default={})  # noqa: B039 never mutated
+# The empty default is never mutated.
+_perturbations: ContextVar[Mapping[str, Any]] = ContextVar("tfmpq_perturbations", default={})  # noqa: B039
 
 
 @contextmanager
 def perturbed_kernels(perturbations: Mapping[str, Any]) -> Iterator[None]:
     """Add a tensor to quantized kernels while the context is open.
 
-    This is SAQ's case 3 (arXiv 2111.12273, section 3): the perturbation acts after quantization, where it moves the
-    network in the intended direction instead of flipping a few codes. The gradient with respect to such a tensor
-    at zero is the gradient with respect to the quantized kernel.
+    This is SAQ's case 3 (arXiv 2111.12273, section 3): the perturbation acts after quantization, where it
+    moves the network in the intended direction instead of flipping a few codes. The gradient with respect to
+    such a tensor at zero is the gradient with respect to the quantized kernel.
 
     Args:
         perturbations: Wrapper name to a tensor of the kernel's shape.
@@ -38,9 +39,9 @@ def perturbed_kernels(perturbations: Mapping[str, Any]) -> Iterator[None]:
 class QuantizeWrapper(keras.layers.Wrapper):
     """Calls the inner layer with quantized weights and quantizes what it returns.
 
-    The inner layer runs inside a `keras.StatelessScope` that maps its kernel to the quantized tensor: no layer
-    class is rewritten, gradients reach kernel and bit choice, and saving stays exact because the variables of the
-    choice live here and not in a subclass of Conv2D.
+    The inner layer runs inside a `keras.StatelessScope` that maps its kernel to the quantized tensor: no
+    layer class is rewritten, gradients reach kernel and bit choice, and saving stays exact because the
+    variables of the choice live here and not in a subclass of Conv2D.
 
     Args:
         layer: Layer to wrap; the wrapper takes its name.

@@ -1,0 +1,242 @@
+"""Fused operators, tensors and counts of small networks; what cannot be deployed is refused."""
+
+from __future__ import annotations
+
+import keras
+import pytest
+from keras import layers
+
+from tfmpq.errors import TfmpqError
+from tfmpq.graph import analyse, operator_of, shortcut_channels
+from tfmpq.models.shortcut import PadShortcut
+
+
+def model_of(build, shape=(8, 8, 3)) -> keras.Model:
+    image = keras.Input(shape, name="image")
+    return keras.Model(image, build(image), name="net")
+
+
+def conv(name: str = "conv", **options) -> layers.Conv2D:
+    return layers.Conv2D(4, 3, padding="same", name=name, **options)
+
+
+def test_fused_nodes_of_a_residual_network(searchable) -> None:
+    network = searchable().network
+    found = {node.name: (node.kind, node.inputs, node.tensor, node.activation) for node in network.nodes}
+    assert found == {
+        "image": ("input", (), "image", "linear"),
+        "stem": ("conv2d", ("image",), "stem_relu", "relu"),
+        "dw": ("depthwise_conv2d", ("stem",), "dw_relu", "relu6"),
+        "pw": ("conv2d", ("dw",), "pw", "linear"),
+        "add": ("add", ("stem", "pw"), "add", "linear"),
+        "pool": ("max_pooling2d", ("add",), "pool", "linear"),
+        "down": ("conv2d", ("pool",), "down", "relu"),
+        "gap": ("global_average_pooling2d", ("down",), "gap", "linear"),
+        "logits": ("dense", ("gap",), "logits", "linear"),
+    }
+    assert [layer.name for layer in network.node("stem").layers] == ["stem", "stem_bn", "stem_relu"]
+    assert network.node("stem").batch_norm.name == "stem_bn"
+    assert network.node("pw").batch_norm is None
+    assert network.input_shape == (8, 8, 3)
+
+
+def test_grids_and_signs(searchable) -> None:
+    network = searchable().network
+    assert network.node("pool").grid_of == "add"
+    assert network.tensors == ("image", "stem_relu", "dw_relu", "pw", "add", "down", "gap", "logits")
+    signed = {node.name: node.signed for node in network.nodes}
+    assert [name for name, value in signed.items() if not value] == ["stem", "dw", "down", "gap"]
+
+
+def test_the_wrapped_model_has_the_same_analysis(searchable) -> None:
+    made = searchable()
+    wrapped = analyse(made.quantized)
+    for plain, node in zip(made.network.nodes, wrapped.nodes, strict=True):
+        for field in ("name", "kind", "inputs", "activation", "tensor", "grid_of", "signed", "output_shape"):
+            assert getattr(node, field) == getattr(plain, field)
+    assert wrapped.cost_model() == made.network.cost_model()
+
+
+def test_macs_and_weights_by_hand(searchable) -> None:
+    costs = searchable().network.cost_model()
+    by_name = {layer.name: layer for layer in costs.layers}
+    assert {name: layer.macs for name, layer in by_name.items()} == {
+        "stem": 8 * 8 * 3 * 3 * 3 * 6,
+        "dw": 8 * 8 * 3 * 3 * 6,
+        "pw": 8 * 8 * 6 * 6,
+        "down": 1 * 1 * 3 * 3 * 6 * 5,  # a 4x4 map, 3x3 without padding, stride 2
+        "logits": 5 * 4,
+    }
+    assert {name: layer.weights for name, layer in by_name.items()} == {
+        "stem": 162,
+        "dw": 54,
+        "pw": 36,
+        "down": 270,
+        "logits": 20,
+    }
+    assert {name: (layer.channels, layer.fan_in) for name, layer in by_name.items()} == {
+        "stem": (6, 27),
+        "dw": (6, 9),
+        "pw": (6, 6),
+        "down": (5, 54),
+        "logits": (4, 5),
+    }
+    assert {name: layer.reads for name, layer in by_name.items()} == {
+        "stem": "image",
+        "dw": "stem_relu",
+        "pw": "dw_relu",
+        "down": "add",
+        "logits": "gap",
+    }
+    assert by_name["pw"].operator == "pointwise"
+    assert by_name["down"].operator == "conv2d"
+    assert costs.fixed_bytes == 0
+
+
+def test_the_grid_goes_through_pooling_padding_reshape_and_dropout() -> None:
+    def build(x):
+        x = layers.ReLU(name="relu")(conv()(x))
+        x = layers.ZeroPadding2D(1, name="pad")(x)
+        x = layers.AveragePooling2D(2, name="average")(x)
+        x = layers.Dropout(0.5, name="drop")(x)
+        x = layers.Flatten(name="flat")(x)
+        return layers.Dense(2, name="logits")(x)
+
+    network = analyse(model_of(build), input_signed=False)
+    for name in ("pad", "average", "drop", "flat"):
+        assert network.node(name).grid_of == "relu"
+        assert not network.node(name).signed
+    assert not network.node("image").signed
+    assert network.tensors == ("image", "relu", "logits")
+    assert network.cost_model().layers[1].reads == "relu"
+
+
+def test_padded_shortcuts_cost_a_depthwise_operator_of_ones_where_they_subsample() -> None:
+    def build(x):
+        x = conv()(x)
+        y = layers.Conv2D(8, 3, strides=2, padding="same", name="down")(x)
+        y = layers.Add(name="add")([PadShortcut(8, 2, name="short")(x), y])
+        return layers.Dense(2, name="logits")(layers.GlobalAveragePooling2D(name="gap")(y))
+
+    network = analyse(model_of(build))
+    assert network.node("short").kind == "zero_padding"
+    assert shortcut_channels(network.node("short")) == 4
+    assert shortcut_channels(network.node("add")) == 0
+    assert network.cost_model().fixed_bytes == 9 * 4  # one int8 weight, one scale, one bias each
+
+
+def test_activation_inside_the_layer_and_activation_layers() -> None:
+    def build(x):
+        x = conv("a", activation="relu6")(x)
+        x = layers.Activation("relu", name="act")(conv("b")(x))
+        x = layers.ReLU(name="after_add")(layers.Add(name="add")([x, conv("c")(x)]))
+        return layers.Dense(2, name="logits")(layers.GlobalAveragePooling2D(name="gap")(x))
+
+    network = analyse(model_of(build))
+    assert [(n.name, n.activation) for n in network.nodes][1:5] == [
+        ("a", "relu6"),
+        ("b", "relu"),
+        ("c", "linear"),
+        ("add", "relu"),
+    ]
+    assert network.node("add").tensor == "after_add"
+
+
+def test_pointwise_is_a_1x1_of_stride_1() -> None:
+    def build(x):
+        x = layers.Conv2D(4, 1, name="one")(x)
+        x = layers.Conv2D(4, 1, strides=2, name="two")(x)
+        return layers.Dense(2, name="logits")(layers.GlobalAveragePooling2D(name="gap")(x))
+
+    network = analyse(model_of(build))
+    assert [operator_of(node) for node in network.weighted] == ["pointwise", "conv2d", "dense"]
+
+
+def test_all_unsupported_layers_are_listed_with_their_reasons() -> None:
+    def build(x):
+        x = conv("gelu", activation="gelu")(x)
+        x = layers.BatchNormalization(name="norm")(layers.MaxPooling2D(2, name="pool")(x))
+        x = layers.LeakyReLU(name="leaky")(x)
+        x = layers.ReLU(max_value=4.0, name="relu4")(conv("a")(x))
+        x = layers.Conv2D(4, 3, groups=2, name="grouped")(x)
+        x = layers.DepthwiseConv2D(1, depth_multiplier=2, name="multiplied")(x)
+        return layers.Dense(3, name="dense")(x) * 2.0
+
+    with pytest.raises(TfmpqError) as caught:
+        analyse(model_of(build, (16, 16, 3)))
+    message = str(caught.value)
+    assert "Received: 8 that have none" in message
+    for part in (
+        "gelu (Conv2D): activation 'gelu'",
+        "norm (BatchNormalization): only directly behind a convolution or dense layer",
+        "leaky (LeakyReLU): not supported",
+        "relu4 (ReLU): only relu and relu6",
+        "grouped (Conv2D): grouped convolution",
+        "multiplied (DepthwiseConv2D): depth multiplier above 1",
+        "dense (Dense): a dense layer on more than one axis",
+        "an operation that is not a layer",
+    ):
+        assert part in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("build", "reason"),
+    [
+        (lambda x: layers.ReLU(6.0, name="r")(conv(activation="relu")(x)), "behind another activation"),
+        (lambda x: layers.BatchNormalization(name="r")(conv(activation="relu")(x)), "behind an activation"),
+        (
+            lambda x: layers.ReLU(name="r")(layers.MaxPooling2D(2, name="p")(conv()(x))),
+            "only directly behind",
+        ),
+    ],
+)
+def test_activations_and_batch_norm_that_cannot_be_fused(build, reason: str) -> None:
+    with pytest.raises(TfmpqError, match=f"r \\(.*: {reason}"):
+        analyse(model_of(build))
+
+
+def test_batch_norm_and_activations_of_tensors_that_are_read_elsewhere() -> None:
+    def build(x):
+        x = conv()(x)
+        y = layers.BatchNormalization(name="bn")(x)
+        z = layers.ReLU(name="relu")(y)
+        return layers.Add(name="add")([layers.Add(name="inner_add")([x, y]), z])
+
+    with pytest.raises(TfmpqError) as caught:
+        analyse(model_of(build))
+    assert "bn (BatchNormalization): only directly behind" in str(caught.value)
+    assert "relu (ReLU): its input is also read elsewhere" in str(caught.value)
+
+
+def test_shared_layers_are_refused() -> None:
+    shared = layers.Conv2D(3, 3, padding="same", name="shared")
+    with pytest.raises(TfmpqError, match=r"shared \(Conv2D\): called more than once"):
+        analyse(model_of(lambda x: shared(shared(x))))
+
+
+def test_nested_models_are_refused() -> None:
+    nested = keras.Sequential([keras.Input((8, 8, 3)), conv()], name="nested")
+    with pytest.raises(TfmpqError, match=r"nested \(Sequential\): not supported"):
+        analyse(model_of(lambda x: nested(x)))
+
+
+def test_models_of_another_form_are_refused() -> None:
+    image, other = keras.Input((8, 8, 3)), keras.Input((8, 8, 3))
+    two = keras.Model([image, other], layers.Add()([image, other]))
+    for model in (two, keras.Model(image, [conv("a")(image), conv("b")(image)])):
+        with pytest.raises(TfmpqError, match="one image input and one output"):
+            analyse(model)
+    with pytest.raises(TfmpqError, match="fixed size"):
+        analyse(model_of(lambda x: conv()(x), (None, None, 3)))
+    with pytest.raises(TfmpqError, match="fixed size"):
+        analyse(model_of(lambda x: layers.Dense(2)(x), (7,)))
+
+
+def test_a_model_that_is_part_of_another_one_is_analysed_alone() -> None:
+    image = keras.Input((8, 8, 3), name="image")
+    features = conv()(image)
+    whole = keras.Model(image, layers.Dense(2)(layers.GlobalAveragePooling2D()(features)))
+    part = keras.Model(image, features)
+    assert [node.name for node in analyse(part).nodes] == ["image", "conv"]
+    assert len(analyse(whole).nodes) == 4

@@ -1,0 +1,92 @@
+"""Restricting a searched model to a policy keeps the steps that the search learned for the chosen bits."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+
+from tfmpq.errors import UsageError
+from tfmpq.graph import INPUT_QUANTIZER
+from tfmpq.policy import LayerChoice, Policy
+from tfmpq.quantize import quantize_wrappers
+from tfmpq.restrict import restrict
+
+WEIGHT_BITS = {"stem": 8, "dw": 4, "pw": 2, "down": 4, "logits": 8}
+ACTIVATION_BITS = {"add": 4, "gap": 8}
+
+
+def policy(**changes: int) -> Policy:
+    chosen = WEIGHT_BITS | changes
+    return Policy(
+        format="tfmpq-policy/1",
+        model="residual",
+        layers={name: LayerChoice(weight_bits=bits) for name, bits in chosen.items()},
+        activations={name: bits for name, bits in ACTIVATION_BITS.items() if bits != 8},
+    )
+
+
+@pytest.fixture(scope="module")
+def searched(searchable) -> keras.Model:
+    model = searchable((2, 4, 8), (4, 8), dropout=0.1).quantized
+    image = model.get_layer(INPUT_QUANTIZER)
+    generator = np.random.default_rng(0)
+    for wrapper in quantize_wrappers(model):
+        for variables in (wrapper.weight_variables, wrapper.output_variables):
+            if variables and wrapper is not image:
+                step = variables["log_step"]
+                step.assign(step.numpy() + generator.normal(0, 0.3, step.shape))
+    return model
+
+
+def test_the_chosen_candidate_keeps_its_step(searched) -> None:
+    restricted = restrict(searched, policy())
+    for wrapper in quantize_wrappers(restricted):
+        original = searched.get_layer(wrapper.name)
+        assert "bit_logits" not in wrapper.weight_variables
+        assert "bit_logits" not in wrapper.output_variables
+        if wrapper.weight_quantizer is not None:
+            bits = WEIGHT_BITS[wrapper.name]
+            assert wrapper.weight_quantizer.bits == (bits,)
+            position = (2, 4, 8).index(bits)
+            np.testing.assert_array_equal(
+                wrapper.weight_variables["log_step"].numpy()[0],
+                original.weight_variables["log_step"].numpy()[position],
+            )
+            np.testing.assert_array_equal(wrapper.layer.kernel.numpy(), original.layer.kernel.numpy())
+        if wrapper.output_quantizer is not None and wrapper.name != INPUT_QUANTIZER:
+            bits = ACTIVATION_BITS.get(wrapper.name, 8)
+            assert wrapper.output_quantizer.bits == (bits,)
+            assert wrapper.output_quantizer.signed == original.output_quantizer.signed
+            np.testing.assert_array_equal(
+                wrapper.output_variables["log_step"].numpy()[0],
+                original.output_variables["log_step"].numpy()[(4, 8).index(bits)],
+            )
+
+
+def test_a_certain_search_and_its_policy_compute_the_same(searchable) -> None:
+    """With one-hot logits the mixture is the restricted network, bit for bit."""
+    made = searchable((2, 4, 8), (8,))
+    for wrapper in quantize_wrappers(made.quantized):
+        if "bit_logits" in wrapper.weight_variables:
+            logits = np.full(3, -1e4)
+            logits[(2, 4, 8).index(WEIGHT_BITS[wrapper.name])] = 1e4
+            wrapper.weight_variables["bit_logits"].assign(logits)
+    plain = Policy(
+        format="tfmpq-policy/1",
+        model="residual",
+        layers={name: LayerChoice(weight_bits=bits) for name, bits in WEIGHT_BITS.items()},
+    )
+    restricted = restrict(made.quantized, plain)
+    np.testing.assert_array_equal(
+        restricted(made.images, training=False), made.quantized(made.images, training=False)
+    )
+    assert restricted.name == made.quantized.name
+
+
+def test_bits_that_were_not_searched_are_refused(searchable) -> None:
+    made = searchable((2, 4, 8), (8,))
+    with pytest.raises(UsageError, match=r"3 bits for the weights of dw, searched: \(2, 4, 8\)"):
+        restrict(made.quantized, policy(dw=3))
+    with pytest.raises(UsageError, match=r"4 bits for the output of add, searched: \(8,\)"):
+        restrict(made.quantized, policy())
