@@ -155,7 +155,7 @@ def test_output_of_the_solver_stays_off_stdout(capfd, monkeypatch):
         return solve(*args, **kwargs)
 
     monkeypatch.setattr(scipy.optimize, "milp", talkative)
-    level = dict.fromkeys(WEIGHTS, [0.0, 1.0, 2.0])
+    level = {name: [0.0, 1.0, 2.0] for name in WEIGHTS}
     assert select(MODEL, parse_budgets(["size=0.5x"], MODEL), WEIGHTS, level, TENSORS, {}).repaired
     print("a line of ours", flush=True)
     captured = capfd.readouterr()
