@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import keras
 
@@ -314,7 +314,7 @@ def _activation_of(wrapped: Any) -> Activation | None:
             return None
         return "relu" if layer.max_value is None else "relu6" if float(layer.max_value) == 6.0 else None
     name = getattr(getattr(layer, "activation", None), "__name__", "linear")
-    return name if name in ("linear", "relu", "relu6") else None
+    return next((known for known in get_args(Activation) if known == name), None)
 
 
 def _weighted_problem(layer: Any, input_rank: int) -> str | None:

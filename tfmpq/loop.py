@@ -103,8 +103,8 @@ class _Recorder(keras.callbacks.Callback):
         if not math.isfinite(metrics.get("loss", 0.0)):
             raise TfmpqError(
                 f"The loss has to stay finite. Received: {metrics['loss']} at step {self.done}. "
-                "The checkpoint before it is kept; begin another run with a smaller --learning-rate or another "
-                "seed."
+                "The checkpoint before it is kept; begin another run with a smaller --learning-rate or "
+                "another seed."
             )
         self._log.add(self.done, metrics)
         self.done += 1

@@ -16,7 +16,7 @@ Candidates = Mapping[str, Sequence[int]]
 """Layer or tensor name to its candidate bit-widths."""
 
 SMALLEST_PEAK = 1e-4
-"""Least magnitude that a tensor's grid spans: the runtime refuses scales so small that 6 / scale exceeds int32."""
+"""Least magnitude that a tensor's grid spans: the runtime refuses scales with 6 / scale beyond int32."""
 
 SAMPLE_SIZE = 200_000
 """Values of an activation tensor that its first step is fitted to."""

@@ -39,21 +39,27 @@ def spend(
     while True:
         options = []
         for name, logits in weight_logits.items():
-            position = weight_candidates[name].index(chosen[name])
-            for wider in range(position + 1, len(weight_candidates[name])):
-                attempt = chosen | {name: weight_candidates[name][wider]}
+            candidates = weight_candidates[name]
+            position = candidates.index(chosen[name])
+            for wider in range(position + 1, len(candidates)):
+                attempt = chosen | {name: candidates[wider]}
                 if not exceeded(budgets, costs, attempt, activation_bits):
-                    price = sum(
-                        (
-                            costs.value(b.key, attempt, activation_bits)
-                            - costs.value(b.key, chosen, activation_bits)
-                        )
-                        / b.limit
-                        for b in budgets
+                    price = _share(costs, budgets, attempt, activation_bits) - _share(
+                        costs, budgets, chosen, activation_bits
                     )
                     reluctance = float(logits[position] - logits[wider])
-                    options.append((reluctance / max(price, 1e-12), name, weight_candidates[name][wider]))
+                    options.append((reluctance / max(price, 1e-12), name, candidates[wider]))
         if not options:
             return chosen
         _, name, bits = min(options)
         chosen[name] = bits
+
+
+def _share(
+    costs: CostModel,
+    budgets: Sequence[Budget],
+    weight_bits: Mapping[str, int],
+    activation_bits: Mapping[str, int],
+) -> float:
+    """How much of the budgets an assignment uses, each as a fraction of its limit, summed."""
+    return sum(costs.value(b.key, weight_bits, activation_bits) / b.limit for b in budgets)

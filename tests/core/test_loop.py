@@ -188,6 +188,7 @@ def test_a_finished_training_is_not_trained_again(whole, trainer) -> None:
     assert reporter.steps == []
 
 
+@pytest.mark.slow
 def test_the_traced_step_resumes_bitwise_too(trainer, tmp_path: Path) -> None:
     """Interrupted in the second epoch, resumed from the end of the first."""
     expected = run(trainer(eager=False), tmp_path / "whole", Watcher(), frozen_epochs=0, epochs=2)

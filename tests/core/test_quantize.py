@@ -47,6 +47,20 @@ def test_the_grid_of_the_image_is_that_of_its_range(searchable) -> None:
     np.testing.assert_allclose(np.exp(wrapper.output_variables["log_step"].numpy()), [1 / 127], rtol=1e-6)
 
 
+def test_a_tensor_that_is_always_zero_gets_a_step_that_a_runtime_can_divide_by(searchable) -> None:
+    def build() -> keras.Model:
+        image = keras.Input((8, 8, 3), name="image")
+        dead = layers.Conv2D(4, 3, bias_initializer=keras.initializers.Constant(-100.0), name="dead")(image)
+        x = layers.GlobalAveragePooling2D(name="gap")(layers.ReLU(name="relu")(dead))
+        return keras.Model(image, layers.Dense(4, name="logits")(x))
+
+    quantized = searchable((8,), (2, 8), build=build).quantized
+    for name in ("relu", "gap"):
+        steps = np.exp(quantized.get_layer(name).output_variables["log_step"].numpy())
+        assert np.all(6 / steps < 2**31)
+        assert np.all(steps < 1e-4)
+
+
 @pytest.mark.parametrize(("bits", "bound"), [(8, 0.03), (6, 0.12), (4, 0.6)])
 def test_the_fewer_bits_the_larger_the_error(searchable, bits: int, bound: float) -> None:
     made = searchable((bits,), (8,))
