@@ -92,7 +92,13 @@ def load_task(
         TfmpqError: A file is damaged, or the network has layers that cannot be quantized.
     """
     dataset = load_dataset(data, data_dir=data_dir, reporter=reporter)
-    loaded = load_model(model, input_shape=image_shape(dataset), classes=dataset.classes, weights=weights)
+    loaded = load_model(
+        model,
+        input_shape=image_shape(dataset),
+        classes=dataset.classes,
+        weights=weights,
+        skip_classifier=None,
+    )
     if loaded.stripped_softmax:
         reporter.log(f"{loaded.name}: the final softmax is left out; the network ends in logits.")
     if loaded.new_classifier:

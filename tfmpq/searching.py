@@ -196,12 +196,13 @@ def search(
                 from_weights=weights not in (None, "none"), reporter=reporter)  # fmt: skip
         rate = learning_rate or (0.01 if float_epochs or weights not in (None, "none") else 0.05)
         sharpness = METHODS[method]
-        sharpness = sharpness and replace(sharpness, perturb=perturb)
         batches = task.batches(batch_size, seed, steps_per_epoch)
+        if sharpness is not None:
+            # Phi comes from the first gaps; a short search cannot wait for a hundred of them.
+            window = min(sharpness.radius.window, max(1, epochs * len(batches) // 4))
+            sharpness = replace(sharpness, radius=replace(sharpness.radius, window=window), perturb=perturb)
         quantized = _searchable(task, *space)
-        trainer = search_trainer(
-            quantized, costs, limits, space, sharpness, rate, epochs * len(batches)
-        )
+        trainer = search_trainer(quantized, costs, limits, space, sharpness, rate, epochs * len(batches))
         begin = time.monotonic()
         train(trainer, batches, epochs=epochs, stage=stage, reporter=reporter, label="search")
         seconds = time.monotonic() - begin

@@ -214,9 +214,11 @@ class QuantizedTraining(TrainStep, keras.Model):
             "loss": loss,
             "perturbed_loss": perturbed_loss,
             "gap": gap,
+            "sharpness": sharpness.top_eigenvalue(gap, rho),
             "rho": rho,
             "gradient_norm": ascent.norm,
             "gradient_cosine": sharpness.cosine(ball(first), ball(second)),
+            "gap_conflict": ops.cast(sharpness.conflict(ball(first), ball(second)), "float32"),
             "alpha_guarded": ops.cast(ascent.guarded, "float32"),
         }
         combined = sharpness.combine(first[:count], second[:count])
