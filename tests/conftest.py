@@ -19,8 +19,8 @@ settings.load_profile("tfmpq")
 
 COMMANDS = {
     "search": "search --model user_networks:small --proxy digits --budget size=0.4x --budget bops=0.7x "
-    "--float-epochs 4 --epochs 2 --batch-size 64 --seed 3 --out run --json",
-    "finetune": "finetune run --target digits --epochs 2 --batch-size 64 --out run --json",
+    "--float-epochs 10 --epochs 3 --batch-size 64 --seed 3 --out run --json",
+    "finetune": "finetune run --target digits --epochs 5 --batch-size 64 --out run --json",
     "storage": "export run --tflite --target storage --out small.storage.tflite --json",
     "litert": "export run --tflite --target litert --out small.litert.tflite --json",
 }

@@ -1,0 +1,32 @@
+"""Networks as a user writes them; the end-to-end tests name them as `user_networks:FUNCTION`."""
+
+from __future__ import annotations
+
+import keras
+from keras import layers
+
+
+def small(input_shape: tuple[int, int, int], classes: int) -> keras.Model:
+    """Every operator with weights: convolution, depthwise, pointwise and dense; the stem keeps 8 bits."""
+    image = keras.Input(input_shape, name="image")
+    x = layers.Conv2D(16, 3, padding="same", use_bias=False, name="stem")(image)
+    x = layers.BatchNormalization(momentum=0.9, name="stem_bn")(x)
+    x = layers.ReLU(name="stem_relu")(x)
+    x = layers.DepthwiseConv2D(3, padding="same", use_bias=False, name="depthwise")(x)
+    x = layers.BatchNormalization(momentum=0.9, name="depthwise_bn")(x)
+    x = layers.ReLU(6.0, name="depthwise_relu")(x)
+    x = layers.Conv2D(32, 1, use_bias=False, name="pointwise")(x)
+    x = layers.BatchNormalization(momentum=0.9, name="pointwise_bn")(x)
+    x = layers.ReLU(name="pointwise_relu")(x)
+    x = layers.Conv2D(32, 3, strides=2, padding="same", activation="relu", name="down")(x)
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    return keras.Model(image, layers.Dense(classes, name="logits")(x), name="small")
+
+
+def unsupported(input_shape: tuple[int, int, int], classes: int) -> keras.Model:
+    """Two layers that have no quantized counterpart."""
+    image = keras.Input(input_shape, name="image")
+    x = layers.Conv2D(8, 3, activation="swish", name="swishing")(image)
+    x = layers.LayerNormalization(name="normalised")(x)
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    return keras.Model(image, layers.Dense(classes, name="logits")(x), name="unsupported")
