@@ -60,9 +60,7 @@ def _forward(frozen: FrozenModel, image: tf.Tensor) -> list[tf.Tensor]:
         value = _BUILDERS[layer.kind](layer, [values[name] for name in layer.inputs], tag)
         if layer.activation != "linear":
             value = {"relu": tf.nn.relu, "relu6": tf.nn.relu6}[layer.activation](value)
-        keeps = (
-            layer.kind in SCALE_PRESERVING and layer.kind != "average_pooling2d" and not _subsamples(layer)
-        )
+        keeps = layer.kind in SCALE_PRESERVING and not _subsamples(layer)
         values[layer.name] = value if keeps else _fake_quantize(value, layer.grid)
     return [values[layer.name] for layer in frozen.layers[1:]]
 

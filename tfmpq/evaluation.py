@@ -129,8 +129,8 @@ def evaluate(
     dataset = load_dataset(data, data_dir=data_dir, reporter=reporter)
     if classifier.classes < dataset.classes:
         raise UsageError(
-            f"A classifier needs an output for every class. Received: {path} with {classifier.classes} outputs "
-            f"for {dataset.classes} classes of {data}. Evaluate on the data that it was trained for."
+            f"A classifier needs an output for every class. Received: {path} with {classifier.classes} "
+            f"outputs for {dataset.classes} classes of {data}. Evaluate on the data that it was trained for."
         )
     parts = {"train": [dataset.train], "test": [dataset.test], "all": [dataset.train, dataset.test]}[split]
     first, fifth, seen = 0.0, 0.0, 0
@@ -183,7 +183,7 @@ def _from_tflite(path: Path, preprocessing: str | None) -> Classifier:
     recorded = preprocessing or network.metadata.get("preprocessing")
     if recorded is None:
         raise UsageError(
-            f"Pixels become inputs as in training. Received: {path}, which does not say how. Give --preprocess."
+            f"Pixels become inputs as in training. Received: {path}, which has no record. Give --preprocess."
         )
     return Classifier(
         network.run, network.image_shape, network.classes, recorded, network.quantized, "tflite"

@@ -51,7 +51,7 @@ class Finetuned:
         stage = Stage(run, "finetune")
         if not stage.path(".result.json").exists():
             raise UsageError(
-                f"A fine-tuned run is exported. Received: {run}, which is not. Run tfmpq finetune {run} first."
+                f"A fine-tuned run is exported. Received: {run}, not fine-tuned. Run tfmpq finetune {run}."
             )
         return cls(
             stage.load_model(),

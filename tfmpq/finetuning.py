@@ -180,7 +180,7 @@ class _Origin:
             stage = Stage(source, "search")
             if not stage.path(".result.json").exists():
                 raise UsageError(
-                    f"Fine-tuning begins with a finished search or a policy file. Received: {source}, unfinished. "
+                    f"Fine-tuning begins with a finished search or a policy. Received: {source}, unfinished. "
                     "Finish tfmpq search with this --out."
                 )
             asked = read_json(stage.path(".json"))

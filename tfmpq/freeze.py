@@ -16,7 +16,7 @@ import numpy as np
 from keras import ops
 
 from tfmpq.frozen import Activation, FrozenLayer, FrozenModel, FrozenWeights, TensorGrid
-from tfmpq.graph import INPUT_QUANTIZER, Network, Node, shortcut_channels
+from tfmpq.graph import INPUT_QUANTIZER, Network, Node, is_transparent, shortcut_channels
 from tfmpq.quantizers import LearnedStepQuantizer
 from tfmpq.wrapper import QuantizeWrapper
 
@@ -52,7 +52,7 @@ def freeze(model: keras.Model, network: Network, metadata: Mapping[str, Any] | N
         inputs = tuple(alias.get(name, name) for name in node.inputs)
         grid = grids[node.grid_of]
         kind = type(node.main).__name__
-        if kind in ("Dropout", "Identity"):
+        if is_transparent(node.main):
             alias[node.name] = inputs[0]
         elif kind == "PadShortcut":
             layers.extend(_shortcut(node, inputs, grid))

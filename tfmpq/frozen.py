@@ -28,9 +28,7 @@ LayerKind = Literal[
 ]
 Activation = Literal["linear", "relu", "relu6"]
 
-SCALE_PRESERVING: frozenset[str] = frozenset(
-    {"average_pooling2d", "max_pooling2d", "zero_padding", "reshape"}
-)
+SCALE_PRESERVING: frozenset[str] = frozenset({"max_pooling2d", "zero_padding", "reshape"})
 """Kinds whose output has the very grid of their input."""
 
 

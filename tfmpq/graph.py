@@ -36,7 +36,6 @@ _KINDS: dict[str, LayerKind] = {
     "PadShortcut": "zero_padding",
 }
 _WEIGHTED = ("conv2d", "depthwise_conv2d", "dense")
-_TRANSPARENT = ("Dropout", "Identity")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -220,16 +219,20 @@ class _Walk:
             return "called more than once"
         if name == "BatchNormalization":
             return self._batch_norm_problem(wrapped)
+        if is_transparent(layer) or name == "InputLayer":
+            return None
         if name in ("ReLU", "Activation"):
             return self._activation_problem(wrapped)
-        if name in _TRANSPARENT or name == "InputLayer":
-            return None
         if name not in _KINDS:
             return "not supported"
         if getattr(layer, "data_format", None) == "channels_first":
             return "channels_first data"
         if name in ("Conv2D", "DepthwiseConv2D", "Dense"):
             return _weighted_problem(layer, len(wrapped.input.shape))
+        if name == "Add" and (len(wrapped.input) != 2 or len({tuple(t.shape) for t in wrapped.input}) != 1):
+            return "only of two tensors of one shape"
+        if name == "AveragePooling2D" and layer.padding != "valid":
+            return f"padding '{layer.padding}'"
         return None
 
     def _batch_norm_problem(self, layer: Any) -> str | None:
@@ -277,7 +280,7 @@ class _Walk:
                 members.append(following[0])
                 activation = _activation_of(following[0]) or "linear"
         signed = activation == "linear"
-        if kind in SCALE_PRESERVING or kind == "global_average_pooling2d":
+        if kind in SCALE_PRESERVING or kind.endswith("average_pooling2d"):
             signed = home[self.producers[layer.name][0]].signed
         return self._node(layer, kind, members, activation, signed, home)
 
@@ -304,6 +307,12 @@ class _Walk:
             signed=signed,
             output_shape=tuple(int(size) for size in members[-1].output.shape[1:]),
         )
+
+
+def is_transparent(layer: keras.layers.Layer) -> bool:
+    """Whether an (unwrapped) layer changes nothing in inference."""
+    name = type(layer).__name__
+    return name in ("Dropout", "Identity") or (name == "Activation" and _activation_of(layer) == "linear")
 
 
 def _activation_of(wrapped: Any) -> Activation | None:

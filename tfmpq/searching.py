@@ -253,7 +253,7 @@ def _logits(model: keras.Model, kind: str) -> dict[str, np.ndarray]:
     for wrapper in quantize_wrappers(model):
         variables = wrapper.weight_variables if kind == "weight" else wrapper.output_variables
         if "bit_logits" in variables:
-            found[wrapper.name] = keras.ops.convert_to_numpy(variables["bit_logits"])
+            found[wrapper.name] = np.asarray(variables["bit_logits"])
     return found
 
 

@@ -97,18 +97,31 @@ def test_the_grid_goes_through_pooling_padding_reshape_and_dropout() -> None:
     def build(x):
         x = layers.ReLU(name="relu")(conv()(x))
         x = layers.ZeroPadding2D(1, name="pad")(x)
-        x = layers.AveragePooling2D(2, name="average")(x)
+        x = layers.MaxPooling2D(2, name="max")(x)
         x = layers.Dropout(0.5, name="drop")(x)
+        x = layers.Activation("linear", name="nothing")(x)
         x = layers.Flatten(name="flat")(x)
         return layers.Dense(2, name="logits")(x)
 
     network = analyse(model_of(build), input_signed=False)
-    for name in ("pad", "average", "drop", "flat"):
+    for name in ("pad", "max", "drop", "nothing", "flat"):
         assert network.node(name).grid_of == "relu"
         assert not network.node(name).signed
     assert not network.node("image").signed
     assert network.tensors == ("image", "relu", "logits")
     assert network.cost_model().layers[1].reads == "relu"
+
+
+def test_averages_have_a_grid_of_their_own() -> None:
+    def build(x):
+        x = layers.ReLU(name="relu")(conv()(x))
+        x = layers.AveragePooling2D(2, name="average")(x)
+        return layers.Dense(2, name="logits")(layers.Flatten(name="flat")(x))
+
+    network = analyse(model_of(build))
+    assert network.tensors == ("image", "relu", "average", "logits")
+    assert network.node("flat").grid_of == "average"
+    assert not network.node("average").signed
 
 
 def test_padded_shortcuts_cost_a_depthwise_operator_of_ones_where_they_subsample() -> None:
