@@ -106,6 +106,6 @@ def container_for(operator: Operator, bits: int, fan_in: int, target: Target) ->
         ):
             return Container(rule.container, _BUILTIN[operator], rule.decode, rule.reason)
     raise UsageError(
-        f"A layer has {WEIGHT_BITS[0]} to {WEIGHT_BITS[-1]} weight bits and a target is {' or '.join(TARGETS)}. "
+        f"A layer has {WEIGHT_BITS[0]} to {WEIGHT_BITS[-1]} weight bits, a target is {' or '.join(TARGETS)}. "
         f"Received: operator={operator}, bits={bits}, target={target}. Choose other bits or another target."
     )
