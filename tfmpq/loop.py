@@ -44,10 +44,9 @@ def train(
     """
     steps = len(batches)
     model.optimizer.build(model.trainable_variables)
-    variables = [*model.variables, *model.optimizer.variables]
-    position = stage.load_checkpoint(variables) or {"step": 0}
+    position = stage.load_checkpoint(_variables(model)) or {"step": 0}
     done = position["step"]
-    recorder = _Recorder(stage, variables, reporter, done)
+    recorder = _Recorder(model, batches, stage, reporter, done)
     reporter.start(label, epochs * steps)
     if done:
         reporter.log(f"Resuming {label} at step {done} of {epochs * steps}.")
@@ -60,7 +59,6 @@ def train(
             epoch, offset = divmod(recorder.done, steps)
             # After a resumption in mid-epoch, the rest of that epoch comes as a short one of its own.
             until = epoch + 1 if offset else last
-            batches.set_epoch(epoch)
             model.fit(
                 _Rest(batches, offset) if offset else batches,
                 initial_epoch=epoch,
@@ -71,6 +69,11 @@ def train(
             )
     recorder.checkpoint()
     reporter.finish()
+
+
+def _variables(model: keras.Model) -> list[Any]:
+    """All that a checkpoint holds."""
+    return [*model.variables, *model.optimizer.variables]
 
 
 class _Rest(keras.utils.PyDataset):
@@ -90,12 +93,19 @@ class _Rest(keras.utils.PyDataset):
 class _Recorder(keras.callbacks.Callback):
     """Log, progress, checkpoints and the check for a finite loss, after every step."""
 
-    def __init__(self, stage: Stage, variables: list[Any], reporter: Reporter, done: int) -> None:
+    def __init__(
+        self, model: keras.Model, batches: ImageBatches, stage: Stage, reporter: Reporter, done: int
+    ) -> None:
         super().__init__()
+        self.set_model(model)
         self.done = done
-        self._stage, self._variables, self._reporter = stage, variables, reporter
+        self._batches, self._stage, self._reporter = batches, stage, reporter
         self._log = StepLog(stage.path(".csv"), done)
         self._saved_at, self._cost = time.monotonic(), 0.0
+
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Say which epoch's batches come: `fit` may have looked at some before, to build its metrics."""
+        self._batches.set_epoch(epoch)
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Record one step."""
@@ -121,6 +131,7 @@ class _Recorder(keras.callbacks.Callback):
         """Save all variables and the position."""
         begin = time.monotonic()
         self._log.flush()
-        self._stage.save_checkpoint(self._variables, {"step": self.done})
+        # Within an epoch JAX keeps the values outside the variables; reading `self.model` brings them back.
+        self._stage.save_checkpoint(_variables(self.model), {"step": self.done})
         self._saved_at = time.monotonic()
         self._cost = self._saved_at - begin
