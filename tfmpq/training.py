@@ -180,7 +180,7 @@ class QuantizedTraining(TrainStep, keras.Model):
             gradients, cost_metrics, multipliers = self._add_cost_gradient(trainable, state, gradients)
             metrics |= cost_metrics
             new_values["multipliers"] = multipliers
-        hits = ops.equal(ops.argmax(logits, axis=-1), ops.cast(labels, "int64"))
+        hits = ops.equal(ops.argmax(logits, axis=-1), ops.cast(labels, "int32"))
         metrics["accuracy"] = ops.mean(ops.cast(hits, "float32"))
         return gradients, self._with_values(new_state, new_values), metrics
 
