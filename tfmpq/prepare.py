@@ -28,6 +28,9 @@ CALIBRATION_IMAGES = 256
 PINNED_BITS = 8
 """The first layer, the image and the logits keep 8 bits: they cost little and lose much (SAQ's rule)."""
 
+SAFE_BITS = 4
+"""Least bits of a classifier that the search has not seen."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Task:
@@ -131,9 +134,20 @@ def first_images(split: Split, count: int, shape: tuple[int, int, int], preproce
     return np.asarray(batches[0][0], np.float32)
 
 
-def weight_candidates(network: Network, bits: Sequence[int]) -> dict[str, tuple[int, ...]]:
-    """Candidate widths of every layer; the first layer keeps 8 bits."""
+def weight_candidates(
+    network: Network, bits: Sequence[int], other_classes: bool = False
+) -> dict[str, tuple[int, ...]]:
+    """Candidate widths of every layer; the first layer keeps 8 bits.
+
+    Args:
+        network: The network.
+        bits: Candidate widths.
+        other_classes: Whether the deployed classifier is not the searched one. What the proxy's classifier can
+            bear says nothing about it then, so it gets none of the narrowest widths.
+    """
     found = {node.name: tuple(bits) for node in network.weighted}
+    if other_classes:
+        found[network.weighted[-1].name] = tuple(b for b in bits if b >= SAFE_BITS) or tuple(bits)
     return found | {network.weighted[0].name: (PINNED_BITS,)}
 
 

@@ -154,8 +154,9 @@ def search(
         model, proxy, data_dir=data_dir, weights=weights, preprocessing=preprocessing, reporter=reporter
     )
     costs = target_network(model, task, target_input, target_classes).cost_model()
+    other_classes = target_classes not in (None, task.loaded.classes)
     space = (
-        weight_candidates(task.network, weight_bits),
+        weight_candidates(task.network, weight_bits, other_classes),
         activation_candidates(task.network, activation_bits),
     )
     limits = parse_budgets(budgets, costs)
