@@ -142,8 +142,8 @@ def weight_candidates(
     Args:
         network: The network.
         bits: Candidate widths.
-        other_classes: Whether the deployed classifier is not the searched one. What the proxy's classifier can
-            bear says nothing about it then, so it gets none of the narrowest widths.
+        other_classes: Whether the deployed classifier is not the searched one. What the proxy's classifier
+            can bear says nothing about it then, so it gets none of the narrowest widths.
     """
     found = {node.name: tuple(bits) for node in network.weighted}
     if other_classes:
@@ -152,7 +152,7 @@ def weight_candidates(
 
 
 def activation_candidates(network: Network, bits: Sequence[int]) -> dict[str, tuple[int, ...]]:
-    """Candidate widths of every activation tensor; the image and the logits keep 8 bits."""
+    """Candidate widths of every activation tensor; image and logits keep 8 bits."""
     found = {name: tuple(bits) for name in network.tensors}
     return found | dict.fromkeys((network.tensors[0], network.tensors[-1]), (PINNED_BITS,))
 
