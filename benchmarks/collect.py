@@ -120,8 +120,8 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|")
     for r in rows:
         print(
-            f"| {r['network']} | {r['name']} | {r['top1']:.2f} | {r['relative_size']:.3f} | {r['storage_bytes']:,} | "
-            f"{r['litert_bytes']:,} | {r['mean_weight_bits']:.2f} | {r['steps']} |"
+            f"| {r['network']} | {r['name']} | {r['top1']:.2f} | {r['relative_size']:.3f} "
+            f"| {r['storage_bytes']:,} | {r['litert_bytes']:,} | {r['mean_weight_bits']:.2f} | {r['steps']} |"
         )
 
 
