@@ -114,9 +114,7 @@ def main() -> None:
         if (runs / name).exists():
             copy(runs, name, results / "raw")
     (results / "table.json").write_text(json.dumps(rows, indent=2) + "\n")
-    print(
-        "| network | | top-1 of the file, % | weights / int8 | storage file, bytes | litert file, bytes | bits a weight | fine-tuning steps |"
-    )
+    print("| network | | top-1, % | weights / int8 | storage, bytes | litert, bytes | bits | tuning steps |")
     print("|---|---|---|---|---|---|---|---|")
     for r in rows:
         print(

@@ -169,7 +169,7 @@ class _Walk:
     """The layer graph of a functional model: layers in order, producers and consumers by name."""
 
     def __init__(self, model: keras.Model) -> None:
-        if not hasattr(model, "operations") or len(model.inputs) != 1 or len(model.outputs) != 1:
+        if not hasattr(model, "_nodes_by_depth") or len(model.inputs) != 1 or len(model.outputs) != 1:
             raise TfmpqError(
                 "A model has to be functional, with one image input and one output. Received: "
                 f"{type(model).__name__} '{model.name}'. Rebuild it with keras.Model(inputs, outputs)."
@@ -182,16 +182,13 @@ class _Walk:
             )
         self.layers: list[Any] = list(model.operations)
         self.output = model.outputs[0]._keras_history.operation.name
-        members = {layer.name for layer in self.layers}
+        # A layer may have been called outside this graph too: a Sequential calls it again with every `add`.
+        members = {id(node) for depth in model._nodes_by_depth.values() for node in depth}
         self.producers: dict[str, list[str]] = {}
         self.consumers: dict[str, list[Any]] = {layer.name: [] for layer in self.layers}
         self.calls: dict[str, int] = {}
         for layer in self.layers:
-            nodes = [
-                node
-                for node in layer._inbound_nodes
-                if all(t._keras_history.operation.name in members for t in node.input_tensors)
-            ]
+            nodes = [node for node in layer._inbound_nodes if id(node) in members]
             self.calls[layer.name] = len(nodes)
             tensors = nodes[0].input_tensors if nodes else []
             self.producers[layer.name] = [t._keras_history.operation.name for t in tensors]

@@ -99,12 +99,23 @@ class Stage:
         self.folder.mkdir(parents=True, exist_ok=True)
         with locked(self.folder):
             options = json.loads(json.dumps({"format": FORMAT, **options}))
-            if self.path(".json").exists():
+            begun, checkpoints = self.path(".json").exists(), self._checkpoints()
+            if begun:
                 _refuse_other_options(self.folder, read_json(self.path(".json")), options)
             else:
                 write_json(self.path(".json"), options)
             finished = self.path(".result.json").exists()
-            yield read_json(self.path(".result.json")) if finished else None
+            try:
+                yield read_json(self.path(".result.json")) if finished else None
+            except BaseException:
+                # Nothing to resume yet: a corrected command must not be refused for the wrong one's options.
+                if not begun and self._checkpoints() == checkpoints:
+                    self.path(".json").unlink(missing_ok=True)
+                raise
+
+    def _checkpoints(self) -> set[Path]:
+        """Checkpoints of all stages: float training belongs to the search."""
+        return set(self.folder.glob("*.npz"))
 
     def save_checkpoint(self, variables: Sequence[Any], position: Mapping[str, int]) -> None:
         """Store all variables and the position in the data, atomically."""
