@@ -253,3 +253,11 @@ def test_a_model_that_is_part_of_another_one_is_analysed_alone() -> None:
     part = keras.Model(image, features)
     assert [node.name for node in analyse(part).nodes] == ["image", "conv"]
     assert len(analyse(whole).nodes) == 4
+
+
+def test_a_sequential_model_is_analysed_though_every_add_calls_its_layers_again() -> None:
+    model = keras.Sequential(
+        [keras.Input((8, 8, 3)), conv("conv"), layers.ReLU(), layers.Flatten(), layers.Dense(2, name="dense")]
+    )
+    model = keras.Model(model.inputs[0], model.outputs[0])
+    assert [node.name for node in analyse(model).weighted] == ["conv", "dense"]

@@ -92,6 +92,20 @@ def test_the_lock_ends_with_an_error(tmp_path: Path) -> None:
         assert finished is None
 
 
+def test_a_call_that_fails_before_its_first_checkpoint_leaves_the_folder_to_a_corrected_one(
+    tmp_path: Path,
+) -> None:
+    Stage(tmp_path, "search").save_checkpoint(variables(1), {"step": 1})
+    stage = Stage(tmp_path, "finetune")
+    with pytest.raises(UsageError), stage.opened({"weights": None}):
+        raise UsageError("no weights")
+    with pytest.raises(KeyboardInterrupt), stage.opened({"weights": "none"}):
+        stage.save_checkpoint(variables(1), {"step": 1})
+        raise KeyboardInterrupt
+    with pytest.raises(UsageError, match="is resumed"), stage.opened({"weights": None}):
+        pass
+
+
 def test_options_have_to_be_the_same_and_the_first_difference_is_named(tmp_path: Path) -> None:
     stage = Stage(tmp_path, "search")
     options = {"model": "resnet8", "seed": 1, "bits": (2, 4)}
