@@ -38,7 +38,8 @@ _APPLICATIONS = {
 }
 
 _UNKNOWN_PREPROCESSING = "unit"
-_FILES = (".keras", ".h5", ".hdf5")
+MODEL_FILES = (".keras", ".h5", ".hdf5")
+"""Endings of files that hold a whole model, weights included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,7 @@ def _load(spec: str, input_shape: tuple[int, int, int], classes: int) -> LoadedM
         network = _NETWORKS[spec]
         build = getattr(importlib.import_module(f"tfmpq.models.{network.module}"), spec)
         return LoadedModel(build(tuple(input_shape), classes), spec, network.preprocessing, classes)
-    if spec.endswith(_FILES):
+    if spec.endswith(MODEL_FILES):
         from tfmpq.models.user import read_model
 
         return _adopt(read_model(Path(spec)), Path(spec).stem, input_shape, classes, exact=False)
@@ -124,7 +125,7 @@ def _load(spec: str, input_shape: tuple[int, int, int], classes: int) -> LoadedM
     near = difflib.get_close_matches(spec, _NETWORKS, n=1)
     hint = f"Did you mean {near[0]}?" if near else f"Choose one of {', '.join(_NETWORKS)}."
     raise UsageError(
-        f"A model is a built-in name, a {' or '.join(_FILES)} file, or MODULE:FUNCTION. "
+        f"A model is a built-in name, a {' or '.join(MODEL_FILES)} file, or MODULE:FUNCTION. "
         f"Received: {spec}. {hint}"
     )
 

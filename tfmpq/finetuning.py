@@ -14,9 +14,10 @@ from tfmpq.evaluation import score
 from tfmpq.freeze import snap_biases
 from tfmpq.graph import analyse
 from tfmpq.loop import train
+from tfmpq.models.registry import model_names
 from tfmpq.optimizer import QuantizationOptimizer
 from tfmpq.policy import Policy, load_policy, save_policy
-from tfmpq.prepare import Task, fingerprint, is_trained, load_task, versions
+from tfmpq.prepare import Task, begins_trained, fingerprint, is_trained, load_task, versions
 from tfmpq.progress import Reporter, SilentReporter
 from tfmpq.quantize import quantize_model
 from tfmpq.restrict import restrict
@@ -34,7 +35,7 @@ class FinetuneResult:
         policy: Path of the policy, which fine-tuning never changes.
         preprocessing: Name of the preprocessing.
         data: Data set.
-        started_from: `search`, or the file of float weights.
+        started_from: `search`, the file of float weights, or the model file that holds them.
         top1: Top-1 on the test images, 0 to 1, of the network as it will be deployed.
         top5: Top-5.
         count: Number of test images.
@@ -96,7 +97,8 @@ def finetune(
         out: Run folder; the same call resumes it; None for the search's own, or `runs/MODEL_DATA`.
         model: Network; None for the one of the search or policy.
         data_dir: Folder that is looked in first for data.
-        weights: File of float weights; "none" for random ones; None for those of the search where they fit.
+        weights: File of float weights; "none" for random ones; None for those of the search where they fit,
+            else those of a model file.
         epochs: Epochs.
         steps_per_epoch: Steps in an epoch; None for all images once.
         batch_size: Images in a step.
@@ -115,11 +117,12 @@ def finetune(
     """
     reporter = reporter or SilentReporter()
     keras.utils.set_random_seed(seed)
-    origin = _Origin.of(Path(source))
+    origin = _Origin.of(Path(source), model)
     name = model or origin.model
     task = load_task(name, target, data_dir=data_dir, weights=weights, preprocessing=preprocessing or
                      (origin.preprocessing if model is None else None), reporter=reporter)  # fmt: skip
     origin.policy.check_against([node.name for node in task.network.weighted], task.network.tensors)
+    searched = _searched_model(task, origin, name, weights)
     options = {
         "stage": "finetune",
         "model": name,
@@ -143,7 +146,7 @@ def finetune(
         if finished is not None:
             reporter.log(f"{out} is finished; its result is shown.")
             return FinetuneResult(**{key: finished[key] for key in FinetuneResult.__slots__})
-        quantized, teacher = _start(task, origin, weights)
+        quantized, teacher = _start(task, origin, name, weights, searched)
         trainer = QuantizedTraining(quantized.inputs[0], quantized.outputs[0])
         trainer.configure(
             distillation=Distillation(teacher, distill_weight) if distill and teacher is not None else None
@@ -156,11 +159,13 @@ def finetune(
         )
         still = frozen_statistics_epochs
         if still is None:
-            still = max(1, round(0.2 * epochs)) if epochs > 1 else 0
+            still = round(0.2 * epochs)
         train(trainer, batches, epochs=epochs, stage=stage, reporter=reporter, label="fine-tuning",
               frozen_statistics_epochs=min(still, epochs))  # fmt: skip
         snap_biases(quantized, analyse(quantized, value_range(task.preprocessing)[0] < 0))
-        result = _finish(task, stage, quantized, origin, weights, target, data_dir, epochs, steps, reporter)
+        result = _finish(
+            task, stage, quantized, origin, name, weights, target, data_dir, epochs, steps, reporter
+        )
         write_json(stage.path(".result.json"), result.to_json())
     return result
 
@@ -175,7 +180,7 @@ class _Origin:
     search: Stage | None
 
     @classmethod
-    def of(cls, source: Path) -> _Origin:
+    def of(cls, source: Path, model: str | None) -> _Origin:
         if source.is_dir():
             stage = Stage(source, "search")
             if not stage.path(".result.json").exists():
@@ -186,25 +191,43 @@ class _Origin:
             asked = read_json(stage.path(".json"))
             return cls(load_policy(source / "policy.yaml"), asked["model"], asked["preprocessing"], stage)
         policy = load_policy(source)
+        if model is None and policy.model not in model_names():
+            raise UsageError(
+                f"A policy alone names built-in networks only. Received: {source} of '{policy.model}', "
+                "and no model. Give --model FILE.keras or MODULE:FUNCTION."
+            )
         return cls(policy, policy.model, None, None)
 
 
-def _start(task: Task, origin: _Origin, weights: str | None) -> tuple[keras.Model, keras.Model | None]:
-    """The quantized model to train, and the float model to learn from."""
-    if weights is None and origin.search is not None:
+def _searched_model(task: Task, origin: _Origin, model: str, weights: str | None) -> keras.Model | None:
+    """The searched model if fine-tuning begins with its weights; None if it begins with float weights.
+
+    Raises:
+        UsageError: There are no weights to begin with.
+    """
+    if weights is not None:
+        return None
+    if origin.search is not None:
         searched = origin.search.load_model()
-        if (
-            searched.input_shape == task.model.input_shape
-            and searched.output_shape == task.model.output_shape
-        ):
-            trained = read_json(origin.search.path(".json"))["float_is_trained"]
-            teacher = load_keras(origin.search.path(".float.keras")) if trained else None
-            return restrict(searched, origin.policy), teacher
-    if weights is None:
+        shapes = [(m.input_shape, m.output_shape) for m in (searched, task.model)]
+        if shapes[0] == shapes[1]:
+            return searched
+    if not begins_trained(model, weights):
         raise UsageError(
             "Fine-tuning needs weights to start from. Received: none that fit this data set. "
             "Give --weights FILE, or --weights none for random ones."
         )
+    return None
+
+
+def _start(
+    task: Task, origin: _Origin, model: str, weights: str | None, searched: keras.Model | None
+) -> tuple[keras.Model, keras.Model | None]:
+    """The quantized model to train, and the float model to learn from."""
+    if searched is not None and origin.search is not None:
+        trained = read_json(origin.search.path(".json"))["float_is_trained"]
+        teacher = load_keras(origin.search.path(".float.keras")) if trained else None
+        return restrict(searched, origin.policy), teacher
     bits = origin.policy.weight_bits
     activations = origin.policy.activation_bits(task.network.tensors)
     quantized = quantize_model(
@@ -215,7 +238,7 @@ def _start(task: Task, origin: _Origin, weights: str | None) -> tuple[keras.Mode
         task.calibration_images(),
         value_range(task.preprocessing),
     )
-    return quantized, task.model if is_trained(task, weights, 0) else None
+    return quantized, task.model if is_trained(task, model, weights, 0) else None
 
 
 def _finish(
@@ -223,6 +246,7 @@ def _finish(
     stage: Stage,
     quantized: keras.Model,
     origin: _Origin,
+    model: str,
     weights: str | None,
     target: str,
     data_dir: Path | None,
@@ -249,7 +273,7 @@ def _finish(
         policy=str(stage.folder / "policy.yaml"),
         preprocessing=task.preprocessing,
         data=target,
-        started_from=weights or "search",
+        started_from=weights or ("search" if origin.search else model),
         top1=reached.top1,
         top5=reached.top5,
         count=reached.count,

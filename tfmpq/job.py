@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tfmpq.errors import TfmpqError
+from tfmpq.data import load_dataset
+from tfmpq.errors import UsageError
 from tfmpq.evaluation import evaluate
 from tfmpq.exporting import export
 from tfmpq.finetuning import FinetuneResult, finetune
 from tfmpq.policy import LayerChoice, Policy, load_policy, save_policy
+from tfmpq.prepare import begins_trained, image_shape
 from tfmpq.progress import Reporter, SilentReporter
 from tfmpq.runs import Stage, default_folder, load_keras, write_json
 from tfmpq.searching import SearchResult, search
@@ -105,20 +107,23 @@ def run(
         steps_per_epoch: Steps in an epoch.
         batch_size: Images in a step.
         seed: Random seed.
-        float_epochs: Epochs of float training; None is `epochs` without weights and 0 with them.
+        float_epochs: Epochs of float training; None is `epochs` without weights and 0 with them (those
+            of a model file included).
         learning_rate: Peak learning rate of fine-tuning.
         distill: Learn from the float model as well.
         preprocessing: Name; None for what the network expects.
         reporter: Told about progress.
 
     Raises:
-        UsageError: As the single stages do.
+        UsageError: As the single stages do; or proxy and target differ in image size or classes.
         TfmpqError: As the single stages do.
     """
     reporter = reporter or SilentReporter()
     out = Path(out or default_folder(model, target))
+    if proxy != target:
+        _refuse_other_form(proxy, target, data_dir)
     if float_epochs is None:
-        float_epochs = epochs if weights in (None, "none") else 0
+        float_epochs = 0 if begins_trained(model, weights) else epochs
     common: dict[str, Any] = {
         "data_dir": data_dir,
         "batch_size": batch_size,
@@ -139,6 +144,23 @@ def run(
     result = JobResult(found, tuned, rows, measured)
     write_json(out / "job.json", result.to_json())
     return result
+
+
+def _refuse_other_form(proxy: str, target: str, data_dir: Path | None) -> None:
+    """The float baseline is the network that was searched: say so before hours of training, not after."""
+    forms = []
+    for name in (proxy, target):
+        dataset = load_dataset(name, data_dir=data_dir)
+        forms.append((*image_shape(dataset), dataset.classes))
+    if forms[0] != forms[1]:
+        shown = " and ".join(
+            f"{name} ({height} x {width} x {channels}, {classes} classes)"
+            for name, (height, width, channels, classes) in zip((proxy, target), forms, strict=True)
+        )
+        raise UsageError(
+            "The whole job takes a proxy and a target of one image size and number of classes. "
+            f"Received: {shown}. Run search, finetune, export and measure one by one."
+        )
 
 
 def _baseline(out: Path, model: str, target: str, epochs: int, training: dict[str, Any]) -> FinetuneResult:
@@ -178,11 +200,6 @@ def _table(
     files = {"float32": out / "float32.tflite", "int8": out / "int8.tflite", "mixed": out / "mixed.tflite"}
     preprocessing = tuned.preprocessing
     float_model = load_keras(Stage(out, "search").path(".float.keras"))
-    if tuple(float_model.output_shape) != tuple(Stage(out, "finetune").load_model().output_shape):
-        raise TfmpqError(
-            "The float baseline has the classes of the target. Received: a search on data of other classes. "
-            "Run search, finetune, export and measure one by one."
-        )
     export_float(float_model, files["float32"], metadata={"preprocessing": preprocessing})
     export(int8, out=files["int8"], data_dir=data_dir, reporter=reporter)
     export(out, out=files["mixed"], data_dir=data_dir, reporter=reporter)

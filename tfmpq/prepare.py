@@ -17,7 +17,7 @@ from tfmpq.data.batches import Augmentation
 from tfmpq.data.preprocess import value_range
 from tfmpq.errors import UsageError
 from tfmpq.graph import Network, analyse
-from tfmpq.models.registry import LoadedModel, load_model
+from tfmpq.models.registry import MODEL_FILES, LoadedModel, load_model
 from tfmpq.progress import Reporter
 
 IMAGENET_SIDE = 224
@@ -91,10 +91,15 @@ def load_task(
     """Load data and a float network for them.
 
     Raises:
-        UsageError: A name is unknown or the two do not fit.
+        UsageError: A name is unknown, the two do not fit, or the data have one class only.
         TfmpqError: A file is damaged, or the network has layers that cannot be quantized.
     """
     dataset = load_dataset(data, data_dir=data_dir, reporter=reporter)
+    if dataset.classes < 2:
+        raise UsageError(
+            f"A classifier learns to tell classes apart. Received: {data} with {dataset.classes} class. "
+            "Check its labels or sub-folders."
+        )
     loaded = load_model(
         model,
         input_shape=image_shape(dataset),
@@ -113,9 +118,14 @@ def load_task(
     return Task(dataset, loaded, network, chosen)
 
 
-def is_trained(task: Task, weights: str | None, float_epochs: int) -> bool:
+def begins_trained(model: str, weights: str | None) -> bool:
+    """Whether a float network begins with weights that were learned: given ones, or those of a model file."""
+    return weights not in (None, "none") or model.endswith(MODEL_FILES)
+
+
+def is_trained(task: Task, model: str, weights: str | None, float_epochs: int) -> bool:
     """Whether the float network has learned its task, so that there is something to learn from it."""
-    return float_epochs > 0 or (weights not in (None, "none") and not task.loaded.new_classifier)
+    return float_epochs > 0 or (begins_trained(model, weights) and not task.loaded.new_classifier)
 
 
 def image_shape(dataset: Dataset) -> tuple[int, int, int]:

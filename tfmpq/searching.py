@@ -23,6 +23,7 @@ from tfmpq.prepare import (
     Task,
     accuracy,
     activation_candidates,
+    begins_trained,
     fingerprint,
     is_trained,
     load_task,
@@ -179,7 +180,7 @@ def search(
         "batch_size": batch_size,
         "seed": seed,
         "float_epochs": float_epochs,
-        "float_is_trained": is_trained(task, weights, float_epochs),
+        "float_is_trained": is_trained(task, model, weights, float_epochs),
         "learning_rate": learning_rate,
         "preprocessing": task.preprocessing,
         "target_input": target_input,
@@ -194,8 +195,8 @@ def search(
         if float_epochs:
             pretrain(task, stage.folder, epochs=float_epochs, steps_per_epoch=steps_per_epoch,
                      batch_size=batch_size, seed=seed,
-                from_weights=weights not in (None, "none"), reporter=reporter)  # fmt: skip
-        rate = learning_rate or (0.01 if float_epochs or weights not in (None, "none") else 0.05)
+                from_weights=begins_trained(model, weights), reporter=reporter)  # fmt: skip
+        rate = learning_rate or (0.01 if float_epochs or begins_trained(model, weights) else 0.05)
         sharpness = METHODS[method]
         batches = task.batches(batch_size, seed, steps_per_epoch)
         if sharpness is not None:
@@ -276,7 +277,7 @@ def _finish(
     }
     policy = Policy(
         format="tfmpq-policy/1",
-        model=task.loaded.name,
+        model=options["model"],
         layers={name: LayerChoice(weight_bits=bits) for name, bits in chosen.weight_bits.items()},
         activations={name: bits for name, bits in chosen.activation_bits.items() if bits != 8},
         budget=[
