@@ -192,9 +192,11 @@ def _from_tflite(path: Path, preprocessing: str | None) -> Classifier:
 
 def _from_keras(path: Path, preprocessing: str | None) -> Classifier:
     from tfmpq.models.registry import load_model
+    from tfmpq.quantize import quantize_wrappers  # registers the layers that a quantized file names
 
     loaded = load_model(str(path), input_shape=(0, 0, 0), classes=0)
-    return _from_model(loaded.model, preprocessing or loaded.preprocessing, False, "keras")
+    quantized = bool(quantize_wrappers(loaded.model))
+    return _from_model(loaded.model, preprocessing or loaded.preprocessing, quantized, "keras")
 
 
 def _from_run(path: Path, preprocessing: str | None) -> Classifier:
