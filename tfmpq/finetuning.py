@@ -14,7 +14,7 @@ from tfmpq.evaluation import score
 from tfmpq.freeze import snap_biases
 from tfmpq.graph import analyse
 from tfmpq.loop import train
-from tfmpq.models.registry import model_names
+from tfmpq.models.registry import MODEL_FILES, model_names
 from tfmpq.optimizer import QuantizationOptimizer
 from tfmpq.policy import Policy, load_policy, save_policy
 from tfmpq.prepare import Task, begins_trained, fingerprint, is_trained, load_task, versions
@@ -191,10 +191,11 @@ class _Origin:
             asked = read_json(stage.path(".json"))
             return cls(load_policy(source / "policy.yaml"), asked["model"], asked["preprocessing"], stage)
         policy = load_policy(source)
-        if model is None and policy.model not in model_names():
+        # A policy may come from somebody else, and code is imported only where the user types its name.
+        if model is None and not (policy.model in model_names() or policy.model.endswith(MODEL_FILES)):
             raise UsageError(
-                f"A policy alone names built-in networks only. Received: {source} of '{policy.model}', "
-                "and no model. Give --model FILE.keras or MODULE:FUNCTION."
+                "A policy alone stands for a built-in network or a model file. "
+                f"Received: {source} of '{policy.model}', and no model. Give --model {policy.model}."
             )
         return cls(policy, policy.model, None, None)
 
