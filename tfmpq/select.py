@@ -153,7 +153,7 @@ class _Program:
         self._choices = choices
         self._starts = np.cumsum([0, *(len(choice.candidates) for choice in choices)]).tolist()
         self._width = self._binaries = self._starts[-1]
-        self._rows: list[tuple[dict[int, float], float, float]] = []
+        self._rows: list[tuple[Mapping[int, float], float, float]] = []
         for start, choice in zip(self._starts, choices, strict=False):
             self._rows.append(({start + i: 1 for i in range(len(choice.candidates))}, 1, 1))
         self._by_name = {
