@@ -1,0 +1,48 @@
+"""What both halves share: the folder that goes from JAX to TensorFlow, and the training model to compare.
+
+`make test-jax` runs `test_jax_backend.py` where there is no TensorFlow and then `test_handover.py` where
+there is no JAX.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import pytest
+
+from tfmpq.budget import parse_budgets
+from tfmpq.graph import analyse
+from tfmpq.quantize import quantize_wrappers
+from tfmpq.searching import METHODS, search_trainer
+from tfmpq.training import QuantizedTraining
+
+STEPS = 40
+"""Length of the search whose step is compared: it sets the rates."""
+
+
+@pytest.fixture(scope="session")
+def handover(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder that JAX's half fills and TensorFlow's half reads."""
+    named = os.environ.get("TFMPQ_HANDOVER")
+    folder = Path(named) if named else tmp_path_factory.mktemp("handover")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trainer_of() -> Callable[[keras.Model], QuantizedTraining]:
+    """The training model of an ASGA search, made from a searchable quantized model."""
+
+    def make(quantized: keras.Model) -> QuantizedTraining:
+        network = analyse(quantized, input_signed=False)
+        costs = network.cost_model()
+        configs = {w.name: w.quantize_config for w in quantize_wrappers(quantized)}
+        weights = {node.name: configs[node.name].weight_bits for node in network.weighted}
+        space = (weights, dict.fromkeys(network.tensors, (8,)))
+        limits = parse_budgets(["size=0.4x"], costs)
+        return search_trainer(quantized, costs, limits, space, METHODS["asga"], 0.01, STEPS)
+
+    return make

@@ -1,0 +1,290 @@
+"""Search and fine-tuning on JAX where TensorFlow is not installed; writes what `test_handover.py` reads."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import inspect
+import itertools
+import json
+import math
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from keras import layers, ops
+
+from tfmpq import loop
+from tfmpq.data import ImageBatches, Split, load_dataset
+from tfmpq.loop import train
+from tfmpq.optimizer import QuantizationOptimizer
+from tfmpq.pretrain import FloatTraining
+from tfmpq.progress import SilentReporter
+from tfmpq.runs import Stage, load_keras
+from tfmpq.sharpness import RadiusSchedule
+from tfmpq.training import QuantizedTraining, SharpnessOptions
+
+if keras.backend.backend() != "jax":
+    pytest.skip("needs KERAS_BACKEND=jax; run by `make test-jax`", allow_module_level=True)
+
+jax = pytest.importorskip("jax")
+
+FLOAT_EPOCHS, SEARCH_EPOCHS, TUNING_EPOCHS, STEPS = 3, 2, 3, 20
+COMMANDS = (
+    "search --model user_networks:small --proxy digits --budget size=0.4x "
+    f"--float-epochs {FLOAT_EPOCHS} --epochs {SEARCH_EPOCHS} --steps-per-epoch {STEPS} "
+    "--batch-size 64 --seed 3 --out run --json",
+    f"finetune run --target digits --epochs {TUNING_EPOCHS} --steps-per-epoch {STEPS} "
+    "--batch-size 64 --out run --json",
+    "evaluate run --data digits --json",
+)
+COMPARED_BATCHES, COMPARED_IMAGES = 11, 2
+
+
+class Imports:
+    """Stands before all finders and records which modules of TensorFlow are asked for.
+
+    `keras.utils.set_random_seed` asks for it to seed it too, and does without.
+    """
+
+    def __init__(self) -> None:
+        self.wanted: list[str] = []
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
+        if name.partition(".")[0] in ("tensorflow", "tensorflow_datasets", "tf_keras"):
+            callers = {frame.function for frame in inspect.stack(context=0)}
+            if "set_random_seed" not in callers:
+                self.wanted.append(name)
+
+
+@pytest.fixture(scope="module")
+def chain(handover: Path) -> SimpleNamespace:
+    """A searched, fine-tuned and evaluated run in the hand-over folder, and what the commands printed."""
+    from tfmpq.cli.main import main
+
+    shutil.rmtree(handover / "run", ignore_errors=True)
+    shutil.copy(Path(__file__).parents[1] / "user_networks.py", handover)
+    imports, results = Imports(), []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(handover)
+        patch.delenv("TFMPQ_DATA_DIR", raising=False)
+        patch.setattr(sys, "meta_path", [imports, *sys.meta_path])
+        for line in COMMANDS:
+            result = CliRunner().invoke(main, line.split(), prog_name="tfmpq")
+            assert result.exit_code == 0, result.stderr
+            results.append(json.loads(result.stdout))
+    found, tuned, evaluated = results
+    return SimpleNamespace(
+        folder=handover / "run", imports=imports.wanted, found=found, tuned=tuned, evaluated=evaluated
+    )
+
+
+def test_tensorflow_is_neither_there_nor_asked_for(chain) -> None:
+    assert importlib.util.find_spec("tensorflow") is None
+    assert chain.imports == []
+    assert "tensorflow" not in sys.modules
+
+
+def test_search_meets_its_budget_and_fine_tuning_learns(chain) -> None:
+    (budget,) = chain.found["budget"]
+    assert budget["reached"] <= budget["limit"]
+    assert chain.tuned["versions"]["backend"] == "jax"
+    assert chain.tuned["size"] == chain.found["size"]["policy"]
+    assert chain.tuned["top1"] > 0.5
+    assert chain.evaluated["top1"] == chain.tuned["top1"]
+
+
+@pytest.mark.parametrize(
+    ("stage", "epochs"), [("float", FLOAT_EPOCHS), ("search", SEARCH_EPOCHS), ("finetune", TUNING_EPOCHS)]
+)
+def test_every_step_is_logged_with_finite_metrics(chain, stage: str, epochs: int) -> None:
+    with (chain.folder / f"{stage}.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows] == list(range(epochs * STEPS))
+    assert all(math.isfinite(float(value)) for row in rows for value in row.values())
+    assert np.mean([float(row["loss"]) for row in rows[-5:]]) < float(rows[0]["loss"])
+
+
+def test_layers_are_written_for_tensorflow(chain, handover: Path) -> None:
+    model = load_keras(chain.folder / "finetune.keras")
+    images = digits(64)[0]
+    probe = keras.Model(model.inputs[0], [layer.output for layer in model.layers])
+    outputs = {
+        layer.name: ops.convert_to_numpy(value)
+        for layer, value in zip(model.layers, probe(images, training=False), strict=True)
+    }
+    assert all(np.all(np.isfinite(value)) for value in outputs.values())
+    np.savez(handover / "layers.npz", images=images, **{f"layer {k}": v for k, v in outputs.items()})
+
+
+def test_frozen_integers_are_written_for_tensorflow(chain, handover: Path) -> None:
+    from tfmpq.exporting import Finetuned
+
+    frozen = Finetuned.load(chain.folder).frozen()
+    arrays = {}
+    for layer in frozen.layers:
+        arrays[f"{layer.name} grid"] = np.asarray([layer.grid.scale, layer.grid.bits, layer.grid.signed])
+        if layer.weights is not None:
+            weights = layer.weights
+            arrays |= {f"{layer.name} {k}": getattr(weights, k) for k in ("integers", "scales", "bias")}
+            assert np.abs(weights.integers).max() <= 2 ** (weights.bits - 1) - 1
+    np.savez(handover / "frozen.npz", **arrays)
+
+
+def test_steps_are_written_for_tensorflow(chain, handover: Path, trainer_of: Callable) -> None:
+    """Single ASGA steps, all from the searched weights, compiled once; named "BATCH KIND NAME"."""
+    trainer = trainer_of(load_keras(chain.folder / "search.keras"))
+    trainer.optimizer.build(trainer.trainable_variables)
+
+    @jax.jit
+    def step(images: Any, labels: Any) -> dict[str, list[Any]]:
+        trainable = [v.value for v in trainer.trainable_variables]
+        state = [v.value for v in trainer.non_trainable_variables]
+        gradients, state, metrics = trainer.compute_update(trainable, state, images, labels)
+        slots = [v.value for v in trainer.optimizer.variables]
+        updated, _ = trainer.optimizer.stateless_apply(slots, gradients, trainable)
+        named = {f"metric {name}": value for name, value in metrics.items()}
+        for kind, tensors in (("gradient", gradients), ("state", state), ("updated", updated)):
+            named |= {f"{kind} {i}": tensor for i, tensor in enumerate(tensors)}
+        return named
+
+    images, labels = digits(COMPARED_BATCHES * COMPARED_IMAGES)
+    arrays = {"images": images, "labels": labels}
+    for batch in range(COMPARED_BATCHES):
+        part = slice(batch * COMPARED_IMAGES, (batch + 1) * COMPARED_IMAGES)
+        arrays |= {f"{batch} {k}": np.asarray(v) for k, v in step(images[part], labels[part]).items()}
+    np.savez(handover / "steps.npz", **arrays)
+
+
+def digits(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first test images, as a network with preprocessing `unit` takes them, and their labels."""
+    test = load_dataset("digits").test
+    batches = ImageBatches(test, count, image_shape=test.array.shape[1:], preprocessing="unit", shuffle=False)
+    return batches[0]
+
+
+# -- the training loop, compiled -----------------------------------------------------------------------------
+
+SPLIT = Split(
+    (np.arange(32) % 4).astype(np.int64), np.random.default_rng(0).integers(0, 256, (32, 8, 8, 3), np.uint8)
+)
+BATCHES, EPOCHS, FROZEN = 3, 3, 1
+
+
+class Watcher(SilentReporter):
+    """Interrupts like Ctrl-C when it is asked to; its time passes by the step, so that all are saved."""
+
+    def __init__(self, interrupt_at: int | None = None) -> None:
+        self.messages: list[str] = []
+        self._done, self._interrupt_at = 0, interrupt_at
+
+    def monotonic(self) -> float:
+        return 100.0 * self._done
+
+    def log(self, message: str) -> None:
+        self.messages.append(message)
+
+    def advance(self, steps: int = 1, metrics: Any = None) -> None:
+        self._done += steps
+        if self._done == self._interrupt_at:
+            raise KeyboardInterrupt
+
+
+def train_small(folder: Path, reporter: Watcher) -> dict[str, np.ndarray]:
+    """All variables after an ASGA training of a network with BatchNorm and dropout."""
+    from tfmpq.graph import analyse
+    from tfmpq.quantize import quantize_model
+
+    keras.utils.set_random_seed(1)
+    image = keras.Input((8, 8, 3), name="image")
+    x = layers.Conv2D(4, 3, strides=2, use_bias=False, name="conv")(image)
+    x = layers.ReLU(name="relu")(layers.BatchNormalization(name="bn")(x))
+    x = layers.Dropout(0.3, seed=2)(layers.GlobalAveragePooling2D(name="gap")(x))
+    model = keras.Model(image, layers.Dense(4, name="logits")(x))
+    network = analyse(model, input_signed=False)
+    quantized = quantize_model(
+        model,
+        network,
+        {node.name: (2, 4, 8) for node in network.weighted},
+        dict.fromkeys(network.tensors, (8,)),
+        SPLIT.array.astype(np.float32) / 255,
+        (0.0, 1.0),
+    )
+    trainer = QuantizedTraining(quantized.inputs[0], quantized.outputs[0])
+    trainer.configure(SharpnessOptions(RadiusSchedule("inverse", window=2)))
+    trainer.compile(optimizer=QuantizationOptimizer(0.1), jit_compile=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "time", reporter)
+        train(trainer, batches(BATCHES), epochs=EPOCHS, stage=Stage(folder, "search"), reporter=reporter,
+              label="search", frozen_statistics_epochs=FROZEN)  # fmt: skip
+    everything = [*trainer.variables, *trainer.optimizer.variables]
+    return {f"{i} {v.path.split('/')[-1]}": v.numpy() for i, v in enumerate(everything)}
+
+
+def batches(steps: int) -> ImageBatches:
+    return ImageBatches(
+        SPLIT, 8, image_shape=(8, 8, 3), preprocessing="unit", seed=5, augment="crop", steps_per_epoch=steps
+    )
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """A training in one go, and BatchNorm's mean in the checkpoint after every step."""
+    folder, means = tmp_path_factory.mktemp("whole"), []
+    save = Stage.save_checkpoint
+
+    def save_and_look(stage: Stage, variables: Any, position: dict[str, int]) -> None:
+        save(stage, variables, position)
+        with np.load(stage.path(".npz")) as stored:
+            mean = next(stored[name] for name in stored.files if name.endswith("moving_mean"))
+            means.append((position["step"], mean))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Stage, "save_checkpoint", save_and_look)
+        return SimpleNamespace(result=train_small(folder, Watcher()), folder=folder, means=dict(means))
+
+
+def test_checkpoints_hold_the_present_values_and_batch_norm_rests_at_last(uninterrupted) -> None:
+    """In mid-epoch too; and the compiled step is traced anew for the last epochs."""
+    means = [uninterrupted.means[step] for step in range(1, BATCHES * EPOCHS + 1)]
+    moved = [bool(np.any(one != other)) for one, other in itertools.pairwise(means)]
+    resting = BATCHES * FROZEN
+    assert moved == [True] * (len(moved) - resting) + [False] * resting
+
+
+def test_an_interrupted_training_ends_as_an_uninterrupted_one(uninterrupted, tmp_path: Path) -> None:
+    """Bit by bit; interrupted within an epoch, and within the one with frozen statistics."""
+    for at in (5, 9):
+        with pytest.raises(KeyboardInterrupt):
+            train_small(tmp_path, Watcher(interrupt_at=at))
+    reporter = Watcher()
+    resumed = train_small(tmp_path, reporter)
+    assert reporter.messages == ["Resuming search at step 8 of 9."]
+    assert list(resumed) == list(uninterrupted.result)
+    for name, value in resumed.items():
+        np.testing.assert_array_equal(value, uninterrupted.result[name], name)
+    assert (tmp_path / "search.csv").read_text() == (uninterrupted.folder / "search.csv").read_text()
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_metrics_built_from_a_peek_do_not_shift_the_epochs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    image = keras.Input((8, 8, 3))
+    model = FloatTraining(image, layers.Dense(4)(layers.Flatten()(image)))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer="sgd", loss=loss, metrics=["accuracy"], jit_compile=True)
+    data, seen = batches(steps), []
+    deliver = ImageBatches.batch
+    monkeypatch.setattr(
+        ImageBatches, "batch", lambda self, *place: seen.append(place) or deliver(self, *place)
+    )
+    train(model, data, epochs=2, stage=Stage(tmp_path, "float"), reporter=SilentReporter(), label="float")
+    assert seen[-2 * steps :] == [(epoch, index) for epoch in range(2) for index in range(steps)]
