@@ -82,11 +82,11 @@ class Measurement:
 
 
 def measure(
-    path: Path,
+    path: str | Path,
     *,
     threads: int = 1,
     runs: int = 50,
-    out: Path | None = None,
+    out: str | Path | None = None,
     reporter: Reporter | None = None,
 ) -> Measurement:
     """Measure one file.
@@ -109,7 +109,7 @@ def measure(
 
 
 def measure_together(
-    paths: Sequence[Path], *, threads: int = 1, runs: int = 50, reporter: Reporter | None = None
+    paths: Sequence[str | Path], *, threads: int = 1, runs: int = 50, reporter: Reporter | None = None
 ) -> tuple[Measurement, ...]:
     """Measure several files in alternation, so that whatever slows the machine down slows all of them.
 

@@ -75,6 +75,16 @@ def model_names() -> tuple[str, ...]:
     return tuple(_NETWORKS)
 
 
+def is_users_code(spec: str) -> bool:
+    """Whether a specification is neither a built-in name nor a file, so that loading it imports code."""
+    return spec not in _NETWORKS and not spec.endswith(MODEL_FILES)
+
+
+def display_name(spec: str) -> str:
+    """Short name of a network: registry name, stem of the file, or name of the function."""
+    return Path(spec).stem if spec.endswith(MODEL_FILES) else spec.rpartition(":")[2]
+
+
 def load_model(
     spec: str,
     *,
@@ -116,12 +126,12 @@ def _load(spec: str, input_shape: tuple[int, int, int], classes: int) -> LoadedM
     if spec.endswith(MODEL_FILES):
         from tfmpq.models.user import read_model
 
-        return _adopt(read_model(Path(spec)), Path(spec).stem, input_shape, classes, exact=False)
+        return _adopt(read_model(Path(spec)), display_name(spec), input_shape, classes, exact=False)
     if ":" in spec:
         from tfmpq.models.user import call_function
 
         made = call_function(spec, input_shape, classes)
-        return _adopt(made, spec.partition(":")[2], input_shape, classes, exact=True)
+        return _adopt(made, display_name(spec), input_shape, classes, exact=True)
     near = difflib.get_close_matches(spec, _NETWORKS, n=1)
     hint = f"Did you mean {near[0]}?" if near else f"Choose one of {', '.join(_NETWORKS)}."
     raise UsageError(

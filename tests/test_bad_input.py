@@ -98,10 +98,10 @@ CASES = {
     "other arrays as data": (SEARCH.replace("digits", "npz:damaged/other.npz"), 1, ("something",)),
     "pickle as data": (SEARCH.replace("digits", "npz:damaged/pickled.npz"), 1, ("damaged/pickled.npz",)),
     "one class": (SEARCH.replace("digits", "npz:damaged/one_class.npz"), 2, ("one_class.npz", "1 class")),
-    "other classes in the whole job": (
+    "another target without weights in the whole job": (
         "run --model resnet8 --proxy digits --target npz:damaged/three_class.npz --out new",
         2,
-        ("10 classes", "3 classes"),
+        ("Give --weights FILE",),
     ),
     "policy that names code": (
         "finetune run/policy.yaml --target digits --weights none --out new",

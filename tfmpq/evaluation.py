@@ -98,10 +98,10 @@ def score(
 
 
 def evaluate(
-    path: Path,
+    path: str | Path,
     data: str,
     *,
-    data_dir: Path | None = None,
+    data_dir: str | Path | None = None,
     split: str = "test",
     limit: int | None = None,
     preprocessing: str | None = None,

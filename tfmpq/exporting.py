@@ -79,11 +79,11 @@ class Finetuned:
 
 
 def export(
-    run: Path,
+    run: str | Path,
     *,
     target: Target = "litert",
-    out: Path | None = None,
-    data_dir: Path | None = None,
+    out: str | Path | None = None,
+    data_dir: str | Path | None = None,
     reporter: Reporter | None = None,
 ) -> ExportReport:
     """Write a fine-tuned run as a packed `.tflite` and prove it.
@@ -118,7 +118,7 @@ def export(
     )
 
 
-def _images(finetuned: Finetuned, data_dir: Path | None, reporter: Reporter) -> np.ndarray:
+def _images(finetuned: Finetuned, data_dir: str | Path | None, reporter: Reporter) -> np.ndarray:
     """Real images for the proof: the first ones of the test split."""
     recorded = finetuned.result["data_dir"]
     data_dir = data_dir or (Path(recorded) if recorded else None)

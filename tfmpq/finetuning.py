@@ -14,7 +14,7 @@ from tfmpq.evaluation import score
 from tfmpq.freeze import snap_biases
 from tfmpq.graph import analyse
 from tfmpq.loop import train
-from tfmpq.models.registry import MODEL_FILES, model_names
+from tfmpq.models.registry import display_name, is_users_code
 from tfmpq.optimizer import QuantizationOptimizer
 from tfmpq.policy import Policy, load_policy, save_policy
 from tfmpq.prepare import Task, begins_trained, fingerprint, is_trained, load_task, versions
@@ -71,12 +71,12 @@ class FinetuneResult:
 
 
 def finetune(
-    source: Path,
+    source: str | Path,
     target: str,
     *,
-    out: Path | None = None,
+    out: str | Path | None = None,
     model: str | None = None,
-    data_dir: Path | None = None,
+    data_dir: str | Path | None = None,
     weights: str | None = None,
     epochs: int = 10,
     steps_per_epoch: int | None = None,
@@ -119,13 +119,21 @@ def finetune(
     keras.utils.set_random_seed(seed)
     origin = _Origin.of(Path(source), model)
     name = model or origin.model
-    task = load_task(name, target, data_dir=data_dir, weights=weights, preprocessing=preprocessing or
-                     (origin.preprocessing if model is None else None), reporter=reporter)  # fmt: skip
+    task = load_task(
+        model or origin.loadable,
+        target,
+        data_dir=data_dir,
+        weights=weights,
+        preprocessing=preprocessing or (origin.preprocessing if model is None else None),
+        reporter=reporter,
+        name=display_name(name),
+    )
     origin.policy.check_against([node.name for node in task.network.weighted], task.network.tensors)
     searched = _searched_model(task, origin, name, weights)
     options = {
         "stage": "finetune",
         "model": name,
+        "model_file": fingerprint(name),
         "target": target,
         "data": task.dataset.fingerprint,
         "policy": origin.policy.model_dump(mode="json"),
@@ -172,10 +180,19 @@ def finetune(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Origin:
-    """Where fine-tuning begins: a policy, and the search that it came from, if any."""
+    """Where fine-tuning begins: a policy, and the search that it came from, if any.
+
+    Attributes:
+        policy: The policy.
+        model: Network as the search was asked for it.
+        loadable: Network as it can be loaded without importing code that the user has not named in this call.
+        preprocessing: That of the search.
+        search: The search.
+    """
 
     policy: Policy
     model: str
+    loadable: str
     preprocessing: str | None
     search: Stage | None
 
@@ -189,15 +206,17 @@ class _Origin:
                     "Finish tfmpq search with this --out."
                 )
             asked = read_json(stage.path(".json"))
-            return cls(load_policy(source / "policy.yaml"), asked["model"], asked["preprocessing"], stage)
+            policy, name = load_policy(source / "policy.yaml"), asked["model"]
+            loadable = str(stage.path(".float.keras")) if is_users_code(name) else name
+            return cls(policy, name, loadable, asked["preprocessing"], stage)
         policy = load_policy(source)
         # A policy may come from somebody else, and code is imported only where the user types its name.
-        if model is None and not (policy.model in model_names() or policy.model.endswith(MODEL_FILES)):
+        if model is None and is_users_code(policy.model):
             raise UsageError(
                 "A policy alone stands for a built-in network or a model file. "
                 f"Received: {source} of '{policy.model}', and no model. Give --model {policy.model}."
             )
-        return cls(policy, policy.model, None, None)
+        return cls(policy, policy.model, policy.model, None, None)
 
 
 def _searched_model(task: Task, origin: _Origin, model: str, weights: str | None) -> keras.Model | None:
@@ -226,8 +245,10 @@ def _start(
 ) -> tuple[keras.Model, keras.Model | None]:
     """The quantized model to train, and the float model to learn from."""
     if searched is not None and origin.search is not None:
-        trained = read_json(origin.search.path(".json"))["float_is_trained"]
-        teacher = load_keras(origin.search.path(".float.keras")) if trained else None
+        asked = read_json(origin.search.path(".json"))
+        # The float model of the search can teach only what it has learned: the same images.
+        teaches = asked["float_is_trained"] and asked["data"] == task.dataset.fingerprint
+        teacher = load_keras(origin.search.path(".float.keras")) if teaches else None
         return restrict(searched, origin.policy), teacher
     bits = origin.policy.weight_bits
     activations = origin.policy.activation_bits(task.network.tensors)
@@ -250,7 +271,7 @@ def _finish(
     model: str,
     weights: str | None,
     target: str,
-    data_dir: Path | None,
+    data_dir: str | Path | None,
     epochs: int,
     steps: int,
     reporter: Reporter,
@@ -267,7 +288,11 @@ def _finish(
     activations = origin.policy.activation_bits(task.network.tensors)
     report = costs.report(origin.policy.weight_bits, activations)
     stage.save_model(quantized)
-    save_policy(origin.policy, stage.folder / "policy.yaml")
+    policy_file = stage.folder / "policy.yaml"
+    if (
+        not policy_file.exists() or load_policy(policy_file) != origin.policy
+    ):  # else keep comments of the user's
+        save_policy(origin.policy, policy_file)
     return FinetuneResult(
         run=str(stage.folder),
         model=task.loaded.name,

@@ -30,7 +30,7 @@ class Inspection:
         return {"kind": self.kind, "path": self.path} | self.facts
 
 
-def inspect(path: Path) -> Inspection:
+def inspect(path: str | Path) -> Inspection:
     """Say what a policy file, a `.tflite` file or a run folder holds.
 
     Raises:

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import keras
+
 from tfmpq.data import load_dataset
 from tfmpq.errors import UsageError
 from tfmpq.evaluation import evaluate
 from tfmpq.exporting import export
 from tfmpq.finetuning import FinetuneResult, finetune
 from tfmpq.policy import LayerChoice, Policy, load_policy, save_policy
-from tfmpq.prepare import begins_trained, image_shape
+from tfmpq.prepare import begins_trained, image_shape, load_task
 from tfmpq.progress import Reporter, SilentReporter
 from tfmpq.runs import Stage, default_folder, load_keras, write_json
 from tfmpq.searching import SearchResult, search
@@ -71,8 +73,8 @@ def run(
     proxy: str,
     target: str,
     *,
-    out: Path | None = None,
-    data_dir: Path | None = None,
+    out: str | Path | None = None,
+    data_dir: str | Path | None = None,
     weights: str | None = None,
     budgets: Sequence[str] = (),
     weight_bits: Sequence[int] = (2, 4, 8),
@@ -98,7 +100,8 @@ def run(
         target: Data set to fine-tune for.
         out: Run folder; the same call resumes it; None for `runs/MODEL_DATA`.
         data_dir: Folder that is looked in first for data.
-        weights: File of float weights for both data sets; None trains float weights first.
+        weights: File of float weights for the target, and to begin the search with (with a new classifier,
+            if the proxy has other classes); None trains float weights, where proxy and target are the same.
         budgets: `KEY=VALUE` texts; `size=0.5x` if empty.
         weight_bits: Candidate widths of weights.
         activation_bits: Candidate widths of activations.
@@ -115,13 +118,12 @@ def run(
         reporter: Told about progress.
 
     Raises:
-        UsageError: As the single stages do; or proxy and target differ in image size or classes.
+        UsageError: As the single stages do; or proxy and target differ and there are no weights.
         TfmpqError: As the single stages do.
     """
     reporter = reporter or SilentReporter()
     out = Path(out or default_folder(model, target))
-    if proxy != target:
-        _refuse_other_form(proxy, target, data_dir)
+    form = _deployed_form(model, proxy, target, weights, data_dir)
     if float_epochs is None:
         float_epochs = 0 if begins_trained(model, weights) else epochs
     common: dict[str, Any] = {
@@ -134,33 +136,44 @@ def run(
     }
     found = search(
         model, proxy, out=out, weights=weights, budgets=budgets, weight_bits=weight_bits,
-        activation_bits=activation_bits, method=method, epochs=epochs, float_epochs=float_epochs, **common,
+        activation_bits=activation_bits, method=method, epochs=epochs, float_epochs=float_epochs, **form,
+        **common,
     )  # fmt: skip
     training = common | {"weights": weights if proxy != target else None, "learning_rate": learning_rate}
     training["distill"] = distill
     tuned = finetune(out, target, out=out, epochs=epochs, **training)
     baseline = _baseline(out, model, target, epochs, training)
-    rows, measured = _table(out, out / "int8", target, found, tuned, baseline, data_dir, reporter)
+    if proxy == target:
+        float_model = load_keras(Stage(out, "search").path(".float.keras"))
+    else:
+        float_model = load_task(
+            model, target, data_dir=data_dir, weights=weights, preprocessing=preprocessing, reporter=reporter
+        ).model
+    rows, measured = _table(out, target, float_model, found, tuned, baseline, data_dir, reporter)
     result = JobResult(found, tuned, rows, measured)
     write_json(out / "job.json", result.to_json())
     return result
 
 
-def _refuse_other_form(proxy: str, target: str, data_dir: Path | None) -> None:
-    """The float baseline is the network that was searched: say so before hours of training, not after."""
-    forms = []
-    for name in (proxy, target):
-        dataset = load_dataset(name, data_dir=data_dir)
-        forms.append((*image_shape(dataset), dataset.classes))
-    if forms[0] != forms[1]:
-        shown = " and ".join(
-            f"{name} ({height} x {width} x {channels}, {classes} classes)"
-            for name, (height, width, channels, classes) in zip((proxy, target), forms, strict=True)
-        )
+def _deployed_form(
+    model: str, proxy: str, target: str, weights: str | None, data_dir: str | Path | None
+) -> dict[str, Any]:
+    """How the network that is deployed differs from the searched one, in the search's own options.
+
+    Raises:
+        UsageError: There are no weights for the target.
+    """
+    if proxy == target:
+        return {}
+    if not begins_trained(model, weights):
         raise UsageError(
-            "The whole job takes a proxy and a target of one image size and number of classes. "
-            f"Received: {shown}. Run search, finetune, export and measure one by one."
+            "Another target than the proxy needs float weights, to start from and to compare with. "
+            f"Received: --proxy {proxy}, --target {target}, no weights. Give --weights FILE."
         )
+    searched, deployed = (load_dataset(name, data_dir=data_dir) for name in (proxy, target))
+    if (image_shape(searched), searched.classes) == (image_shape(deployed), deployed.classes):
+        return {}
+    return {"target_input": image_shape(deployed)[0], "target_classes": deployed.classes}
 
 
 def _baseline(out: Path, model: str, target: str, epochs: int, training: dict[str, Any]) -> FinetuneResult:
@@ -185,12 +198,12 @@ def _baseline(out: Path, model: str, target: str, epochs: int, training: dict[st
 
 def _table(
     out: Path,
-    int8: Path,
     target: str,
+    float_model: keras.Model,
     found: SearchResult,
     tuned: FinetuneResult,
     baseline: FinetuneResult,
-    data_dir: Path | None,
+    data_dir: str | Path | None,
     reporter: Reporter,
 ) -> tuple[tuple[Row, ...], dict[str, Any]]:
     """Export the three networks and measure their files, interleaved."""
@@ -199,12 +212,13 @@ def _table(
 
     files = {"float32": out / "float32.tflite", "int8": out / "int8.tflite", "mixed": out / "mixed.tflite"}
     preprocessing = tuned.preprocessing
-    float_model = load_keras(Stage(out, "search").path(".float.keras"))
     export_float(float_model, files["float32"], metadata={"preprocessing": preprocessing})
-    export(int8, out=files["int8"], data_dir=data_dir, reporter=reporter)
+    export(out / "int8", out=files["int8"], data_dir=data_dir, reporter=reporter)
     export(out, out=files["mixed"], data_dir=data_dir, reporter=reporter)
     storage = {
-        "int8": export(int8, target="storage", out=out / "int8.storage.tflite", data_dir=data_dir).bytes,
+        "int8": export(
+            out / "int8", target="storage", out=out / "int8.storage.tflite", data_dir=data_dir
+        ).bytes,
         "mixed": export(out, target="storage", out=out / "mixed.storage.tflite", data_dir=data_dir).bytes,
     }
     measurements = measure_together(list(files.values()), reporter=reporter)

@@ -47,6 +47,8 @@ def train(
     position = stage.load_checkpoint(_variables(model)) or {"step": 0}
     done = position["step"]
     recorder = _Recorder(model, batches, stage, reporter, done)
+    if done < epochs * steps:
+        reporter.log(f"Compiling {label}; for a large network that takes minutes.")
     reporter.start(label, epochs * steps)
     if done:
         reporter.log(f"Resuming {label} at step {done} of {epochs * steps}.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
@@ -83,12 +83,13 @@ def load_task(
     model: str,
     data: str,
     *,
-    data_dir: Path | None,
+    data_dir: str | Path | None,
     weights: str | None,
     preprocessing: str | None,
     reporter: Reporter,
+    name: str | None = None,
 ) -> Task:
-    """Load data and a float network for them.
+    """Load data and a float network for them; `name` is what the network is called, if not by its own name.
 
     Raises:
         UsageError: A name is unknown, the two do not fit, or the data have one class only.
@@ -107,6 +108,7 @@ def load_task(
         weights=weights,
         skip_classifier=None,
     )
+    loaded = replace(loaded, name=name or loaded.name)
     if loaded.stripped_softmax:
         reporter.log(f"{loaded.name}: the final softmax is left out; the network ends in logits.")
     if loaded.new_classifier:

@@ -18,6 +18,9 @@ Candidates = Mapping[str, Sequence[int]]
 SMALLEST_PEAK = 1e-4
 """Least magnitude that a tensor's grid spans: the runtime refuses scales with 6 / scale beyond int32."""
 
+PROBE_BATCH = 16
+"""Images whose activation tensors are held at once."""
+
 SAMPLE_SIZE = 200_000
 """Values of an activation tensor that its first step is fitted to."""
 
@@ -133,24 +136,31 @@ def _initialise_activation_steps(
     input_range: tuple[float, float],
 ) -> None:
     nodes = [node for node in network.nodes if node.grid_of == node.tensor and node.kind != "input"]
-    probe = keras.Model(model.inputs[0], [model.get_layer(node.tensor).output for node in nodes])
-    # Called directly: a single pass is not worth the tracing that `predict` does.
-    values = [
-        keras.ops.convert_to_numpy(tensor)
-        for tensor in keras.tree.flatten(probe(calibration, training=False))
-    ]
+    samples = _sample_tensors(model, [node.tensor for node in nodes], calibration)
     wrapper = quantized.get_layer(INPUT_QUANTIZER)
     low, high = input_range
     # The grid of the image is given by what pixels can be, not by which pixels were seen.
     span = max(-low, high) if low < 0 else high
     steps = [np.log(span / grid.high) for grid in wrapper.output_quantizer.levels]
     wrapper.output_variables["log_step"].assign(np.asarray(steps, np.float32))
-    generator = np.random.default_rng(0)
-    for node, tensor in zip(nodes, values, strict=True):
-        sample = tensor.ravel()
-        if sample.size > SAMPLE_SIZE:
-            sample = generator.choice(sample, SAMPLE_SIZE, replace=False)
+    for node, sample in zip(nodes, samples, strict=True):
         if np.max(np.abs(sample)) < SMALLEST_PEAK:
             sample = np.full(1, SMALLEST_PEAK)
         layer = quantized.get_layer(node.tensor)
         layer.output_variables["log_step"].assign(layer.output_quantizer.initial_log_step(sample))
+
+
+def _sample_tensors(model: keras.Model, names: Sequence[str], images: np.ndarray) -> list[np.ndarray]:
+    """Values that the outputs of some layers take, about `SAMPLE_SIZE` of each, from all images alike."""
+    probe = keras.Model(model.inputs[0], [model.get_layer(name).output for name in names])
+    generator = np.random.default_rng(0)
+    # A few images at a time: all tensors of a large network at once would fill the memory.
+    chunks = np.array_split(images, -(-len(images) // PROBE_BATCH))
+    share = SAMPLE_SIZE // len(chunks)
+    found: list[list[np.ndarray]] = [[] for _ in names]
+    for chunk in chunks:
+        # Called directly: a few passes are not worth the tracing that `predict` does.
+        for values, tensor in zip(found, keras.tree.flatten(probe(chunk, training=False)), strict=True):
+            flat = keras.ops.convert_to_numpy(tensor).ravel()
+            values.append(flat if flat.size <= share else generator.choice(flat, share, replace=False))
+    return [np.concatenate(values) for values in found]

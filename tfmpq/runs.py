@@ -264,9 +264,15 @@ class StepLog:
         """Write what was added."""
         if not self._pending:
             return
-        with self.path.open("w" if self._fresh else "a", newline="") as file:
+        if self._fresh:
+            write_atomically(self.path, lambda temporary: self._write(temporary, "w"))
+        else:
+            self._write(self.path, "a")
+        self._fresh, self._pending = False, []
+
+    def _write(self, path: Path, mode: str) -> None:
+        with path.open(mode, newline="") as file:
             writer = csv.DictWriter(file, self._fields, extrasaction="ignore")
-            if self._fresh:
+            if mode == "w":
                 writer.writeheader()
             writer.writerows(self._pending)
-        self._fresh, self._pending = False, []

@@ -100,8 +100,8 @@ def search(
     model: str,
     proxy: str,
     *,
-    out: Path | None = None,
-    data_dir: Path | None = None,
+    out: str | Path | None = None,
+    data_dir: str | Path | None = None,
     weights: str | None = None,
     budgets: Sequence[str] = (),
     weight_bits: Sequence[int] = (2, 4, 8),
@@ -167,6 +167,7 @@ def search(
     options = {
         "stage": "search",
         "model": model,
+        "model_file": fingerprint(model),
         "proxy": proxy,
         "data": task.dataset.fingerprint,
         "weights": fingerprint(weights),

@@ -15,7 +15,9 @@ from tfmpq.progress import Reporter, SilentReporter
 DATA_DIR_VARIABLE = "TFMPQ_DATA_DIR"
 
 
-def load_dataset(spec: str, *, data_dir: Path | None = None, reporter: Reporter | None = None) -> Dataset:
+def load_dataset(
+    spec: str, *, data_dir: str | Path | None = None, reporter: Reporter | None = None
+) -> Dataset:
     """Load a data set.
 
     Args:
@@ -48,7 +50,7 @@ def load_dataset(spec: str, *, data_dir: Path | None = None, reporter: Reporter 
     return _load_named(spec, _folder(data_dir), reporter)
 
 
-def _folder(data_dir: Path | None) -> Path | None:
+def _folder(data_dir: str | Path | None) -> Path | None:
     named = data_dir or os.environ.get(DATA_DIR_VARIABLE)
     if not named:
         return None
