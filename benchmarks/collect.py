@@ -8,7 +8,7 @@ Copies options, results and step logs (no weights, no images) to `raw/`, writes 
 from __future__ import annotations
 
 import json
-import shutil
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ RUNS = {
     ],
     "mobilenet_v2, Imagenette validation": [
         ("int8, calibrated", "int8", "mbv2-int8"),
-        ("searched on CIFAR-10, 0.5x", "mixed", "mbv2-imagenette"),
+        ("searched on CIFAR-10, 0.5x", "mixed", "mbv2-imagenet"),
     ],
 }
 STAGE_FILES = (
@@ -44,7 +44,8 @@ OUTPUTS = (
     "export-storage",
     "evaluate-litert",
     "evaluate-storage",
-    "evaluate-samples",
+    "evaluate-samples-test",
+    "evaluate-samples-all",
     "finetune",
 )
 
@@ -54,25 +55,23 @@ def read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.exists() and path.stat().st_size else {}
 
 
+def without_folders(text: str) -> str:
+    """Text without the absolute folders of the machine that it was made on."""
+    return re.sub(r"/(?:[\w.-]+/)+", "", text)
+
+
 def copy(runs: Path, name: str, raw: Path) -> None:
     """The small files of one run."""
     target = raw / name
     target.mkdir(parents=True, exist_ok=True)
+    names = {"search.json": "search.options.json", "search.result.json": "search.json"}
     for file in STAGE_FILES:
         if (runs / name / file).exists():
-            shutil.copyfile(
-                runs / name / file,
-                target
-                / (
-                    "search.json"
-                    if file == "search.result.json"
-                    else file.replace("search.json", "search.options.json")
-                ),
-            )
+            (target / names.get(file, file)).write_text(without_folders((runs / name / file).read_text()))
     for output in OUTPUTS:
         if content := read(runs / f"{name}.{output}.json"):
             content.pop("data_dir", None)
-            (target / f"{output}.json").write_text(json.dumps(content, indent=2) + "\n")
+            (target / f"{output}.json").write_text(without_folders(json.dumps(content, indent=2)) + "\n")
 
 
 def row(

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -88,24 +90,30 @@ def course(folder: Path, figures: Path) -> None:
 
 
 def accuracy(rows: list[dict[str, Any]], figures: Path) -> None:
-    """Top-1 against the share of the int8 bytes, one panel a network."""
-    networks = list(dict.fromkeys(row["network"] for row in rows))
-    figure, panels = plt.subplots(1, len(networks), figsize=(4.2 * len(networks), 3.4), squeeze=False)
+    """Top-1 with its standard error against the share of the int8 bytes, one panel a network."""
+    counts = Counter(row["network"] for row in rows)
+    networks = [network for network, count in counts.items() if count > 1]
+    figure, panels = plt.subplots(1, len(networks), figsize=(4.4 * len(networks), 3.4), squeeze=False)
     for axes, network in zip(panels[0], networks, strict=True):
         for row in (row for row in rows if row["network"] == network):
+            x, y = row["relative_size"], row["top1"]
+            error = 100 * math.sqrt(y / 100 * (1 - y / 100) / row["images"])
             colour, marker = FAMILIES[row["family"]], "o" if row["family"] == "mixed" else "s"
-            axes.scatter(row["relative_size"], row["top1"], color=colour, marker=marker, s=36, zorder=3)
-            axes.annotate(
-                row["name"],
-                (row["relative_size"], row["top1"]),
-                fontsize=7,
-                xytext=(4, 4),
-                textcoords="offset points",
-            )
-        axes.set_xlabel("size of the weights / int8")
+            axes.errorbar(x, y, yerr=error, color=colour, marker=marker, capsize=3, linestyle="none")
+            side = {"ha": "right", "xytext": (-6, 6)} if x > 0.8 else {"ha": "left", "xytext": (6, 6)}
+            if row["family"] == "uniform":
+                side["xytext"] = (6, -12)
+            elif x < 0.4:
+                side = {"ha": "center", "xytext": (0, 28)}
+            axes.annotate(row["name"], (x, y), fontsize=7, textcoords="offset points", **side)
+        tops = [row["top1"] for row in rows if row["network"] == network]
+        axes.set_xlim(0.2, 1.1)
+        axes.set_ylim(min(tops) - 3, max(tops) + 2)
+        axes.set_xlabel("weights, scales and biases / int8")
         axes.set_ylabel("top-1 of the .tflite, %")
         axes.set_title(network, fontsize=10)
         axes.grid(alpha=0.3)
+    figure.tight_layout()
     save(figure, figures, "accuracy-size")
 
 
