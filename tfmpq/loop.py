@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import signal
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from types import FrameType
 from typing import Any
 
 import keras
@@ -54,21 +58,22 @@ def train(
         reporter.log(f"Resuming {label} at step {done} of {epochs * steps}.")
         reporter.advance(done)
     switch = epochs - frozen_statistics_epochs
-    for last, update in ((switch, True), (epochs, False)):
-        model.update_statistics = update
-        model.train_function = None  # the flag is read while tracing
-        while recorder.done < last * steps:
-            epoch, offset = divmod(recorder.done, steps)
-            # After a resumption in mid-epoch, the rest of that epoch comes as a short one of its own.
-            until = epoch + 1 if offset else last
-            model.fit(
-                _Rest(batches, offset) if offset else batches,
-                initial_epoch=epoch,
-                epochs=until,
-                verbose=0,
-                shuffle=False,
-                callbacks=[recorder],
-            )
+    with _interruptions_noted(recorder):
+        for last, update in ((switch, True), (epochs, False)):
+            model.update_statistics = update
+            model.train_function = None  # the flag is read while tracing
+            while recorder.done < last * steps:
+                epoch, offset = divmod(recorder.done, steps)
+                # After a resumption in mid-epoch, the rest of that epoch comes as a short one of its own.
+                until = epoch + 1 if offset else last
+                model.fit(
+                    _Rest(batches, offset) if offset else batches,
+                    initial_epoch=epoch,
+                    epochs=until,
+                    verbose=0,
+                    shuffle=False,
+                    callbacks=[recorder],
+                )
     recorder.checkpoint()
     reporter.finish()
 
@@ -76,6 +81,30 @@ def train(
 def _variables(model: keras.Model) -> list[Any]:
     """All that a checkpoint holds."""
     return [*model.variables, *model.optimizer.variables]
+
+
+@contextlib.contextmanager
+def _interruptions_noted(recorder: _Recorder) -> Iterator[None]:
+    """Have the recorder know of Ctrl-C, which Keras may swallow.
+
+    Keras converts the metrics of a step under a bare `except`, and on JAX that is where it waits for the step
+    to be computed: most interruptions come there.
+    """
+    previous = signal.getsignal(signal.SIGINT)
+    # Python handles signals in its main thread only.
+    if not callable(previous) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        recorder.interrupted = True
+        previous(number, frame)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 class _Rest(keras.utils.PyDataset):
@@ -101,6 +130,7 @@ class _Recorder(keras.callbacks.Callback):
         super().__init__()
         self.set_model(model)
         self.done = done
+        self.interrupted = False
         self._batches, self._stage, self._reporter = batches, stage, reporter
         self._log = StepLog(stage.path(".csv"), done)
         self._saved_at, self._cost = time.monotonic(), 0.0
@@ -111,6 +141,8 @@ class _Recorder(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Record one step."""
+        if self.interrupted:
+            raise KeyboardInterrupt
         metrics = {key: float(value) for key, value in (logs or {}).items()}
         if not math.isfinite(metrics.get("loss", 0.0)):
             raise TfmpqError(
