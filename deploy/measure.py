@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -19,6 +18,7 @@ import numpy as np
 
 from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.progress import Reporter, SilentReporter
+from tfmpq.runs import write_json
 
 ROUNDS = 5
 WARMUP_RUNS, WARMUP_SECONDS = 5, 0.5
@@ -104,7 +104,12 @@ def measure(
     """
     result = measure_together([path], threads=threads, runs=runs, reporter=reporter)[0]
     if out is not None:
-        _write_json(Path(out), result.to_json())
+        try:
+            write_json(Path(out), result.to_json())
+        except OSError as error:
+            raise TfmpqError(
+                f"The result has to be written. Received: {out} ({error.strerror}). Choose another path."
+            ) from error
     return result
 
 
@@ -239,17 +244,3 @@ def _warnings(times: np.ndarray, medians: Sequence[float], cores: int, threads: 
     if median < _COARSE_MS:
         found.append("below 20 us the call from Python counts")
     return found
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise TfmpqError(
-            f"The result has to be written. Received: {path} ({error.strerror}). Choose another path."
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)

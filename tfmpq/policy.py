@@ -23,6 +23,7 @@ from pydantic_core import ErrorDetails
 from tfmpq.containers import WEIGHT_BITS
 from tfmpq.cost import REFERENCE_BITS, CostKey
 from tfmpq.errors import UsageError
+from tfmpq.runs import write_text
 
 FORMAT = "tfmpq-policy/1"
 MAX_FILE_BYTES = 2**20
@@ -172,13 +173,7 @@ def save_policy(policy: Policy, path: str | os.PathLike[str]) -> None:
     Raises:
         OSError: The file cannot be written.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(_HEADER + _to_yaml(policy), encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_text(Path(path), _HEADER + _to_yaml(policy))
 
 
 class _OneLine(dict[str, Any]):
