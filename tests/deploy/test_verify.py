@@ -147,10 +147,17 @@ def test_agreement_with_the_trained_model(make_small, tmp_path: Path) -> None:
     logits = load(tmp_path / "net.tflite").run(images)
     report = export.export_tflite(make_small(4), tmp_path / "net.tflite", agreement=(images, logits))
     assert report.agreement is not None
-    assert report.to_json()["agreement"] == {"images": 40, "top1": 1.0}
+    assert report.to_json()["agreement"] == {"images": 40, "top1": 1.0, "unspecialized_top1": None}
     with pytest.raises(TfmpqError, match="at least 95% of the images"):
         export.export_tflite(make_small(4), tmp_path / "other.tflite", agreement=(images, -logits))
     assert not (tmp_path / "other.tflite").exists()
+    stored = export.export_tflite(
+        make_small(4), tmp_path / "net.storage.tflite", "storage", agreement=(images, logits)
+    ).agreement
+    assert stored is not None
+    assert stored.top1 == 1.0
+    assert stored.unspecialized_top1 is not None
+    assert 0.8 < stored.unspecialized_top1 <= 1.0
 
 
 def test_unknown_target(make_small, tmp_path: Path) -> None:
