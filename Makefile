@@ -4,18 +4,23 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 DEMO := .demo/resnet8_digits
+# An environment without TensorFlow, so without the package's own list of dependencies.
+JAX_VENV := .venv-jax
+JAX_PACKAGES := click jax keras numpy pillow pydantic PyYAML rich scikit-learn scipy hypothesis pytest
+HANDOVER := $(CURDIR)/build/handover
 # The folders are one package only where they are installed; links show the type checker the same.
 TYPED := build/typed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow check clean
+.PHONY: help demo test test-slow test-jax check clean
 
 help:
 	@echo "make demo       install and run the whole job on handwritten digits (a few minutes)"
 	@echo "make test       install and run linter, type checker and tests"
 	@echo "make test-slow  the same with the slow tests"
-	@echo "make clean      remove .venv, .demo and all caches"
+	@echo "make test-jax   only the tests of the JAX backend, in .venv-jax without TensorFlow (part of make test)"
+	@echo "make clean      remove .venv, .venv-jax, .demo and all caches"
 
 # The stamps depend on pyproject.toml, so that packages are installed again only when they change.
 $(VENV)/.created:
@@ -34,6 +39,13 @@ $(VENV)/.installed-dev: pyproject.toml $(VENV)/.created
 	@$(PIP) -e '.[dev]'
 	@touch $(VENV)/.installed $@
 
+$(JAX_VENV)/.installed: pyproject.toml $(VENV)/.created
+	@echo "Installing tfmpq with JAX and without TensorFlow into $(JAX_VENV)"
+	@$(PYTHON) -m venv $(JAX_VENV)
+	@$(JAX_VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(JAX_PACKAGES)
+	@$(JAX_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
 # An interrupted demo goes on where it stopped; a finished one only shows its table.
 demo: $(VENV)/.installed
 	$(BIN)/tfmpq run --model resnet8 --proxy digits --target digits --out $(DEMO)
@@ -46,11 +58,19 @@ check: $(VENV)/.installed-dev
 	cd $(TYPED) && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p tfmpq
 
 test: check
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow" --ignore=tests/jax
+	@$(MAKE) --no-print-directory test-jax
 
 test-slow: check
-	$(BIN)/pytest
+	$(BIN)/pytest --ignore=tests/jax
+	@$(MAKE) --no-print-directory test-jax
+
+# The first half leaves a run that the second one reads.
+test-jax: $(JAX_VENV)/.installed $(VENV)/.installed-dev
+	@rm -rf $(HANDOVER)
+	KERAS_BACKEND=jax TFMPQ_HANDOVER=$(HANDOVER) $(JAX_VENV)/bin/pytest tests/jax/test_jax_backend.py
+	KERAS_BACKEND=tensorflow TFMPQ_HANDOVER=$(HANDOVER) $(BIN)/pytest tests/jax/test_handover.py
 
 clean:
-	rm -rf $(VENV) .demo build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(JAX_VENV) .demo build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
