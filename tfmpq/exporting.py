@@ -12,7 +12,7 @@ import numpy as np
 from tfmpq.containers import TARGETS, Target
 from tfmpq.data import load_dataset
 from tfmpq.data.preprocess import value_range
-from tfmpq.errors import UsageError
+from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.freeze import freeze
 from tfmpq.frozen import FrozenModel
 from tfmpq.graph import analyse
@@ -97,12 +97,18 @@ def export(
 
     Raises:
         UsageError: The run is not fine-tuned, or the target is unknown.
-        TfmpqError: The written file is not what was trained; it is not left behind.
+        TfmpqError: TensorFlow or LiteRT is missing, or the written file is not what was trained; it is not
+            left behind.
     """
-    from tfmpq.deploy.export import export_tflite
-
     if target not in TARGETS:
         raise UsageError(f"A target is one of {', '.join(TARGETS)}. Received: {target}.")
+    try:
+        from tfmpq.deploy.export import export_tflite
+    except ModuleNotFoundError as error:
+        raise TfmpqError(
+            f"An export needs TensorFlow and LiteRT. Received: an environment without {error.name}. "
+            "Copy the run folder to one that has all of tfmpq's dependencies."
+        ) from error
     reporter = reporter or SilentReporter()
     finetuned = Finetuned.load(Path(run))
     path = Path(out) if out else Path(run) / f"{finetuned.result['model']}.{target}.tflite"

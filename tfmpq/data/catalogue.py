@@ -25,7 +25,7 @@ def load_tfds(name: str, folder: Path | None, reporter: Reporter) -> Dataset:
 
     Raises:
         UsageError: There is no such data set, or it does not hold images with labels.
-        TfmpqError: It cannot be downloaded or read.
+        TfmpqError: It cannot be downloaded or read, or tensorflow-datasets is missing.
     """
     builder = _builder(name, folder)
     features = builder.info.features
@@ -40,7 +40,13 @@ def load_tfds(name: str, folder: Path | None, reporter: Reporter) -> Dataset:
 
 
 def _builder(name: str, folder: Path | None) -> Any:
-    import tensorflow_datasets as tfds
+    try:
+        import tensorflow_datasets as tfds
+    except ModuleNotFoundError as error:
+        raise TfmpqError(
+            f"A data set that is in no folder needs tensorflow-datasets. Received: {name}, in an environment "
+            f"without {error.name}. Install it, or use npz:, folder: or tfrecord:."
+        ) from error
 
     own = folder if folder is not None and (folder / name.split("/")[0]).is_dir() else None
     try:
