@@ -9,6 +9,7 @@ import itertools
 import json
 import math
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -110,6 +111,25 @@ def test_every_step_is_logged_with_finite_metrics(chain, stage: str, epochs: int
     assert [int(row["step"]) for row in rows] == list(range(epochs * STEPS))
     assert all(math.isfinite(float(value)) for row in rows for value in row.values())
     assert np.mean([float(row["loss"]) for row in rows[-5:]]) < float(rows[0]["loss"])
+
+
+@pytest.mark.parametrize(
+    ("line", "rule"),
+    [
+        ("export run --tflite", "An export needs TensorFlow and LiteRT."),
+        (
+            "finetune run --target imagenette --weights none",
+            "A data set that is in no folder needs tensorflow-datasets.",
+        ),
+    ],
+)
+def test_what_needs_tensorflow_says_so(chain, monkeypatch: pytest.MonkeyPatch, line: str, rule: str) -> None:
+    from tfmpq.cli.main import main
+
+    monkeypatch.chdir(chain.folder.parent)
+    result = CliRunner().invoke(main, line.split(), prog_name="tfmpq")
+    assert result.exit_code == 1
+    assert rule in result.stderr.splitlines()[-1]
 
 
 def test_layers_are_written_for_tensorflow(chain, handover: Path) -> None:
@@ -266,25 +286,46 @@ def test_an_interrupted_training_ends_as_an_uninterrupted_one(uninterrupted, tmp
             train_small(tmp_path, Watcher(interrupt_at=at))
     reporter = Watcher()
     resumed = train_small(tmp_path, reporter)
-    assert reporter.messages == ["Resuming search at step 8 of 9."]
+    assert "Resuming search at step 8 of 9." in reporter.messages
     assert list(resumed) == list(uninterrupted.result)
     for name, value in resumed.items():
         np.testing.assert_array_equal(value, uninterrupted.result[name], name)
     assert (tmp_path / "search.csv").read_text() == (uninterrupted.folder / "search.csv").read_text()
 
 
-@pytest.mark.parametrize("steps", [1, 2])
-def test_metrics_built_from_a_peek_do_not_shift_the_epochs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
-) -> None:
+def dense() -> FloatTraining:
+    """A model with metrics, compiled."""
     image = keras.Input((8, 8, 3))
     model = FloatTraining(image, layers.Dense(4)(layers.Flatten()(image)))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(optimizer="sgd", loss=loss, metrics=["accuracy"], jit_compile=True)
+    return model
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_metrics_built_from_a_peek_do_not_shift_the_epochs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
     data, seen = batches(steps), []
     deliver = ImageBatches.batch
     monkeypatch.setattr(
         ImageBatches, "batch", lambda self, *place: seen.append(place) or deliver(self, *place)
     )
-    train(model, data, epochs=2, stage=Stage(tmp_path, "float"), reporter=SilentReporter(), label="float")
+    train(dense(), data, epochs=2, stage=Stage(tmp_path, "float"), reporter=SilentReporter(), label="float")
     assert seen[-2 * steps :] == [(epoch, index) for epoch in range(2) for index in range(steps)]
+
+
+def test_an_interruption_while_a_step_is_waited_for_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keras converts metrics under a bare `except`."""
+    convert = keras.src.backend.convert_to_numpy
+    monkeypatch.setattr(
+        keras.src.backend,
+        "convert_to_numpy",
+        lambda value: signal.raise_signal(signal.SIGINT) or convert(value),
+    )
+    stage, handler = Stage(tmp_path, "float"), signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        train(dense(), batches(2), epochs=2, stage=stage, reporter=SilentReporter(), label="float")
+    assert signal.getsignal(signal.SIGINT) is handler
