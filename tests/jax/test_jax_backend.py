@@ -325,7 +325,11 @@ def test_an_interruption_while_a_step_is_waited_for_is_not_lost(
         "convert_to_numpy",
         lambda value: signal.raise_signal(signal.SIGINT) or convert(value),
     )
-    stage, handler = Stage(tmp_path, "float"), signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt):
-        train(dense(), batches(2), epochs=2, stage=stage, reporter=SilentReporter(), label="float")
-    assert signal.getsignal(signal.SIGINT) is handler
+    stage, handler = Stage(tmp_path, "float"), signal.default_int_handler
+    before = signal.signal(signal.SIGINT, handler)  # a process in the background begins with SIGINT ignored
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train(dense(), batches(2), epochs=2, stage=stage, reporter=SilentReporter(), label="float")
+        assert signal.getsignal(signal.SIGINT) is handler
+    finally:
+        signal.signal(signal.SIGINT, before)
