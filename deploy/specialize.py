@@ -1,12 +1,16 @@
-"""From the storage form to the fast form of a file, without TensorFlow: same integers, other containers."""
+"""From one form of a file to another, without TensorFlow: same integers, other containers and operators."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ai_edge_litert import schema_py_generated as schema
 
-from tfmpq.containers import container_for
+from tfmpq.containers import SPECIALIZED, Builtin, Operator, Target, container_for
 from tfmpq.deploy.flatbuffer import (
     BITS_OF_TYPE,
     TYPE_OF_BITS,
@@ -19,52 +23,116 @@ from tfmpq.deploy.flatbuffer import (
     unpack,
     write_model,
 )
-from tfmpq.deploy.layout import CHANNEL_AXIS, VERSIONS, file_operator, tensor_name, weight_source
+from tfmpq.deploy.layout import (
+    CHANNEL_AXIS,
+    VERSIONS,
+    WEIGHTS,
+    file_operator,
+    tensor_name,
+    weight_source,
+)
+from tfmpq.deploy.record import read_weight_bits
+from tfmpq.errors import TfmpqError, UsageError
 
 
-def specialize(content: bytes) -> bytes:
-    """Rewrite a file in storage form into the `litert` form; one that has it already keeps its contents.
+def specialize(content: bytes, target: Target = "litert", name: str | Path = "model") -> bytes:
+    """Rewrite a file for a target; one that has that form already keeps its contents.
 
     Args:
         content: Bytes of a `.tflite`.
+        target: What to write it for: the rule table says which container and operator each layer gets.
+        name: What to call the file in an error.
 
     Returns:
         Bytes of a `.tflite` with the same integers, scales and biases, without CAST.
 
     Raises:
-        TfmpqError: The file is damaged.
+        UsageError: `target` is not one that files are rewritten for.
+        TfmpqError: The file is damaged or cannot be rewritten.
     """
-    model = read_model(content)
+    if target not in SPECIALIZED:
+        raise UsageError(
+            f"A file is rewritten for {', '.join(SPECIALIZED)}. Received: {target}. Choose one of them; "
+            "tfmpq export writes the storage form."
+        )
+    model = read_model(content, name)
     graph = model.subgraphs[0]
     producers = {int(op.outputs[0]): op for op in graph.operators if len(op.outputs)}
+    bits = read_weight_bits(model, name)
     for operator in graph.operators:
-        if builtin_name(model, operator) in CHANNEL_AXIS:
-            _rewrite(model, operator, producers)
+        if builtin_name(model, operator) in CHANNEL_AXIS and len(operator.inputs) > 1:
+            _rewrite(model, operator, producers, bits, target)
     _drop_dead_operators(graph)
     return write_model(model)
 
 
-def _rewrite(model: Any, operator: Any, producers: dict[int, Any]) -> None:
-    """Give one operator its weights in the container of the `litert` target."""
+def _rewrite(
+    model: Any, operator: Any, producers: dict[int, Any], trained: Mapping[str, int], target: Target
+) -> None:
+    """Give one operator the container and the form that the rule table names."""
     builtin, tensors = builtin_name(model, operator), model.subgraphs[0].tensors
     source = weight_source(model, operator, producers)
     stored, read = tensors[source], tensors[int(operator.inputs[1])]
-    bits = BITS_OF_TYPE.get(stored.type)
-    if bits is None:
+    bits, data = BITS_OF_TYPE.get(stored.type), contents(model, stored)
+    activation = tensors[int(operator.inputs[0])]
+    if bits is None or not data.size or activation.type != schema.TensorType.INT8:
         return
     shape = tuple(int(size) for size in stored.shape)
-    fan_in = int(np.prod(shape)) // shape[CHANNEL_AXIS[builtin]]
-    # The rule table maps 3 and 4 bits alike, and 5 to 8: the container's bits say enough.
-    container = container_for(file_operator(operator, builtin), bits, fan_in, "litert")
-    if container.bits == bits and stored is read:
+    name = tensor_name(stored).removesuffix(WEIGHTS)
+    row = _row(operator, builtin, shape, activation, name in trained)
+    fan_in = math.prod(shape) // shape[CHANNEL_AXIS[builtin]]
+    container = container_for(row, trained.get(name, bits), fan_in, target)
+    if (container.bits, container.builtin) == (bits, builtin) and stored is read:
         return
-    integers = unpack(contents(model, stored), bits, int(np.prod(shape)))
-    packed = pack(integers, container.bits)
-    wide = add_tensor(
-        model, tensor_name(stored), shape, TYPE_OF_BITS[container.bits], read.quantization, packed
-    )
+    integers = unpack(data, bits, math.prod(shape))
+    if container.builtin != builtin:
+        shape = _become(operator, container.builtin, shape)
+    kind = TYPE_OF_BITS[container.bits]
+    packed = _packed(integers, container.bits, name)
+    wide = add_tensor(model, tensor_name(stored), shape, kind, read.quantization, packed)
     operator.inputs = np.array([operator.inputs[0], wide, *operator.inputs[2:]], np.int32)
-    operator.opcodeIndex = operator_code(model, builtin, VERSIONS[builtin, container.bits])
+    version = VERSIONS[container.builtin, container.bits]
+    operator.opcodeIndex = operator_code(model, container.builtin, version)
+
+
+def _row(operator: Any, builtin: str, shape: tuple[int, ...], activation: Any, ours: bool) -> Operator:
+    """Row of the rule table; 1x1 convolutions of others stay what they are."""
+    if builtin == "FULLY_CONNECTED":
+        return file_operator(operator, builtin) if len(activation.shape) == 4 else "dense"
+    options = operator.builtinOptions
+    pointwise = ours and builtin == "CONV_2D" and shape[1:3] == (1, 1) and shape[3] == activation.shape[-1]
+    if pointwise and (options.strideH, options.strideW) == (1, 1):
+        return "pointwise"
+    return file_operator(operator, builtin)
+
+
+def _become(operator: Any, builtin: Builtin, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Turn a 1x1 convolution into a matrix product or back; returns the new shape of its weights."""
+    activation = operator.builtinOptions.fusedActivationFunction
+    if builtin == "FULLY_CONNECTED":
+        options = schema.FullyConnectedOptionsT()
+        options.keepNumDims = True
+        operator.builtinOptionsType = schema.BuiltinOptions.FullyConnectedOptions
+        shape = (shape[0], shape[3])
+    else:
+        options = schema.Conv2DOptionsT()
+        options.padding, options.strideH, options.strideW = schema.Padding.VALID, 1, 1
+        operator.builtinOptionsType = schema.BuiltinOptions.Conv2DOptions
+        shape = (shape[0], 1, 1, shape[1])
+    options.fusedActivationFunction = activation
+    operator.builtinOptions = options
+    return shape
+
+
+def _packed(integers: np.ndarray, bits: int, name: str) -> np.ndarray:
+    """Packed weights; a file whose record promises fewer bits than its integers need is refused."""
+    if integers.size and not -(2 ** (bits - 1)) <= integers.min() <= integers.max() < 2 ** (bits - 1):
+        raise TfmpqError(
+            f"The weights of a layer fit into the bits that its file records. Received: layer {name}, whose "
+            f"integers from {integers.min()} to {integers.max()} do not fit into {bits} bits. "
+            "Export it again."
+        )
+    return pack(integers, bits)
 
 
 def _drop_dead_operators(graph: Any) -> None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tfmpq.job import run
     from tfmpq.policy import Policy, load_policy, save_policy
     from tfmpq.searching import search
+    from tfmpq.specializing import specialize
 
 _HOME = {
     "Policy": "policy",
@@ -41,6 +42,7 @@ _HOME = {
     "run": "job",
     "save_policy": "policy",
     "search": "searching",
+    "specialize": "specializing",
 }
 
 __all__ = [
@@ -56,6 +58,7 @@ __all__ = [
     "run",
     "save_policy",
     "search",
+    "specialize",
 ]
 
 

@@ -1,11 +1,18 @@
 """The rule table: which container, which operator and which rewrite carry a layer's integers.
 
-The cost model, the exporter and `inspect` all read this one table, so that a size that a search promised is
-the size that a file has. What LiteRT does with each combination was measured (see docs/architecture.md):
-packed INT4/INT2 weights are fast only in FULLY_CONNECTED, so the `litert` target packs dense layers and
-stride-1 1x1 convolutions and keeps other convolutions in int8 containers, while `storage` packs everything.
-CONV_2D and DEPTHWISE_CONV_2D refuse INT2 weights, so there the storage form decodes them in the graph
-(CAST INT2 -> FLOAT32 -> INT8, both exact), which any LiteRT 2.x runtime executes.
+The cost model, the exporter, `specialize` and `inspect` all read this one table, so that a size that a search
+promised is the size that a file has. What each runtime does with each combination was measured (see
+docs/architecture.md; `tfmpq probe` repeats it on the runtime at hand):
+
+- `litert`: LiteRT 2.x on x86 with AVX2 or ARM with dot product. Packed INT4/INT2 weights are fast only in
+  FULLY_CONNECTED, so dense layers and stride-1 1x1 convolutions are packed, other convolutions are int8.
+- `litert-int8`: LiteRT on CPUs that multiply packed weights in scalar code only (Cortex-A53 and A72, 32-bit
+  ARM). Every container is int8.
+- `storage`: the smallest file. CONV_2D and DEPTHWISE_CONV_2D refuse INT2 weights, so there the graph decodes
+  them (CAST INT2 -> FLOAT32 -> INT8, both exact), which any LiteRT 2.x runtime executes.
+- `tflite-runtime`: version 2.14 refuses packed weights per channel in FULLY_CONNECTED. Every container is
+  int8, and 1x1 convolutions stay convolutions.
+- `tflm`: microcontrollers. Convolutions read INT4, dense layers read int8.
 """
 
 from __future__ import annotations
@@ -15,14 +22,22 @@ from typing import Literal
 
 from tfmpq.errors import UsageError
 
-Target = Literal["litert", "storage"]
-TARGETS: tuple[Target, ...] = ("litert", "storage")
+Target = Literal["litert", "litert-int8", "storage", "tflite-runtime", "tflm"]
+TARGETS: tuple[Target, ...] = ("litert", "litert-int8", "storage", "tflite-runtime", "tflm")
+
+SPECIALIZED: tuple[Target, ...] = tuple(target for target in TARGETS if target != "storage")
+"""Targets that an existing file can be rewritten for; the storage form is written by an export."""
+
+DELEGATED: frozenset[Target] = frozenset({"litert", "litert-int8", "tflite-runtime"})
+"""Targets whose files XNNPACK takes as a whole; the others are proved by the `litert` form made of them."""
 
 WEIGHT_BITS = tuple(range(2, 9))
 """Weight bit-widths that can be trained and exported; grids are symmetric and narrow (2 bits: -1, 0, 1)."""
 
 Operator = Literal["conv2d", "pointwise", "depthwise_conv2d", "dense"]
-"""`pointwise` is an ungrouped 1x1 convolution of stride 1: it runs as FULLY_CONNECTED."""
+"""`pointwise` is an ungrouped 1x1 convolution of stride 1: it can run as FULLY_CONNECTED."""
+
+Builtin = Literal["CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +52,7 @@ class Container:
     """
 
     bits: int
-    builtin: Literal["CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"]
+    builtin: Builtin
     decode: Literal["native", "cast"]
     reason: str
 
@@ -53,7 +68,7 @@ class Container:
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    target: Target
+    targets: tuple[Target, ...]
     operators: tuple[Operator, ...]
     bits: tuple[int, ...]
     container: int
@@ -64,25 +79,34 @@ class _Rule:
 
 _FULLY_CONNECTED: tuple[Operator, ...] = ("dense", "pointwise")
 _CONVOLUTION: tuple[Operator, ...] = ("conv2d", "depthwise_conv2d")
+_ALL: tuple[Operator, ...] = (*_FULLY_CONNECTED, *_CONVOLUTION)
+_LOW = (2, 3, 4)
+_INT2_DENSE = "INT2 GEMM: pays off for dense layers at batch 1"
+_SLOW = "packed convolutions run 3 to 12 times slower than int8"
+_CAST = "INT2, widened in the graph by two exact casts"
+_REFUSED = "this runtime refuses packed weights with a scale per channel here"
 # The first rule that matches decides.
 _RULES = (
-    _Rule(
-        "litert", ("dense",), (2,), 2, "INT2 GEMM: pays off for dense layers at batch 1", fan_in_multiple=4
-    ),
-    _Rule("litert", _FULLY_CONNECTED, (2, 3, 4), 4, "INT4 GEMM at int8 speed", fan_in_multiple=2),
-    _Rule("litert", _FULLY_CONNECTED, WEIGHT_BITS, 8, "no packed GEMM for this width or an odd fan-in"),
-    _Rule("litert", _CONVOLUTION, WEIGHT_BITS, 8, "packed convolutions run 3 to 12 times slower than int8"),
-    _Rule("storage", _FULLY_CONNECTED, (2,), 2, "INT2 GEMM", fan_in_multiple=4),
-    _Rule("storage", _CONVOLUTION, (2,), 2, "INT2, widened in the graph by two exact casts", decode="cast"),
-    _Rule("storage", (*_FULLY_CONNECTED, *_CONVOLUTION), (2, 3, 4), 4, "INT4"),
-    _Rule("storage", (*_FULLY_CONNECTED, *_CONVOLUTION), WEIGHT_BITS, 8, "no smaller container exists"),
+    _Rule(("litert",), ("dense",), (2,), 2, _INT2_DENSE, fan_in_multiple=4),
+    _Rule(("litert",), _FULLY_CONNECTED, _LOW, 4, "INT4 GEMM at int8 speed", fan_in_multiple=2),
+    _Rule(("litert",), _FULLY_CONNECTED, _LOW, 8, "no packed GEMM for an odd fan-in"),
+    _Rule(("litert", "tflite-runtime"), _CONVOLUTION, _LOW, 8, _SLOW),
+    _Rule(("litert-int8",), _ALL, _LOW, 8, "packed GEMM is scalar code on this CPU"),
+    _Rule(("storage",), _FULLY_CONNECTED, (2,), 2, "INT2 GEMM", fan_in_multiple=4),
+    _Rule(("storage",), _CONVOLUTION, (2,), 2, _CAST, decode="cast"),
+    _Rule(("storage",), _ALL, _LOW, 4, "INT4"),
+    _Rule(("tflite-runtime",), _FULLY_CONNECTED, _LOW, 8, _REFUSED),
+    _Rule(("tflm",), ("pointwise", *_CONVOLUTION), _LOW, 4, "INT4 convolution"),
+    _Rule(("tflm",), ("dense",), _LOW, 8, _REFUSED),
+    _Rule(TARGETS, _ALL, WEIGHT_BITS, 8, "no smaller container exists"),
 )
-_BUILTIN: dict[Operator, Literal["CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"]] = {
+_BUILTIN: dict[Operator, Builtin] = {
     "conv2d": "CONV_2D",
     "depthwise_conv2d": "DEPTHWISE_CONV_2D",
     "dense": "FULLY_CONNECTED",
-    "pointwise": "FULLY_CONNECTED",
+    "pointwise": "CONV_2D",
 }
+_POINTWISE_AS_FULLY_CONNECTED: frozenset[Target] = frozenset({"litert", "litert-int8", "storage"})
 
 
 def container_for(operator: Operator, bits: int, fan_in: int, target: Target) -> Container:
@@ -99,12 +123,14 @@ def container_for(operator: Operator, bits: int, fan_in: int, target: Target) ->
     """
     for rule in _RULES:
         if (
-            rule.target == target
+            target in rule.targets
             and operator in rule.operators
             and bits in rule.bits
             and fan_in % rule.fan_in_multiple == 0
         ):
-            return Container(rule.container, _BUILTIN[operator], rule.decode, rule.reason)
+            rewritten = operator == "pointwise" and target in _POINTWISE_AS_FULLY_CONNECTED
+            builtin: Builtin = "FULLY_CONNECTED" if rewritten else _BUILTIN[operator]
+            return Container(rule.container, builtin, rule.decode, rule.reason)
     raise UsageError(
         f"A layer has {WEIGHT_BITS[0]} to {WEIGHT_BITS[-1]} weight bits, a target is {' or '.join(TARGETS)}. "
         f"Received: operator={operator}, bits={bits}, target={target}. Choose other bits or another target."

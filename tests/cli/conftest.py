@@ -18,6 +18,7 @@ FUNCTIONS = {
     "search": "tfmpq.searching",
     "finetune": "tfmpq.finetuning",
     "export": "tfmpq.exporting",
+    "specialize": "tfmpq.specializing",
     "evaluate": "tfmpq.evaluation",
     "measure": "tfmpq.deploy.measure",
     "inspect": "tfmpq.inspection",

@@ -18,10 +18,14 @@ COMMANDS = {
     "search": "search --model resnet8 --proxy digits --out o",
     "finetune": "finetune r --target digits --out o",
     "export": "export r --tflite",
+    "specialize": "specialize m.tflite --out o.tflite",
     "evaluate": "evaluate m.tflite --data digits",
     "measure": "measure m.tflite",
     "inspect": "inspect p.yaml",
 }
+SILENT = ("inspect", "specialize")
+"""Verbs that are done at once and report no progress."""
+
 SEARCH_DEFAULTS = {
     "out": Path("o"),
     "data_dir": None,
@@ -61,6 +65,7 @@ DEFAULTS = {
         FINETUNE_DEFAULTS | {"model": None, "distill_weight": 0.5, "frozen_statistics_epochs": None},
     ),
     "export": ((Path("r"),), {"target": "litert", "out": None, "data_dir": None}),
+    "specialize": ((Path("m.tflite"),), {"target": "litert", "out": Path("o.tflite")}),
     "evaluate": (
         (Path("m.tflite"), "digits"),
         {"data_dir": None, "split": "test", "limit": None, "preprocessing": None},
@@ -76,7 +81,7 @@ def test_defaults_reach_the_function(verb, calls, tfmpq):
     call = calls[verb]
     reporter = call.kwargs.pop("reporter", None)
     assert (call.args, call.kwargs) == DEFAULTS[verb]
-    assert isinstance(reporter, SilentReporter) or verb == "inspect"
+    assert isinstance(reporter, SilentReporter) or verb in SILENT
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -155,11 +160,11 @@ def test_data_dir_is_read_from_the_environment(calls, tfmpq, monkeypatch):
 @pytest.mark.parametrize("verb", VERBS)
 def test_json_is_all_that_stdout_gets(verb, calls, tfmpq):
     calls[verb].result = {"top1": 0.5, "loss": float("nan"), "bits": {"conv1": 8}}
-    calls[verb].prints = None if verb == "inspect" else "chatter"
+    calls[verb].prints = None if verb in SILENT else "chatter"
     result = tfmpq(COMMANDS[verb] + " --json")
     assert result.exit_code == 0
     assert json.loads(result.stdout) == {"top1": 0.5, "loss": None, "bits": {"conv1": 8}}
-    assert result.stderr.count("chatter") == (0 if verb == "inspect" else 2)
+    assert result.stderr.count("chatter") == (0 if verb in SILENT else 2)
 
 
 def test_code_below_python_cannot_write_to_stdout_either():
