@@ -24,6 +24,12 @@ from .task import perform
 @options.data_dir
 @options.weights
 @options.training_options
+@click.option(
+    "--reconstruct/--no-reconstruct",
+    default=True,
+    show_default=True,
+    help="Begin by fitting the quantized layers, one after the other, to those of the float model.",
+)
 @options.distill
 @options.distill_weight
 @options.frozen_statistics

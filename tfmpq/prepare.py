@@ -72,11 +72,9 @@ class Task:
             steps_per_epoch=steps_per_epoch,
         )
 
-    def calibration_images(self) -> np.ndarray:
-        """Preprocessed training images, not augmented: float32 (N, height, width, channels)."""
-        return first_images(
-            self.dataset.train, CALIBRATION_IMAGES, self.network.input_shape, self.preprocessing
-        )
+    def calibration_images(self, count: int = CALIBRATION_IMAGES) -> np.ndarray:
+        """Preprocessed training images, not augmented: float32 (at most `count`, height, width, channels)."""
+        return first_images(self.dataset.train, count, self.network.input_shape, self.preprocessing)
 
 
 def load_task(
