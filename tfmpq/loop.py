@@ -13,6 +13,7 @@ from typing import Any
 
 import keras
 
+from tfmpq.checkpoints import described
 from tfmpq.data import ImageBatches
 from tfmpq.errors import TfmpqError
 from tfmpq.progress import Reporter
@@ -48,7 +49,7 @@ def train(
     """
     steps = len(batches)
     model.optimizer.build(model.trainable_variables)
-    position = stage.load_checkpoint(_variables(model)) or {"step": 0}
+    position = stage.load_checkpoint(_variables(model), described(model), reporter) or {"step": 0}
     done = position["step"]
     recorder = _Recorder(model, batches, stage, reporter, done)
     if done < epochs * steps:
@@ -132,6 +133,7 @@ class _Recorder(keras.callbacks.Callback):
         self.done = done
         self.interrupted = False
         self._batches, self._stage, self._reporter = batches, stage, reporter
+        self._network = described(model)
         self._log = StepLog(stage.path(".csv"), done)
         self._saved_at, self._cost = time.monotonic(), 0.0
 
@@ -166,6 +168,6 @@ class _Recorder(keras.callbacks.Callback):
         begin = time.monotonic()
         self._log.flush()
         # Within an epoch JAX keeps the values outside the variables; reading `self.model` brings them back.
-        self._stage.save_checkpoint(_variables(self.model), {"step": self.done})
+        self._stage.save_checkpoint(_variables(self.model), {"step": self.done}, self._network)
         self._saved_at = time.monotonic()
         self._cost = self._saved_at - begin

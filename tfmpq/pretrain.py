@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
+from keras import ops
 
 from tfmpq.loop import train
 from tfmpq.prepare import Task
 from tfmpq.progress import Reporter
 from tfmpq.runs import Stage
+from tfmpq.training import TrainStep, value_and_gradient
 
 _RATE = 0.1
 _ADAPTING_RATE = 0.01
@@ -45,14 +49,27 @@ def pretrain(
     )
     optimizer = keras.optimizers.SGD(schedule, momentum=0.9, nesterov=True, weight_decay=_WEIGHT_DECAY)
     optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    trainer.compile(
-        optimizer=optimizer, loss=loss, metrics=["accuracy"], jit_compile=keras.backend.backend() == "jax"
-    )
+    trainer.compile(optimizer=optimizer, jit_compile=keras.backend.backend() == "jax")
     train(trainer, batches, epochs=epochs, stage=stage, reporter=reporter, label="float training")
 
 
-class FloatTraining(keras.Model):
-    """Keras' own training step; the loop sets the flag that quantized training reads."""
+class FloatTraining(TrainStep, keras.Model):
+    """Plain training of a float functional model; metrics are those of the step, not means over the epoch."""
 
-    update_statistics: bool = True
+    update_statistics = True
+
+    def compute_update(
+        self, trainable: list[Any], state: list[Any], images: Any, labels: Any
+    ) -> tuple[list[Any], list[Any], dict[str, Any]]:
+        """Gradients, new non-trainable state and metrics of one step; see `QuantizedTraining`."""
+
+        def loss_at(tensors: Sequence[Any]) -> tuple[Any, tuple[list[Any], Any]]:
+            logits, new_state, penalties = self.stateless_call(
+                list(tensors), list(state), images, training=self.update_statistics, return_losses=True
+            )
+            entropy = keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
+            return ops.mean(entropy) + sum(penalties), (new_state, logits)
+
+        (loss, (new_state, logits)), gradients = value_and_gradient(loss_at, trainable)
+        hits = ops.equal(ops.argmax(logits, axis=-1), ops.cast(labels, "int32"))
+        return gradients, new_state, {"loss": loss, "accuracy": ops.mean(ops.cast(hits, "float32"))}

@@ -4,32 +4,36 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import itertools
 import json
 import os
 import re
 import tempfile
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from tfmpq import checkpoints
 from tfmpq.errors import TfmpqError, UsageError
+from tfmpq.progress import Reporter, SilentReporter
 
 FORMAT = "tfmpq-run/1"
+
+_TEMPORARY = ".tmp-"
+"""What the names of unfinished files contain."""
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Have `write` fill a temporary file beside `path`, then move it there: nothing half-written is seen."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}{_TEMPORARY}", suffix=path.suffix)
     os.close(handle)
     temporary = Path(name)
     try:
         write(temporary)
         temporary.chmod(0o644)
+        # The name must not reach the disk before the content does.
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -74,8 +78,9 @@ def default_folder(model: str, data: str) -> Path:
 class Stage:
     """One stage (`search`, `finetune`, ...) of a run folder; its files begin with the stage's name.
 
-    `NAME.json` holds the options, `NAME.npz` the last checkpoint, `NAME.csv` the metrics of each step,
-    `NAME.keras` the model and `NAME.result.json` the result, which is written last.
+    `NAME.json` holds the options, `NAME.npz` the last checkpoint, `NAME.previous.npz` the one before it,
+    `NAME.csv` the metrics of each step, `NAME.keras` the model and `NAME.result.json` the result, which is
+    written last.
     """
 
     def __init__(self, folder: Path, name: str) -> None:
@@ -102,8 +107,9 @@ class Stage:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with locked(self.folder):
+            self._sweep()
             options = json.loads(json.dumps({"format": FORMAT, **options}))
-            begun, checkpoints = self.path(".json").exists(), self._checkpoints()
+            begun, before = self.path(".json").exists(), self._checkpoints()
             if begun:
                 _refuse_other_options(self.folder, read_json(self.path(".json")), options)
             else:
@@ -111,51 +117,55 @@ class Stage:
             finished = self.path(".result.json").exists()
             try:
                 yield read_json(self.path(".result.json")) if finished else None
+                self._sweep()
             except BaseException:
                 # Nothing to resume yet: a corrected command must not be refused for the wrong one's options.
-                if not begun and self._checkpoints() == checkpoints:
+                if not begun and self._checkpoints() == before:
                     self.path(".json").unlink(missing_ok=True)
                 raise
 
     def _checkpoints(self) -> set[Path]:
         """Checkpoints of all stages: float training belongs to the search."""
-        return set(self.folder.glob("*.npz"))
+        return {path for path in self.folder.glob("*.npz") if _TEMPORARY not in path.name}
 
-    def save_checkpoint(self, variables: Sequence[Any], position: Mapping[str, int]) -> None:
-        """Store all variables and the position in the data, atomically."""
-        arrays = {name: np.asarray(v) for name, v in zip(_names(variables), variables, strict=True)}
-        numbers = {f"position {key}": np.asarray(value) for key, value in position.items()}
+    def _sweep(self) -> None:
+        """Remove what a killed process has left unfinished, and the older checkpoint of a finished stage."""
+        for name in (self.name, "float", "policy"):
+            for path in self.folder.glob(f".{name}*{_TEMPORARY}*"):
+                path.unlink(missing_ok=True)
+        if self.path(".result.json").exists():
+            checkpoints.previous(self.path(".npz")).unlink(missing_ok=True)
+
+    def save_checkpoint(
+        self, variables: Sequence[Any], position: Mapping[str, int], network: Sequence[Any] = ()
+    ) -> None:
+        """Store all variables and the position in the data; the checkpoint before is kept as well."""
+        path = self.path(".npz")
 
         def write(temporary: Path) -> None:
-            with temporary.open("wb") as file:
-                np.savez(file, **arrays, **numbers)  # type: ignore[arg-type]
+            checkpoints.write(temporary, variables, position, network)
+            checkpoints.keep_previous(path)
 
-        write_atomically(self.path(".npz"), write)
+        write_atomically(path, write)
 
-    def load_checkpoint(self, variables: Sequence[Any]) -> dict[str, int] | None:
-        """Restore all variables from the last checkpoint.
+    def load_checkpoint(
+        self, variables: Sequence[Any], network: Sequence[Any] = (), reporter: Reporter | None = None
+    ) -> dict[str, int] | None:
+        """Restore all variables from the last checkpoint, or from the one before it if the last is damaged.
+
+        Args:
+            variables: Keras variables, in the order in which they were stored.
+            network: What `checkpoints.described` says of the network; nothing is compared if empty.
+            reporter: Told if the last one is damaged.
 
         Returns:
             The position that was stored, or None if there is no checkpoint.
 
         Raises:
-            TfmpqError: The checkpoint is damaged or of another network; the first difference is named.
+            TfmpqError: The checkpoints are damaged or of another network; the first difference is named.
         """
-        path = self.path(".npz")
-        if not path.exists():
-            return None
-        try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-                content = {key: stored[key] for key in stored.files}
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise TfmpqError(
-                f"A checkpoint is an npz file. Received: {path}: {error}. Delete it to start over."
-            ) from error
-        numbers = {key: content.pop(key) for key in list(content) if key.startswith("position ")}
-        _refuse_other_network(path, content, variables)
-        for variable, value in zip(variables, content.values(), strict=True):
-            variable.assign(value)
-        return {key.removeprefix("position "): int(value) for key, value in numbers.items()}
+        reporter = reporter or SilentReporter()
+        return checkpoints.restore(self.path(".npz"), variables, network, reporter.log)
 
     def save_model(self, model: Any, suffix: str = ".keras") -> None:
         """Store a Keras model, atomically."""
@@ -212,26 +222,6 @@ def locked(folder: Path) -> Iterator[None]:
                 "Wait for it, or choose another --out."
             ) from error
         yield
-
-
-def _names(variables: Sequence[Any]) -> list[str]:
-    """Names of variables, by position and path.
-
-    Keras numbers what has no name of its own by what else the process has made before, so a number at the end
-    of a layer's or model's name says nothing about the network and is left out.
-    """
-    return [f"{i:05d} {re.sub(r'_[0-9]+(?![A-Za-z0-9])', '', v.path)}" for i, v in enumerate(variables)]
-
-
-def _refuse_other_network(path: Path, stored: Mapping[str, np.ndarray], variables: Sequence[Any]) -> None:
-    expected = [f"{n} {tuple(v.shape)}" for n, v in zip(_names(variables), variables, strict=True)]
-    found = [f"{name} {array.shape}" for name, array in stored.items()]
-    for wanted, received in itertools.zip_longest(expected, found, fillvalue="nothing"):
-        if wanted != received:
-            raise TfmpqError(
-                f"A checkpoint belongs to its network. Received: '{received}' where the network has "
-                f"'{wanted}' in {path}. Use the network that it was made with, or delete it to start over."
-            )
 
 
 def _refuse_other_options(folder: Path, stored: Mapping[str, Any], asked: Mapping[str, Any]) -> None:

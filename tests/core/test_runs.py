@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,9 @@ import keras
 import numpy as np
 import pytest
 
+from tfmpq.checkpoints import described
 from tfmpq.errors import TfmpqError, UsageError
+from tfmpq.progress import SilentReporter
 from tfmpq.runs import Stage, StepLog, load_keras, locked, read_json, write_atomically, write_json
 
 HOLD = """
@@ -157,7 +160,7 @@ def test_a_damaged_checkpoint_is_named_and_changes_nothing(tmp_path: Path, damag
     path = stage.path(".npz")
     data = bytearray(path.read_bytes())
     if damage == "flipped":
-        data[len(data) // 4] ^= 0xFF
+        data[data.index(variables(1)[0].numpy().tobytes())] ^= 0xFF
     replaced = {"empty": b"", "text": b"no archive", "truncated": data[: len(data) // 2], "flipped": data}
     path.write_bytes(replaced[damage])
     restored = variables(3)
@@ -189,17 +192,106 @@ def test_the_checkpoint_of_another_network_is_refused(tmp_path: Path, other, dif
         np.testing.assert_array_equal(variable.numpy(), value)
 
 
+class Listener(SilentReporter):
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+
+    def log(self, message: str) -> None:
+        self.messages.append(message)
+
+
+@pytest.mark.parametrize("keep", [0, 1, 100, 0.5, 0.99])
+def test_a_truncated_checkpoint_falls_back_to_the_one_before(tmp_path: Path, keep: float) -> None:
+    """Which a following checkpoint does not overwrite with the damaged one."""
+    stage, restored, listener = Stage(tmp_path, "search"), variables(3), Listener()
+    stage.save_checkpoint(variables(1), {"step": 5})
+    stage.save_checkpoint(variables(2), {"step": 6})
+    path = stage.path(".npz")
+    data = path.read_bytes()
+    path.write_bytes(data[: int(keep * len(data)) if keep < 1 else int(keep)])
+    assert stage.load_checkpoint(restored, reporter=listener) == {"step": 5}
+    np.testing.assert_array_equal(restored[0].numpy(), variables(1)[0].numpy())
+    (message,) = listener.messages
+    assert "The newest checkpoint is damaged; the one before it is used." in message
+    assert "search.npz" in message
+    assert content(tmp_path) == ["search.npz"]
+    assert stage.load_checkpoint(restored, reporter=listener) == {"step": 5}
+    assert len(listener.messages) == 1
+
+
+def test_a_kill_between_two_renamings_leaves_a_checkpoint(tmp_path: Path, monkeypatch) -> None:
+    stage, restored = Stage(tmp_path, "search"), variables(3)
+    stage.save_checkpoint(variables(1), {"step": 5})
+    replace = os.replace
+
+    def killed(source: Path, target: Path) -> None:
+        replace(source, target)
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", killed)
+        with pytest.raises(SystemExit):
+            stage.save_checkpoint(variables(2), {"step": 6})
+    assert content(tmp_path) == ["search.previous.npz"]
+    assert stage.load_checkpoint(restored) == {"step": 5}
+    stage.save_checkpoint(variables(2), {"step": 6})
+    assert stage.load_checkpoint(restored) == {"step": 6}
+
+
+def test_what_a_killed_process_left_is_swept_and_a_finished_stage_keeps_one_checkpoint(
+    tmp_path: Path,
+) -> None:
+    stage = Stage(tmp_path, "search")
+    with stage.opened({"seed": 1}):
+        stage.save_checkpoint(variables(1), {"step": 5})
+        stage.save_checkpoint(variables(2), {"step": 6})
+    left = [".search.tmp-x1.npz", ".search.result.tmp-x2.json", ".policy.tmp-x3.yaml", ".float.tmp-x4.npz"]
+    for name in [*left, ".mine.npz"]:
+        (tmp_path / name).write_bytes(b"PK half")
+    with stage.opened({"seed": 1}):
+        assert content(tmp_path) == [".lock", ".mine.npz", "search.json", "search.npz", "search.previous.npz"]
+        write_json(stage.path(".result.json"), {"top1": 0.5})
+    assert content(tmp_path) == [".lock", ".mine.npz", "search.json", "search.npz", "search.result.json"]
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        ({"strides": 2}, "layer conv strides 1 where the network has 2"),
+        ({"activation": "relu"}, 'layer conv activation "linear" where the network has "relu"'),
+        ({"more": True}, r"layer null where the network has .*relu"),
+    ],
+)
+def test_another_network_of_the_same_shapes_is_refused(tmp_path: Path, change, difference: str) -> None:
+    def model(strides: int = 1, activation: str | None = None, more: bool = False) -> keras.Model:
+        image = keras.Input((4, 4, 3), name="image")
+        x = keras.layers.Conv2D(2, 1, strides=strides, activation=activation, name="conv")(image)
+        return keras.Model(image, keras.layers.ReLU(name="relu")(x) if more else x)
+
+    first, other = model(), model(**change)
+    stage = Stage(tmp_path, "search")
+    stage.save_checkpoint(first.variables, {"step": 2}, described(first))
+    before = other.get_weights()
+    with pytest.raises(TfmpqError, match=difference):
+        stage.load_checkpoint(other.variables, described(other))
+    for one, two in zip(before, other.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, two)
+    again = model()
+    assert stage.load_checkpoint(again.variables, described(again)) == {"step": 2}
+
+
 def test_numbers_that_keras_gives_out_do_not_matter(tmp_path: Path) -> None:
     """A second model of the process has other automatic names, and is the same network."""
 
     def model() -> keras.Model:
-        return keras.Sequential([keras.Input((3,)), keras.layers.Dense(2), keras.layers.Dropout(0.5)])
+        image = keras.Input((3,))
+        return keras.Model(image, keras.layers.Dropout(0.5)(keras.layers.Dense(2)(image)))
 
     first, second = model(), model()
     assert [v.path for v in first.variables] != [v.path for v in second.variables]
     stage = Stage(tmp_path, "search")
-    stage.save_checkpoint(first.variables, {"step": 2})
-    assert stage.load_checkpoint(second.variables) == {"step": 2}
+    stage.save_checkpoint(first.variables, {"step": 2}, described(first))
+    assert stage.load_checkpoint(second.variables, described(second)) == {"step": 2}
     for ours, theirs in zip(first.variables, second.variables, strict=True):
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
 

@@ -260,8 +260,8 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     folder, means = tmp_path_factory.mktemp("whole"), []
     save = Stage.save_checkpoint
 
-    def save_and_look(stage: Stage, variables: Any, position: dict[str, int]) -> None:
-        save(stage, variables, position)
+    def save_and_look(stage: Stage, variables: Any, position: dict[str, int], network: Any) -> None:
+        save(stage, variables, position, network)
         with np.load(stage.path(".npz")) as stored:
             mean = next(stored[name] for name in stored.files if name.endswith("moving_mean"))
             means.append((position["step"], mean))
