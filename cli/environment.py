@@ -10,18 +10,31 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
+from tfmpq.errors import UsageError
+
 _DEFAULTS = {
     "KERAS_BACKEND": "tensorflow",
     # 3 leaves errors of the C++ side only; its information lines drown the progress.
     "TF_CPP_MIN_LOG_LEVEL": "3",
 }
 
+_BACKENDS = ("tensorflow", "jax")
+
 
 def prepare() -> None:
     """Choose backend and log level, as far as the user's environment has not.
 
     Must run before Keras or TensorFlow is imported: both read these variables once.
+
+    Raises:
+        UsageError: The environment names a backend that tfmpq has no gradients for.
     """
+    backend = os.environ.get("KERAS_BACKEND") or "tensorflow"
+    if backend not in _BACKENDS:
+        raise UsageError(
+            f"KERAS_BACKEND is {' or '.join(_BACKENDS)}. Received: {backend}. "
+            "Set it to one of these, or unset it."
+        )
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
     # Its warnings (retracing, ...) are advice to programmers.

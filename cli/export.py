@@ -27,9 +27,15 @@ from .task import perform
     type=click.Choice(TARGETS),
     default="litert",
     show_default=True,
-    help="litert packs what runs fast packed; storage packs everything.",
+    help="litert: CPUs with dot product or AVX2; litert-int8: older ARM; storage: the smallest file; "
+    "tflite-runtime: version 2.14; tflm: microcontrollers.",
 )
-@click.option("--out", metavar="FILE.tflite", type=options.output_path(), help="[default: in the run folder]")
+@click.option(
+    "--out",
+    metavar="FILE.tflite",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="[default: in the run folder]",
+)
 @options.data_dir
 @options.json_option
 def export(as_json: bool, run: Path, tflite: bool, **choices: Any) -> None:

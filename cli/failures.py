@@ -41,6 +41,13 @@ def _explain(error: BaseException) -> tuple[str, int]:
         return explained, FAILURE
     if isinstance(error, MemoryError):
         return "The work must fit into memory. Received: MemoryError. Choose a smaller --batch-size.", FAILURE
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        package = error.name.partition(".")[0]
+        return (
+            f"A command needs its packages. Received: an environment without {package}. "
+            f"Run: pip install {_PACKAGES.get(package, package)}",
+            FAILURE,
+        )
     what = f"{type(error).__name__}: {str(error) or 'no message'}"
     return (
         f"Internal error: {what}. Please report it with the command that you ran; "
@@ -49,11 +56,20 @@ def _explain(error: BaseException) -> tuple[str, int]:
     )
 
 
+# Where the name to install differs from the name to import.
+_PACKAGES = {
+    "PIL": "pillow",
+    "ai_edge_litert": "ai-edge-litert",
+    "sklearn": "scikit-learn",
+    "tensorflow_datasets": "tensorflow-datasets",
+    "yaml": "PyYAML",
+}
 _ROOM = ("The disk must have room for results", "Free some space and run the same command again")
 _ACCESS = ("Files must be accessible to this user", "Change the permissions or name another path")
 _OS_RULES = {
     errno.ENOSPC: _ROOM,
     errno.EDQUOT: _ROOM,
+    errno.EFBIG: ("A result must fit into the limit of file sizes", "Raise the limit (ulimit -f)"),
     errno.EACCES: _ACCESS,
     errno.EPERM: _ACCESS,
     errno.EROFS: ("Results need a writable file system", "Name another path"),

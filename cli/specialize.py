@@ -29,7 +29,11 @@ from .task import perform
     "tflm: microcontrollers.",
 )
 @click.option(
-    "--out", metavar="FILE.tflite", type=options.output_path(), required=True, help="File to write."
+    "--out",
+    metavar="FILE.tflite",
+    type=click.Path(dir_okay=False, path_type=Path),
+    required=True,
+    help="File to write.",
 )
 @options.json_option
 def specialize(as_json: bool, path: Path, **choices: Any) -> None:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfmpq.containers import TARGETS, Target, container_for
+from tfmpq.containers import DELEGATED, TARGETS, Target, container_for
 from tfmpq.deploy.flatbuffer import read_model, write_model
 from tfmpq.deploy.quiet import quiet_stderr
 from tfmpq.deploy.record import write_record
@@ -25,6 +23,7 @@ from tfmpq.deploy.verify import Verification, verify
 from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.frozen import FrozenModel
 from tfmpq.progress import Reporter, SilentReporter
+from tfmpq.runs import write_atomically
 
 if TYPE_CHECKING:
     import keras
@@ -116,39 +115,57 @@ def export_tflite(
     Args:
         frozen: The network.
         path: File to write; replaced only when the new one is proved.
-        target: `litert` is fast on CPUs with INT4 fully-connected kernels, `storage` is smallest.
+        target: What the file is for; see `tfmpq.containers`.
         images: float32 (N, height, width, channels), preprocessed, for recomputing every operator; None
             for noise.
         agreement: Images and the trained model's logits (N, classes), to be compared with the file's.
         reporter: Told about progress.
 
     Raises:
-        UsageError: Unknown target.
+        UsageError: Unknown target, or `path` is a folder.
         TfmpqError: A layer has no form in a file, or the file is not what was trained (the first mismatch is
             named); no file is left behind.
     """
     if target not in TARGETS:
         raise UsageError(f"A target is one of {', '.join(TARGETS)}. Received: {target}. Choose one of them.")
+    path = Path(path)
+    refuse_folder(path)
     reporter = reporter or SilentReporter()
     reporter.start("export", 2)
     content = build_tflite(frozen, target)
-    with _replacing(Path(path)) as temporary:
+    reporter.advance()
+    found: list[tuple[Verification, Agreement | None]] = []
+
+    def write(temporary: Path) -> None:
         temporary.write_bytes(content)
-        reporter.advance()
-        written = temporary.read_bytes()
-        proof = verify(frozen, written, target, images)
-        if not proof.passed:
-            more = f" (and {len(proof.failures) - 1} more)" if len(proof.failures) > 1 else ""
-            raise TfmpqError(
-                f"A written file has to hold and compute what was trained. Received: {path}, where "
-                f"{proof.failures[0]}{more}. The file was removed; please report the model."
-            )
-        agreed = None if agreement is None else _agreement(written, target, *agreement)
+        found.append(_prove(frozen, temporary.read_bytes(), path, target, images, agreement))
+
+    _write(path, write)
+    ((proof, agreed),) = found
     reporter.advance()
     reporter.finish()
     layers = tuple(exported_layers(frozen, target))
     size = sum(layer.bytes for layer in layers)
     return ExportReport(str(path), len(content), target, size, layers, proof, agreed)
+
+
+def _prove(
+    frozen: FrozenModel,
+    written: bytes,
+    path: Path,
+    target: Target,
+    images: np.ndarray | None,
+    agreement: tuple[np.ndarray, np.ndarray] | None,
+) -> tuple[Verification, Agreement | None]:
+    """Verify what was written and compare its choices with the trained model's."""
+    proof = verify(frozen, written, target, images)
+    if not proof.passed:
+        more = f" (and {len(proof.failures) - 1} more)" if len(proof.failures) > 1 else ""
+        raise TfmpqError(
+            f"A written file has to hold and compute what was trained. Received: {path}, where "
+            f"{proof.failures[0]}{more}. The file was removed; please report the model."
+        )
+    return proof, None if agreement is None else _agreement(written, target, *agreement)
 
 
 def exported_layers(frozen: FrozenModel, target: Target) -> Iterator[ExportedLayer]:
@@ -171,41 +188,38 @@ def _agreement(content: bytes, target: Target, images: np.ndarray, logits: np.nd
         found = load(file).run(np.asarray(images, np.float32))
         return float(np.mean(np.take_along_axis(found, choices, axis=1)[:, 0] == found.max(1)))
 
-    top1 = share(content if target == "litert" else specialize(content))
+    top1 = share(content if target in DELEGATED else specialize(content))
     if top1 < MIN_AGREEMENT:
         raise TfmpqError(
             f"The file chooses the class of the trained model on at least {MIN_AGREEMENT:.0%} of the images. "
             f"Received: {top1:.1%} of {len(images)}. The file was removed; fine-tune for longer, or please "
             "report the model."
         )
-    return Agreement(len(images), top1, None if target == "litert" else share(content))
+    return Agreement(len(images), top1, share(content) if target == "storage" else None)
 
 
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` that takes its place at the end, and is removed on any failure."""
+def _write(path: Path, write: Callable[[Path], None]) -> None:
+    """Have `write` fill a file that takes its place at the end; nothing is left of one that fails."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        os.close(handle)
-        os.chmod(name, 0o666 & ~_umask())
+        write_atomically(path, write)
     except OSError as error:
         raise TfmpqError(
-            f"The folder of the file has to be writable. Received: {path} ({error.strerror}). Choose another "
-            "path."
+            f"A file has to be written. Received: {path} ({error.strerror}). Free some space, change the "
+            "permissions or choose another path."
         ) from error
-    temporary = Path(name)
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def refuse_folder(path: Path) -> None:
+    """Refuse a folder where a file is to be written, before any work.
+
+    Raises:
+        UsageError: The path is a folder.
+    """
+    if path.is_dir():
+        raise UsageError(
+            f"An export is one file. Received: {path}, which is a folder. Name a file in it, for example "
+            f"{path / 'model.tflite'}."
+        )
 
 
 def export_float(model: keras.Model, path: Path, *, metadata: Mapping[str, Any] | None = None) -> int:
@@ -233,8 +247,11 @@ def export_float(model: keras.Model, path: Path, *, metadata: Mapping[str, Any] 
     converted = read_model(_convert_float(model), "the converter's graph")
     write_record(converted, metadata or {}, {})
     content = write_model(converted)
-    with _replacing(Path(path)) as temporary:
+
+    def write(temporary: Path) -> None:
         temporary.write_bytes(content)
+
+    _write(Path(path), write)
     return len(content)
 
 

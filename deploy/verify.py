@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tfmpq.containers import Target
+from tfmpq.containers import DELEGATED, Target
 from tfmpq.deploy.flatbuffer import read_model, write_model
 from tfmpq.deploy.layout import tensor_name
 from tfmpq.deploy.readback import mismatches
@@ -106,9 +106,9 @@ def verify(
         TfmpqError: The file is damaged, or the runtime refuses it.
     """
     frozen = deployable(frozen)
-    fast = content if target == "litert" else specialize(content)
+    fast = content if target in DELEGATED else specialize(content)
     failures = list(mismatches(frozen, read_model(content), target))
-    if target == "storage":
+    if target not in DELEGATED:
         failures += [f"specialized: {line}" for line in mismatches(frozen, read_model(fast), "litert")]
     batch = _noise(frozen) if images is None else np.asarray(images, np.float32)
     partitions: int | None = None

@@ -32,6 +32,12 @@ SEARCH = "search --model resnet8 --proxy digits --out o --json"
             "Permission denied: o. Change the permissions",
         ),
         (FileNotFoundError(errno.ENOENT, "No such file or directory", "w.npz"), 1, "directory: w.npz. Check"),
+        (OSError(errno.EFBIG, "File too large", "o.npz"), 1, "File too large: o.npz. Raise the limit"),
+        (
+            ModuleNotFoundError("No module named 'ai_edge_litert'", name="ai_edge_litert.interpreter"),
+            1,
+            "an environment without ai_edge_litert. Run: pip install ai-edge-litert",
+        ),
         (MemoryError(), 1, "--batch-size"),
         (KeyError("conv1"), 1, "Internal error: KeyError: 'conv1'. Please report it"),
         (OSError("odd"), 1, "Internal error: OSError: odd. Please report it"),
@@ -63,3 +69,12 @@ def test_the_traceback_is_shown_on_request(calls, tfmpq, monkeypatch):
     assert result.exit_code == 1
     assert "Traceback (most recent call last)" in result.stderr
     assert result.stderr.splitlines()[-1].startswith("Error: Internal error: ZeroDivisionError: by zero.")
+
+
+def test_a_backend_without_gradients_is_refused(calls, tfmpq, monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    result = tfmpq(SEARCH)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == (
+        "Error: KERAS_BACKEND is tensorflow or jax. Received: torch. Set it to one of these, or unset it.\n"
+    )

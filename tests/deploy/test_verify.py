@@ -167,5 +167,11 @@ def test_unknown_target(make_small, tmp_path: Path) -> None:
 
 def test_unwritable_folder(make_small, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(TfmpqError, match="has to be writable"):
+    with pytest.raises(TfmpqError, match=r"Received: .*file/net\.tflite \("):
         export.export_tflite(make_small(4), tmp_path / "file" / "net.tflite")
+
+
+def test_folder_is_refused_before_any_work(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(export, "build_tflite", None)
+    with pytest.raises(UsageError, match="which is a folder"):
+        export.export_tflite(None, tmp_path)  # type: ignore[arg-type]
