@@ -70,10 +70,25 @@ def _inspect_view(result: Mapping[str, Any]) -> dict[str, Any]:
     return rest | stages | dict(result.get("policy", {}))
 
 
+def _measure_view(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Without samples; several files as a table."""
+    if "files" not in result:
+        left_out = ("processes", "schema_version", "protocol", "energy")
+        shown = {key: value for key, value in result.items() if key not in left_out}
+        device = {key: value for key, value in result.get("device", {}).items() if key != "features"}
+        return shown | {"device": device}
+    columns = ("path", "bytes", "median_ms", "p90_ms", "p99_ms", "spread", "runs", "warnings")
+    rows = [{key: row[key] for key in columns} for row in result["files"]]
+    names = ("path", "ratio", "lowest", "highest", "spread", "verdict")
+    compared = [{key: row[key] for key in names} for row in result["comparisons"]]
+    return {"files": rows, "compared with the first": compared}
+
+
 _VIEWS: Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "run": _run_view,
     "evaluate": _evaluate_view,
     "inspect": _inspect_view,
+    "measure": _measure_view,
 }
 
 

@@ -7,7 +7,7 @@ The functions have the names of the command line's verbs and return frozen resul
     tfmpq.search("resnet8", "digits", out="runs/digits", float_epochs=8, budgets=["size=0.35x"])
     tfmpq.finetune("runs/digits", "digits", out="runs/digits", epochs=8)
     report = tfmpq.export("runs/digits")
-    print(tfmpq.evaluate(report.path, "digits").top1, tfmpq.measure(report.path).median_ms)
+    print(tfmpq.evaluate(report.path, "digits").top1, tfmpq.measure(report.path)[0].median_ms)
 
 Nothing heavy is imported before a function is used.
 """

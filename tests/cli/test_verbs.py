@@ -12,6 +12,7 @@ import pytest
 from tfmpq.cli import options
 from tfmpq.cli.main import VERBS
 from tfmpq.progress import SilentReporter
+from tfmpq.search_options import KNOBS
 
 COMMANDS = {
     "run": "run --model resnet8 --proxy digits --target digits --out o",
@@ -58,7 +59,7 @@ DEFAULTS = {
     "run": (("resnet8", "digits", "digits"), SEARCH_DEFAULTS | FINETUNE_DEFAULTS | {"float_epochs": None}),
     "search": (
         ("resnet8", "digits"),
-        SEARCH_DEFAULTS | {"perturb": "quantized", "target_input": None, "target_classes": None},
+        SEARCH_DEFAULTS | KNOBS | {"pareto": (), "target_input": None, "target_classes": None},
     ),
     "finetune": (
         (Path("r"), "digits"),
@@ -70,7 +71,19 @@ DEFAULTS = {
         (Path("m.tflite"), "digits"),
         {"data_dir": None, "split": "test", "limit": None, "preprocessing": None},
     ),
-    "measure": ((Path("m.tflite"),), {"threads": 1, "runs": 50, "out": None}),
+    "measure": (
+        ((Path("m.tflite"),),),
+        {
+            "on": "local",
+            "threads": 1,
+            "runs": None,
+            "affinity": None,
+            "protocol": "quick",
+            "python": None,
+            "ssh_config": None,
+            "out": None,
+        },
+    ),
     "inspect": ((Path("p.yaml"),), {}),
 }
 
@@ -96,9 +109,6 @@ def test_the_functions_have_these_options_and_defaults(verb, signature, calls, t
 
 def test_names_are_those_of_the_library():
     from tfmpq.data.preprocess import PREPROCESSINGS
-    from tfmpq.searching import METHODS
-
-    assert tuple(METHODS) == options.METHODS
     assert tuple(PREPROCESSINGS) == options.PREPROCESSINGS
 
 
@@ -145,7 +155,16 @@ def test_options_of_the_other_verbs_arrive(calls, tfmpq):
     tfmpq("evaluate r --data npz:x.npz --split train --limit 3")
     assert calls["evaluate"].kwargs["split"] == "train"
     assert calls["evaluate"].kwargs["limit"] == 3
-    tfmpq("measure m.tflite --threads 4 --runs 9 --out t.json")
+    tfmpq(
+        "measure m.tflite p.yaml --threads 4 --runs 9 --out t.json --on ssh:pi --affinity 0,1"
+        " --protocol mlperf-like --python py --ssh-config p.yaml"
+    )
+    assert calls["measure"].args == ((Path("m.tflite"), Path("p.yaml")),)
+    assert calls["measure"].kwargs["on"] == "ssh:pi"
+    assert calls["measure"].kwargs["affinity"] == "0,1"
+    assert calls["measure"].kwargs["protocol"] == "mlperf-like"
+    assert calls["measure"].kwargs["python"] == "py"
+    assert calls["measure"].kwargs["ssh_config"] == Path("p.yaml")
     assert calls["measure"].kwargs["threads"] == 4
     assert calls["measure"].kwargs["runs"] == 9
     assert calls["measure"].kwargs["out"] == Path("t.json")
@@ -259,6 +278,7 @@ def test_no_command_shows_the_help(tfmpq):
         (COMMANDS["evaluate"] + " --limit 0", "0"),
         ("measure r", "r"),
         ("measure m.tflite --threads 0", "0"),
+        ("measure m.tflite --affinity 0-1", "0-1"),
     ],
 )
 def test_a_wrong_call_is_one_line_and_exit_code_2(line, received, calls, tfmpq):

@@ -1,0 +1,31 @@
+"""Ways to a device: this machine, ssh, adb."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tfmpq.deploy.transports.base import Finished, Transport
+from tfmpq.deploy.transports.local import LocalTransport
+from tfmpq.deploy.transports.ssh import SshTransport
+from tfmpq.errors import UsageError
+
+__all__ = ["Finished", "Transport", "transport"]
+
+
+def transport(on: str, *, python: str | None = None, ssh_config: str | Path | None = None) -> Transport:
+    """The way to a device.
+
+    Args:
+        on: `local`, `ssh:HOST`.
+        python: How Python is called there; by default found.
+        ssh_config: Configuration file for ssh.
+
+    Raises:
+        UsageError: `on` is none of them.
+    """
+    kind, _, address = on.partition(":")
+    if on == "local":
+        return LocalTransport(python)
+    if kind == "ssh" and address:
+        return SshTransport(address, Path(ssh_config) if ssh_config else None, python)
+    raise UsageError(f"--on is local, ssh:HOST or adb[:SERIAL]. Received: '{on}'. Write --on ssh:pi.")
