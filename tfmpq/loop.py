@@ -12,14 +12,22 @@ from types import FrameType
 from typing import Any
 
 import keras
+import numpy as np
 
 from tfmpq.checkpoints import described
 from tfmpq.data import ImageBatches
+from tfmpq.diagnosis import first_not_finite
 from tfmpq.errors import TfmpqError
 from tfmpq.progress import Reporter
 from tfmpq.runs import Stage, StepLog
 
 CHECKPOINT_SECONDS = 30.0
+
+LOSSES = ("loss", "perturbed_loss")
+"""Metrics of a step that have to be finite."""
+
+Course = tuple[tuple[int, bool], ...]
+"""Parts of a training: the epoch at which one ends, and whether BatchNorm uses batch statistics in it."""
 
 
 def train(
@@ -45,10 +53,12 @@ def train(
             deployed network does.
 
     Raises:
-        TfmpqError: The loss is not finite; the checkpoint before it is kept.
+        TfmpqError: The loss is not finite; the step and the first layer with such numbers are named, and the
+            checkpoint before it is kept.
     """
     steps = len(batches)
     model.optimizer.build(model.trainable_variables)
+    initial = [np.asarray(v) for v in _variables(model)]
     position = stage.load_checkpoint(_variables(model), described(model), reporter) or {"step": 0}
     done = position["step"]
     recorder = _Recorder(model, batches, stage, reporter, done)
@@ -58,25 +68,68 @@ def train(
     if done:
         reporter.log(f"Resuming {label} at step {done} of {epochs * steps}.")
         reporter.advance(done)
-    switch = epochs - frozen_statistics_epochs
+    course = ((epochs - frozen_statistics_epochs, True), (epochs, False))
     with _interruptions_noted(recorder):
-        for last, update in ((switch, True), (epochs, False)):
-            model.update_statistics = update
-            model.train_function = None  # the flag is read while tracing
-            while recorder.done < last * steps:
-                epoch, offset = divmod(recorder.done, steps)
-                # After a resumption in mid-epoch, the rest of that epoch comes as a short one of its own.
-                until = epoch + 1 if offset else last
-                model.fit(
-                    _Rest(batches, offset) if offset else batches,
-                    initial_epoch=epoch,
-                    epochs=until,
-                    verbose=0,
-                    shuffle=False,
-                    callbacks=[recorder],
-                )
+        try:
+            _fit(model, batches, course, recorder)
+        except _NotFinite as failure:
+            reporter.log("Playing the last steps again, to find where numbers stop being finite.")
+            kept = _go_back(model, stage, initial, recorder)
+            raise _explained(failure, kept, _cause(model, batches, course, kept, failure.step)) from None
     recorder.checkpoint()
     reporter.finish()
+
+
+def _fit(model: keras.Model, batches: ImageBatches, course: Course, counter: _Counter) -> None:
+    """Train from where the counter stands."""
+    steps = len(batches)
+    for last, update in course:
+        model.update_statistics = update
+        model.train_function = None  # the flag is read while tracing
+        while counter.done < last * steps:
+            epoch, offset = divmod(counter.done, steps)
+            # After a resumption in mid-epoch, the rest of that epoch comes as a short one of its own.
+            until = epoch + 1 if offset else last
+            model.fit(
+                _Rest(batches, offset) if offset else batches,
+                initial_epoch=epoch,
+                epochs=until,
+                verbose=0,
+                shuffle=False,
+                callbacks=[counter],
+            )
+
+
+def _go_back(model: keras.Model, stage: Stage, initial: list[np.ndarray], recorder: _Recorder) -> int:
+    """Restore the last checkpoint, or else the values before the first step; returns its step."""
+    variables = _variables(recorder.model)
+    if position := stage.load_checkpoint(variables):
+        return position["step"]
+    for variable, value in zip(variables, initial, strict=True):
+        variable.assign(value)
+    return 0
+
+
+def _cause(model: keras.Model, batches: ImageBatches, course: Course, kept: int, step: int) -> str:
+    """Repeat the steps from `kept` on, and look at the one that failed layer by layer."""
+    counter = _Counter(model, batches, kept, stop=step)
+    if kept < step:
+        with contextlib.suppress(_Reached):
+            _fit(model, batches, course, counter)
+    steps = len(batches)
+    images, _ = batches.batch(*divmod(step, steps))
+    # Reading it through the counter brings back what JAX keeps outside the variables.
+    found = first_not_finite(counter.model, images, training=step < course[0][0] * steps)
+    return found or "nothing of the first pass (but of the perturbed one, or it did not happen again)"
+
+
+def _explained(failure: _NotFinite, kept: int, cause: str) -> TfmpqError:
+    state = f"The checkpoint of step {kept} is kept" if kept else "No step before it was stored"
+    return TfmpqError(
+        f"The loss has to stay finite. Received: {failure.metric}={failure.value} at step {failure.step}; "
+        f"not finite first: {cause}. {state}; begin another run with a smaller --learning-rate or another "
+        "seed."
+    )
 
 
 def _variables(model: keras.Model) -> list[Any]:
@@ -122,36 +175,59 @@ class _Rest(keras.utils.PyDataset):
         return self._batches[index + self._offset]
 
 
-class _Recorder(keras.callbacks.Callback):
-    """Log, progress, checkpoints and the check for a finite loss, after every step."""
+class _NotFinite(Exception):
+    """A loss is NaN or infinite."""
 
-    def __init__(
-        self, model: keras.Model, batches: ImageBatches, stage: Stage, reporter: Reporter, done: int
-    ) -> None:
+    def __init__(self, metric: str, value: float, step: int) -> None:
+        super().__init__(metric)
+        self.metric, self.value, self.step = metric, value, step
+
+
+class _Reached(Exception):
+    """The step to stop at."""
+
+
+class _Counter(keras.callbacks.Callback):
+    """Knows how many steps are done, and leads `fit` to the right epoch."""
+
+    def __init__(self, model: keras.Model, batches: ImageBatches, done: int, stop: int | None = None) -> None:
         super().__init__()
         self.set_model(model)
         self.done = done
-        self.interrupted = False
-        self._batches, self._stage, self._reporter = batches, stage, reporter
-        self._network = described(model)
-        self._log = StepLog(stage.path(".csv"), done)
-        self._saved_at, self._cost = time.monotonic(), 0.0
+        self._batches, self._stop = batches, stop
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Say which epoch's batches come: `fit` may have looked at some before, to build its metrics."""
         self._batches.set_epoch(epoch)
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Count one step."""
+        self.done += 1
+        if self.done == self._stop:
+            raise _Reached
+
+
+class _Recorder(_Counter):
+    """Log, progress, checkpoints and the check for a finite loss, after every step."""
+
+    def __init__(
+        self, model: keras.Model, batches: ImageBatches, stage: Stage, reporter: Reporter, done: int
+    ) -> None:
+        super().__init__(model, batches, done)
+        self.interrupted = False
+        self._stage, self._reporter = stage, reporter
+        self._network = described(model)
+        self._log = StepLog(stage.path(".csv"), done)
+        self._saved_at, self._cost = time.monotonic(), 0.0
+
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Record one step."""
         if self.interrupted:
             raise KeyboardInterrupt
         metrics = {key: float(value) for key, value in (logs or {}).items()}
-        if not math.isfinite(metrics.get("loss", 0.0)):
-            raise TfmpqError(
-                f"The loss has to stay finite. Received: {metrics['loss']} at step {self.done}. "
-                "The checkpoint before it is kept; begin another run with a smaller --learning-rate or "
-                "another seed."
-            )
+        for name in LOSSES:
+            if not math.isfinite(metrics.get(name, 0.0)):
+                raise _NotFinite(name, metrics[name], self.done)
         self._log.add(self.done, metrics)
         self.done += 1
         self._reporter.advance(1, metrics)

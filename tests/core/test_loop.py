@@ -212,20 +212,78 @@ def test_batch_norm_rests_in_the_last_epochs(trainer, tmp_path: Path, monkeypatc
     assert moved == [True] * (STEPS - 1) + [False] * (2 * STEPS)
 
 
-def test_a_loss_that_is_not_finite_ends_the_training_and_leaves_the_checkpoint(
-    trainer, tmp_path: Path
+def assign(model: keras.Model, path: str, value: float) -> None:
+    """Set the first element of a variable."""
+    variable = next(v for v in model.variables if v.path.endswith(path))
+    values = variable.numpy()
+    values.flat[0] = value
+    variable.assign(values)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "cause"),
+    [
+        ("conv/kernel", np.nan, "variable 'kernel' of layer 'conv'"),
+        ("bn/gamma", np.inf, "variable 'gamma' of layer 'bn'"),
+        # A finite variable, whose exponential is not.
+        ("relu/output_log_step", 100.0, "the output of layer 'relu'"),
+    ],
+)
+def test_the_first_tensor_that_is_not_finite_is_named(
+    trainer, tmp_path: Path, path: str, value: float, cause: str
 ) -> None:
+    model = trainer()
+    assign(model, path, value)
+    with pytest.raises(TfmpqError, match="The loss has to stay finite") as caught:
+        run(model, tmp_path, Watcher())
+    assert f"at step 0; not finite first: {cause}. No step before it was stored" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("eager", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_a_training_that_diverges_stops_at_its_step_and_leaves_the_checkpoint(
+    trainer, tmp_path: Path, eager: bool
+) -> None:
+    """The rate explodes in the fifth step: the sixth begins with steps of no finite size."""
+
+    def diverging() -> keras.Model:
+        model = trainer(eager=eager)
+        schedule = keras.optimizers.schedules.PiecewiseConstantDecay([3], [0.01, 1e38])
+        model.compile(optimizer=QuantizationOptimizer(schedule), run_eagerly=eager, jit_compile=False)
+        return model
+
+    messages = []
+    for _ in range(2):
+        reporter = Watcher()
+        with pytest.raises(TfmpqError, match="The loss has to stay finite") as caught:
+            run(diverging(), tmp_path, reporter)
+        messages.append(str(caught.value))
+        fresh = diverging()
+        fresh.optimizer.build(fresh.trainable_variables)
+        restored = [*fresh.variables, *fresh.optimizer.variables]
+        assert Stage(tmp_path, "search").load_checkpoint(restored) == {"step": 2 * STEPS}
+        assert all(np.all(np.isfinite(v.numpy())) for v in restored)
+    assert messages[0] == messages[1]
+    assert "at step 5; not finite first: " in messages[0]
+    assert "layer 'conv'" in messages[0]
+    assert f"The checkpoint of step {2 * STEPS} is kept" in messages[0]
+    assert [int(row["step"]) for row in log_of(tmp_path)] == list(range(2 * STEPS))
+    assert reporter.messages[-1].startswith("Playing the last steps again")
+
+
+def test_what_does_not_happen_again_is_said_so(trainer, tmp_path: Path) -> None:
+    """Something outside the computation has spoilt a variable."""
     model = trainer()
 
     class Poison(Watcher):
         def advance(self, steps: int = 1, metrics: Any = None) -> None:
             super().advance(steps, metrics)
             if self.done == STEPS + 1:
-                kernel = next(v for v in model.variables if v.path.endswith("logits/kernel"))
-                kernel.assign(kernel * np.nan)
+                assign(model, "logits/kernel", np.nan)
 
-    with pytest.raises(TfmpqError, match="The loss has to stay finite"):
+    with pytest.raises(TfmpqError, match="nothing of the first pass") as caught:
         run(model, tmp_path, Poison())
+    assert f"at step {STEPS + 1}" in str(caught.value)
     fresh = trainer()
     fresh.optimizer.build(fresh.trainable_variables)
     restored = [*fresh.variables, *fresh.optimizer.variables]
