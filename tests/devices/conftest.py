@@ -1,0 +1,299 @@
+"""Stand-ins for devices: a real sshd on loopback, set up in a temporary folder."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tfmpq.deploy.protocol import PROTOCOLS, Protocol
+
+SHORT = Protocol("quick", runs=5, seconds=0.01, warmup_runs=1, warmup_seconds=0.0, limit_seconds=60)
+_HOSTS = {
+    "pi": {},
+    "pi-via-jump": {"ProxyJump": "pi"},
+    "pi-unknown": {"UserKnownHostsFile": "/dev/null", "GlobalKnownHostsFile": "/dev/null"},
+    "pi-changed": {"UserKnownHostsFile": "{folder}/known_hosts_before"},
+    "pi-stranger": {"IdentityFile": "{folder}/stranger"},
+    "pi-alive": {"ServerAliveInterval": "1", "ServerAliveCountMax": "2"},
+    "pi-shared": {"ControlMaster": "auto", "ControlPath": "{folder}/shared", "ControlPersist": "10"},
+}
+
+
+def require(name: str, *programs: str) -> None:
+    """Skip the test, or fail it where `TFMPQ_REQUIRE` names the stand-in, if a program is missing."""
+    path = os.environ.get("PATH", "") + os.pathsep + "/usr/sbin"
+    missing = [program for program in programs if not shutil.which(program, path=path)]
+    if not missing:
+        return
+    text = f"the {name} stand-in needs {', '.join(missing)}"
+    if name in os.environ.get("TFMPQ_REQUIRE", "").split(","):
+        pytest.fail(text)
+    pytest.skip(text)
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 20) -> bool:
+    """Whether the condition came true in time."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def children(pid: int) -> list[int]:
+    """Processes below another, at any depth."""
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                stat = (entry / "stat").read_text()
+            except OSError:
+                continue
+            parents[int(entry.name)] = int(stat.rpartition(")")[2].split()[1])
+    found = [child for child, parent in parents.items() if parent == pid]
+    return found + [below for child in found for below in children(child)]
+
+
+@dataclass
+class Sshd:
+    """A Linux machine, played by this one.
+
+    Attributes:
+        folder: Keys, configuration, and `tmp`, where work folders are made.
+        environment: What sessions find in their environment.
+    """
+
+    folder: Path
+    environment: dict[str, str]
+    port: int = 0
+    _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
+
+    @property
+    def config(self) -> Path:
+        """For `ssh -F`."""
+        return self.folder / "config"
+
+    @property
+    def tmp(self) -> Path:
+        """Where work folders are made."""
+        return self.folder / "tmp"
+
+    def folders(self) -> list[Path]:
+        """Work folders that are there now."""
+        return list(self.tmp.glob("tfmpq.*"))
+
+    def start(self) -> None:
+        """Make keys once, write the configuration of server and client, and listen."""
+        self.tmp.mkdir(parents=True, exist_ok=True)
+        self.folder.chmod(0o700)
+        for name in ("host", "before", "user", "stranger"):
+            if not (self.folder / name).exists():
+                line = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", self.folder / name]
+                subprocess.run(line, check=True)
+        self.port = self.port or _free_port()
+        self._write_server()
+        self._write_client()
+        if os.geteuid() == 0:
+            Path("/run/sshd").mkdir(exist_ok=True)
+        log = self.folder / "sshd.log"
+        with log.open("wb") as stderr:
+            self._process = subprocess.Popen(
+                [_sshd_path(), "-D", "-e", "-f", self.folder / "sshd_config"],
+                stdin=subprocess.DEVNULL,
+                stderr=stderr,
+                start_new_session=True,
+            )
+        assert wait_for(lambda: "Server listening" in log.read_text()), log.read_text()
+
+    def _write_server(self) -> None:
+        shutil.copy(self.folder / "user.pub", self.folder / "authorized_keys")
+        # Without a home of its own, the user's .bashrc would have a say.
+        environment = {"TMPDIR": str(self.tmp), "HOME": str(self.folder), **self.environment}
+        lines = [
+            "ListenAddress 127.0.0.1",
+            f"Port {self.port}",
+            f"HostKey {self.folder}/host",
+            f"AuthorizedKeysFile {self.folder}/authorized_keys",
+            *("PidFile none", "PasswordAuthentication no", "KbdInteractiveAuthentication no", "UsePAM no"),
+            *("StrictModes no", "PrintMotd no", "Subsystem sftp internal-sftp"),
+            "SetEnv " + " ".join(f'"{key}={value}"' for key, value in environment.items()),
+        ]
+        (self.folder / "sshd_config").write_text("\n".join(lines) + "\n")
+
+    def _write_client(self) -> None:
+        for name, key in (("known_hosts", "host"), ("known_hosts_before", "before")):
+            kind, text = (self.folder / f"{key}.pub").read_text().split()[:2]
+            (self.folder / name).write_text(f"[127.0.0.1]:{self.port} {kind} {text}\n")
+        common = {
+            "HostName": "127.0.0.1",
+            "Port": str(self.port),
+            "User": getpass.getuser(),
+            "IdentityFile": f"{self.folder}/user",
+            "IdentitiesOnly": "yes",
+            "UserKnownHostsFile": f"{self.folder}/known_hosts",
+            "StrictHostKeyChecking": "yes",
+        }
+        lines = []
+        for host, special in _HOSTS.items():
+            lines.append(f"Host {host}")
+            for key, value in (common | special).items():
+                lines.append(f"  {key} {value.format(folder=self.folder)}")
+        self.config.write_text("\n".join(lines) + "\n")
+
+    def signal_sessions(self, number: int) -> None:
+        """Send a signal to the processes that serve connections."""
+        assert self._process is not None
+        for pid in children(self._process.pid):
+            if (Path("/proc") / str(pid) / "comm").read_text().startswith("sshd"):
+                os.kill(pid, number)
+
+    def stop(self) -> None:
+        """Be gone, with all sessions."""
+        if self._process is None:
+            return
+        below = children(self._process.pid)
+        self._process.kill()
+        self._process.wait()
+        self._process = None
+        for pid in below:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+
+
+def _sshd_path() -> str:
+    # sshd starts itself again for each connection, so it wants its whole path.
+    path = shutil.which("sshd", path=os.environ.get("PATH", "") + os.pathsep + "/usr/sbin")
+    assert path is not None
+    return path
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def python_in(folder: Path, text: str) -> Path:
+    """A folder with a shell script called python3."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "python3").write_text(f"#!/bin/sh\n{text}\n")
+    (folder / "python3").chmod(0o755)
+    return folder
+
+
+PATH = "/usr/bin:/bin"
+THIS_PYTHON = f'exec "{sys.executable}" "$@"'
+
+
+@pytest.fixture
+def make_pi(tmp_path) -> Iterator[Callable[..., Sshd]]:
+    """Starts machines whose `python3` is a shell script of the test, and stops them after it."""
+    require("ssh", "sshd", "ssh", "ssh-keygen", "scp")
+    with ExitStack() as stack:
+
+        def make(python: str | None = THIS_PYTHON, **environment: str) -> Sshd:
+            folder = tmp_path / f"pi{len(list(tmp_path.iterdir()))}"
+            path = PATH if python is None else f"{python_in(folder / 'bin', python)}:{PATH}"
+            machine = Sshd(folder, {"PATH": path, **environment})
+            machine.start()
+            stack.callback(machine.stop)
+            return machine
+
+        yield make
+
+
+@pytest.fixture(scope="session")
+def pi(tmp_path_factory) -> Iterator[Sshd]:
+    """A machine with Python, NumPy and the runtime, for tests that do no harm to it."""
+    require("ssh", "sshd", "ssh", "ssh-keygen", "scp")
+    folder = tmp_path_factory.mktemp("pi")
+    machine = Sshd(folder, {"PATH": f"{python_in(folder / 'bin', THIS_PYTHON)}:{PATH}"})
+    machine.start()
+    yield machine
+    machine.stop()
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few runs."""
+    monkeypatch.setitem(PROTOCOLS, "quick", SHORT)
+
+
+def dense_file(outputs: int) -> bytes:
+    """A `.tflite` of one fully connected layer on int8 images of 4x4x3; needs no converter."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    from tfmpq.deploy.flatbuffer import write_model
+
+    rng = np.random.default_rng(outputs)
+    weights = rng.integers(-127, 128, (outputs, 48), dtype=np.int8)
+    model = schema.ModelT()
+    model.version, model.buffers = 3, [schema.BufferT() for _ in range(2)]
+    model.buffers[1].data = weights.view(np.uint8).reshape(-1)
+    graph = schema.SubGraphT()
+    graph.tensors = []
+    rows = (((1, 4, 4, 3), 0, 0.02), ((outputs, 48), 1, 0.01), ((1, outputs), 0, 0.05))
+    for index, (shape, buffer, scale) in enumerate(rows):
+        tensor = schema.TensorT()
+        tensor.name, tensor.buffer, tensor.type = f"t{index}".encode(), buffer, schema.TensorType.INT8
+        tensor.shape = np.array(shape, np.int32)
+        tensor.quantization = schema.QuantizationParametersT()
+        tensor.quantization.scale = np.array([scale], np.float32)
+        tensor.quantization.zeroPoint = np.array([0], np.int64)
+        graph.tensors.append(tensor)
+    operator = schema.OperatorT()
+    operator.inputs, operator.outputs = np.array([0, 1, -1], np.int32), np.array([2], np.int32)
+    operator.builtinOptionsType = schema.BuiltinOptions.FullyConnectedOptions
+    operator.builtinOptions = schema.FullyConnectedOptionsT()
+    graph.operators = [operator]
+    graph.inputs, graph.outputs = np.array([0], np.int32), np.array([2], np.int32)
+    code = schema.OperatorCodeT()
+    code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.FULLY_CONNECTED
+    code.version = 4
+    model.operatorCodes, model.subgraphs = [code], [graph]
+    return write_model(model)
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory) -> tuple[Path, Path]:
+    """Two files."""
+    folder = tmp_path_factory.mktemp("files")
+    paths = (folder / "one with spaces.tflite", folder / "two.tflite")
+    for path, outputs in zip(paths, (3, 10), strict=True):
+        path.write_bytes(dense_file(outputs))
+    return paths
+
+
+@pytest.fixture
+def meanwhile() -> Iterator[Callable[..., None]]:
+    """`meanwhile(condition, act)` acts in a thread as soon as the condition is true."""
+    threads = []
+
+    def begin(condition: Callable[[], bool], act: Callable[[], None]) -> None:
+        def work() -> None:
+            if wait_for(condition):
+                act()
+
+        threads.append(threading.Thread(target=work))
+        threads[-1].start()
+
+    yield begin
+    for thread in threads:
+        thread.join()
