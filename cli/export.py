@@ -1,4 +1,4 @@
-"""`tfmpq export`: write a fine-tuned network as a packed and proved file."""
+"""`tfmpq export`: write a fine-tuned network, or a float one without training, as a proved file."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from .task import perform
 @click.command(
     short_help="Write a packed, proved file.",
     epilog=options.example(
-        "tfmpq export runs/mobilenet_v2_imagenet --tflite --target litert --out mobilenet_v2.tflite"
+        "tfmpq export runs/mobilenet_v2_imagenet --tflite --target litert --out mobilenet_v2.tflite",
+        "tfmpq export mobilenet_v2 --tflite --weights mobilenet_v2.npz --weight-bits 4 \\",
+        "    --calibrate imagenette",
     ),
 )
-@click.argument("run", metavar="RUN", type=options.existing_file_or_folder())
+@click.argument("source", metavar="RUN|MODEL")
 @click.option("--tflite", is_flag=True, help="The format of the file; must be given.")
 @click.option(
     "--target",
@@ -34,20 +36,66 @@ from .task import perform
     "--out",
     metavar="FILE.tflite",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="[default: in the run folder]",
+    help="[default: in the run folder; of a model: here]",
 )
+@options.data("--calibrate", "Quantize a float MODEL without training, with images of", required=False)
+@click.option("--weight-bits", metavar="N", type=click.IntRange(2, 8), help="With --calibrate: one width.")
+@click.option(
+    "--policy",
+    metavar="POLICY.yaml",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="With --calibrate: the width of each layer.",
+)
+@options.weights
+@click.option(
+    "--reconstruct/--no-reconstruct",
+    default=None,
+    help="With --calibrate: fit each layer to the float one's outputs, or round to the nearest level.  "
+    "[default: fit]",
+)
+@options.preprocess
 @options.data_dir
 @options.json_option
-def export(as_json: bool, run: Path, tflite: bool, **choices: Any) -> None:
-    """Export a fine-tuned run as a packed file that is proved equal to what was trained.
+def export(as_json: bool, source: str, tflite: bool, calibrate: str | None, **choices: Any) -> None:
+    """Export a fine-tuned RUN as a packed file that is proved equal to what was trained.
 
-    A file that fails the proof is not left behind.
+    With --calibrate, a trained float MODEL is quantized without training and written in one go. A file that
+    fails the proof is not left behind.
     """
     if not tflite:
         raise UsageError("An export names its format. Received: no format. Add --tflite.")
+    for_models = {key: choices.pop(key) for key in _FOR_MODELS}
+    if calibrate is None:
+        _refuse_options_of_models(source, for_models)
+        perform(
+            "export",
+            "tfmpq.exporting",
+            as_json,
+            lambda f, reporter: f(Path(source), **choices, reporter=reporter),
+        )
+        return
+    if for_models["reconstruct"] is None:
+        for_models["reconstruct"] = True
     perform(
-        "export",
-        "tfmpq.exporting",
+        "quantize",
+        "tfmpq.posttraining",
         as_json,
-        lambda function, reporter: function(run, **choices, reporter=reporter),
+        lambda function, reporter: function(source, calibrate, **for_models, **choices, reporter=reporter),
     )
+
+
+_FOR_MODELS = ("weight_bits", "policy", "weights", "reconstruct", "preprocessing")
+
+
+def _refuse_options_of_models(source: str, given: dict[str, Any]) -> None:
+    if not Path(source).is_dir():
+        raise UsageError(
+            f"A run folder is exported, or a model with images to calibrate it. Received: {source}, no "
+            "folder, and no images. Give a fine-tuned run, or --calibrate DATA."
+        )
+    named = [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None]
+    if named:
+        raise UsageError(
+            f"A run has its bits and weights already. Received: {', '.join(named)} for the run {source}. "
+            "Leave them out, or give a model and --calibrate DATA."
+        )

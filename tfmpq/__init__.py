@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tfmpq.inspection import inspect
     from tfmpq.job import run
     from tfmpq.policy import Policy, load_policy, save_policy
+    from tfmpq.posttraining import quantize
     from tfmpq.searching import search
     from tfmpq.specializing import specialize
 
@@ -39,6 +40,7 @@ _HOME = {
     "inspect": "inspection",
     "load_policy": "policy",
     "measure": "deploy.measure",
+    "quantize": "posttraining",
     "run": "job",
     "save_policy": "policy",
     "search": "searching",
@@ -55,6 +57,7 @@ __all__ = [
     "inspect",
     "load_policy",
     "measure",
+    "quantize",
     "run",
     "save_policy",
     "search",

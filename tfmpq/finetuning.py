@@ -23,7 +23,7 @@ from tfmpq.start import Origin, Start, begin, choose_weights
 from tfmpq.training import Distillation, QuantizedTraining
 
 _RATE = 0.01
-_RECONSTRUCTED_RATE = 0.002
+_RECONSTRUCTED_RATE = 0.005
 """A reconstructed network begins close to the float one, and larger steps lead away from it first."""
 
 
@@ -135,7 +135,7 @@ def finetune(
         epochs: Epochs; 0 quantizes without any training.
         steps_per_epoch: Steps in an epoch; None for all images once.
         batch_size: Images in a step.
-        learning_rate: Peak rate of the weights; None is 0.002 after reconstruction and 0.01 without.
+        learning_rate: Peak rate of the weights; None is 0.005 after reconstruction and 0.01 without.
         reconstruct: Begin by fitting the quantized layers, one after the other, to those of the float model,
             where there is a trained one (tfmpq.reconstruction); it needs neither labels nor many images.
         distill: Learn from the float model's outputs as well, where there is a trained one.
