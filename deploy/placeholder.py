@@ -3,7 +3,7 @@
 The converter knows how a graph is fused, padded and laid out; it does not know our weights, scales or
 packing. So it gets a network of ones, and `tfmpq.deploy.surgery` writes the real contents afterwards.
 Every layer's output is an output of the graph, so that nothing is fused across it and the i-th output is
-the i-th layer; every bias is another number, so that no two layers look the same and are merged. This is
+the i-th layer; all weights are other numbers, so that no two layers look the same and are merged. This is
 the only module that imports TensorFlow on the way to a file.
 """
 
@@ -12,15 +12,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 
-import numpy as np
 import tensorflow as tf
 
 from tfmpq.deploy.quiet import quiet_stderr
 from tfmpq.deploy.topology import geometry
 from tfmpq.errors import TfmpqError
-from tfmpq.frozen import SCALE_PRESERVING, FrozenLayer, FrozenModel, TensorGrid
+from tfmpq.frozen import FrozenLayer, FrozenModel, TensorGrid
 
-Build = Callable[[FrozenLayer, list[tf.Tensor], tf.Tensor], tf.Tensor]
+Build = Callable[[FrozenLayer, list[tf.Tensor], int], tf.Tensor]
 
 
 def convert_placeholder(frozen: FrozenModel) -> bytes:
@@ -55,12 +54,10 @@ def convert_placeholder(frozen: FrozenModel) -> bytes:
 def _forward(frozen: FrozenModel, image: tf.Tensor) -> list[tf.Tensor]:
     values = {frozen.layers[0].name: _fake_quantize(image, frozen.layers[0].grid)}
     for number, layer in enumerate(frozen.layers[1:], 1):
-        source = frozen.layer(layer.inputs[0])
-        tag = tf.constant(np.float32(number) * np.float32(source.grid.scale))
-        value = _BUILDERS[layer.kind](layer, [values[name] for name in layer.inputs], tag)
+        value = _BUILDERS[layer.kind](layer, [values[name] for name in layer.inputs], number)
         if layer.activation != "linear":
             value = {"relu": tf.nn.relu, "relu6": tf.nn.relu6}[layer.activation](value)
-        keeps = layer.kind in SCALE_PRESERVING and not _subsamples(layer)
+        keeps = layer.keeps_grid and not _subsamples(layer)
         values[layer.name] = value if keeps else _fake_quantize(value, layer.grid)
     return [values[layer.name] for layer in frozen.layers[1:]]
 
@@ -71,42 +68,47 @@ def _fake_quantize(value: tf.Tensor, grid: TensorGrid) -> tf.Tensor:
     return tf.quantization.fake_quant_with_min_max_vars(value, low, high, num_bits=8)
 
 
-def _ones(shape: tuple[int, ...]) -> tf.Tensor:
-    """Weights of ones on a grid of scale 1."""
+def _weights(shape: tuple[int, ...], number: int) -> tf.Tensor:
+    """Weights of one step each, on a grid that no other layer has."""
+    step = 1.0 + number / 4096
     return tf.quantization.fake_quant_with_min_max_vars(
-        tf.ones(shape), -127.0, 127.0, num_bits=8, narrow_range=True
+        tf.fill(shape, step), -127.0 * step, 127.0 * step, num_bits=8, narrow_range=True
     )
 
 
-def _conv2d(layer: FrozenLayer, inputs: list[tf.Tensor], tag: tf.Tensor) -> tf.Tensor:
+def _with_bias(value: tf.Tensor, number: int) -> tf.Tensor:
+    return value + tf.fill((value.shape[-1],), float(number))
+
+
+def _conv2d(layer: FrozenLayer, inputs: list[tf.Tensor], number: int) -> tf.Tensor:
     _, strides, dilation = geometry(layer)
-    kernel = _ones(layer.weights.integers.shape)  # type: ignore[union-attr]
+    kernel = _weights(layer.weights.integers.shape, number)  # type: ignore[union-attr]
     value = tf.nn.conv2d(inputs[0], kernel, strides, layer.attributes["padding"].upper(), dilations=dilation)
-    return value + tf.fill((kernel.shape[-1],), tag)
+    return _with_bias(value, number)
 
 
-def _depthwise(layer: FrozenLayer, inputs: list[tf.Tensor], tag: tf.Tensor) -> tf.Tensor:
+def _depthwise(layer: FrozenLayer, inputs: list[tf.Tensor], number: int) -> tf.Tensor:
     (height, width), strides, dilation = geometry(layer)
     channels = inputs[0].shape[-1]
     multiplier = 1 if layer.weights is None else layer.weights.integers.shape[3]
     value = tf.nn.depthwise_conv2d(
         inputs[0],
-        _ones((height, width, channels, multiplier)),
+        _weights((height, width, channels, multiplier), number),
         (1, *strides, 1),
         layer.attributes["padding"].upper(),
         dilations=dilation,
     )
-    return value + tf.fill((channels * multiplier,), tag)
+    return _with_bias(value, number)
 
 
-def _dense(layer: FrozenLayer, inputs: list[tf.Tensor], tag: tf.Tensor) -> tf.Tensor:
-    kernel = _ones(layer.weights.integers.shape)  # type: ignore[union-attr]
-    return tf.matmul(inputs[0], kernel) + tf.fill((kernel.shape[-1],), tag)
+def _dense(layer: FrozenLayer, inputs: list[tf.Tensor], number: int) -> tf.Tensor:
+    kernel = _weights(layer.weights.integers.shape, number)  # type: ignore[union-attr]
+    return _with_bias(tf.matmul(inputs[0], kernel), number)
 
 
-def _max_pool(layer: FrozenLayer, inputs: list[tf.Tensor], tag: tf.Tensor) -> tf.Tensor:
+def _max_pool(layer: FrozenLayer, inputs: list[tf.Tensor], number: int) -> tf.Tensor:
     if _subsamples(layer):
-        return _depthwise(layer, inputs, tag)
+        return _depthwise(layer, inputs, number)
     window, strides, _ = geometry(layer)
     return tf.nn.max_pool2d(inputs[0], window, strides, layer.attributes["padding"].upper())
 
@@ -116,17 +118,35 @@ def _subsamples(layer: FrozenLayer) -> bool:
     return layer.kind == "max_pooling2d" and geometry(layer)[0] == (1, 1)
 
 
-def _global_average_pool(layer: FrozenLayer, inputs: list[tf.Tensor], tag: tf.Tensor) -> tf.Tensor:
+def _global_average_pool(layer: FrozenLayer, inputs: list[tf.Tensor], number: int) -> tf.Tensor:
     if "pool_size" in layer.attributes:
-        return _depthwise(layer, inputs, tag)
+        return _depthwise(layer, inputs, number)
     return tf.reduce_mean(inputs[0], (1, 2), keepdims=bool(layer.attributes.get("keepdims")))
 
 
-def _zero_padding(layer: FrozenLayer, inputs: list[tf.Tensor], tag: tf.Tensor) -> tf.Tensor:
+def _average_pool(layer: FrozenLayer, inputs: list[tf.Tensor], number: int) -> tf.Tensor:
+    """XNNPACK has no int8 average pooling; inside the image equal depthwise weights are one."""
+    if not layer.keeps_grid:
+        return _depthwise(layer, inputs, number)
+    window, strides, _ = geometry(layer)
+    return tf.nn.avg_pool2d(inputs[0], window, strides, "SAME")
+
+
+def _cropping(layer: FrozenLayer, inputs: list[tf.Tensor], number: int) -> tf.Tensor:
+    (top, bottom), (left, right) = layer.attributes["croppings"]
+    height, width = inputs[0].shape[1:3]
+    return inputs[0][:, top : height - bottom, left : width - right]
+
+
+def _concatenate(layer: FrozenLayer, inputs: list[tf.Tensor], number: int) -> tf.Tensor:
+    return tf.concat(inputs, layer.attributes["axis"] + 1)
+
+
+def _zero_padding(layer: FrozenLayer, inputs: list[tf.Tensor], number: int) -> tf.Tensor:
     return tf.pad(inputs[0], ((0, 0), *layer.attributes["paddings"]))
 
 
-def _reshape(layer: FrozenLayer, inputs: list[tf.Tensor], tag: tf.Tensor) -> tf.Tensor:
+def _reshape(layer: FrozenLayer, inputs: list[tf.Tensor], number: int) -> tf.Tensor:
     return tf.reshape(inputs[0], (1, *layer.attributes["shape"]))
 
 
@@ -134,11 +154,14 @@ _BUILDERS: dict[str, Build] = {
     "conv2d": _conv2d,
     "depthwise_conv2d": _depthwise,
     "dense": _dense,
-    "add": lambda layer, inputs, tag: inputs[0] + inputs[1],
+    "add": lambda layer, inputs, number: inputs[0] + inputs[1],
+    "multiply": lambda layer, inputs, number: inputs[0] * inputs[1],
+    "concatenate": _concatenate,
+    "sigmoid": lambda layer, inputs, number: tf.sigmoid(inputs[0]),
     "global_average_pooling2d": _global_average_pool,
-    # XNNPACK has no int8 average pooling; a depthwise convolution of equal weights is one.
-    "average_pooling2d": _depthwise,
+    "average_pooling2d": _average_pool,
     "max_pooling2d": _max_pool,
     "zero_padding": _zero_padding,
+    "cropping2d": _cropping,
     "reshape": _reshape,
 }

@@ -13,7 +13,7 @@ from tfmpq.containers import Target, container_for
 from tfmpq.deploy.flatbuffer import TYPE_NAMES, builtin_name
 from tfmpq.deploy.layout import StoredLayer, file_layout, stored_layers, tensor_name
 from tfmpq.deploy.record import read_weight_bits
-from tfmpq.frozen import SCALE_PRESERVING, FrozenLayer, FrozenModel
+from tfmpq.frozen import FrozenLayer, FrozenModel
 
 _INTEGERS = frozenset(
     {schema.TensorType.INT8, schema.TensorType.INT4, schema.TensorType.INT2, schema.TensorType.INT32}
@@ -108,7 +108,7 @@ def _operator_mismatches(frozen: FrozenModel, model: Any, target: Target) -> Ite
         for layer in frozen.weighted
         if layer.weights
     )
-    clamps = sum(layer.kind not in SCALE_PRESERVING for layer in clamped)
+    clamps = sum(not layer.keeps_grid for layer in clamped)
     counted = Counter(builtin_name(model, operator) for operator in graph.operators)
     expected = len(layers) + 2 * clamps + 2 * casts
     if (len(graph.operators), counted["CAST"], counted["QUANTIZE"]) != (expected, 2 * casts, 2 * clamps):

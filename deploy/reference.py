@@ -89,12 +89,27 @@ def _add(layer: FrozenLayer, inputs: list[np.ndarray], scales: list[float]) -> n
     return inputs[0] * scales[0] + inputs[1] * scales[1]
 
 
+def _multiply(layer: FrozenLayer, inputs: list[np.ndarray], scales: list[float]) -> np.ndarray:
+    return inputs[0] * inputs[1] * (scales[0] * scales[1])
+
+
+def _concatenate(layer: FrozenLayer, inputs: list[np.ndarray], scales: list[float]) -> np.ndarray:
+    return np.concatenate(inputs, axis=layer.attributes["axis"] + 1) * scales[0]
+
+
+def _sigmoid(layer: FrozenLayer, inputs: list[np.ndarray], scales: list[float]) -> np.ndarray:
+    return 1.0 / (1.0 + np.exp(-inputs[0] * scales[0]))
+
+
 def _global_average(layer: FrozenLayer, inputs: list[np.ndarray], scales: list[float]) -> np.ndarray:
     return inputs[0].mean((1, 2), keepdims=bool(layer.attributes.get("keepdims"))) * scales[0]
 
 
 def _average_pool(layer: FrozenLayer, inputs: list[np.ndarray], scales: list[float]) -> np.ndarray:
-    return np.mean([window for _, window in _windows(layer, inputs[0])], axis=0) * scales[0]
+    total = np.sum([window for _, window in _windows(layer, inputs[0])], axis=0)
+    # Windows that reach over the border are averages of the pixels that are there.
+    pixels = np.sum([window for _, window in _windows(layer, np.ones_like(inputs[0]))], axis=0)
+    return total / pixels * scales[0]
 
 
 def _max_pool(layer: FrozenLayer, inputs: list[np.ndarray], scales: list[float]) -> np.ndarray:
@@ -103,6 +118,12 @@ def _max_pool(layer: FrozenLayer, inputs: list[np.ndarray], scales: list[float])
 
 def _zero_padding(layer: FrozenLayer, inputs: list[np.ndarray], scales: list[float]) -> np.ndarray:
     return np.pad(inputs[0], ((0, 0), *layer.attributes["paddings"])) * scales[0]
+
+
+def _cropping(layer: FrozenLayer, inputs: list[np.ndarray], scales: list[float]) -> np.ndarray:
+    (top, bottom), (left, right) = layer.attributes["croppings"]
+    _, height, width, _ = inputs[0].shape
+    return inputs[0][:, top : height - bottom, left : width - right] * scales[0]
 
 
 def _reshape(layer: FrozenLayer, inputs: list[np.ndarray], scales: list[float]) -> np.ndarray:
@@ -137,9 +158,13 @@ _COMPUTE: dict[str, Callable[[FrozenLayer, list[np.ndarray], list[float]], np.nd
     "depthwise_conv2d": _depthwise,
     "dense": _dense,
     "add": _add,
+    "multiply": _multiply,
+    "concatenate": _concatenate,
+    "sigmoid": _sigmoid,
     "global_average_pooling2d": _global_average,
     "average_pooling2d": _average_pool,
     "max_pooling2d": _max_pool,
     "zero_padding": _zero_padding,
+    "cropping2d": _cropping,
     "reshape": _reshape,
 }

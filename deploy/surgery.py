@@ -22,7 +22,7 @@ from tfmpq.deploy.layout import CHANNEL_AXIS, VERSIONS, WEIGHTS, file_layout
 from tfmpq.deploy.record import write_record
 from tfmpq.deploy.topology import deployable, geometry
 from tfmpq.errors import TfmpqError
-from tfmpq.frozen import SCALE_PRESERVING, FrozenLayer, FrozenModel, FrozenWeights
+from tfmpq.frozen import FrozenLayer, FrozenModel, FrozenWeights
 
 _EXPECTED = {
     "conv2d": ("CONV_2D",),
@@ -30,9 +30,13 @@ _EXPECTED = {
     "dense": ("FULLY_CONNECTED",),
     "add": ("ADD",),
     "global_average_pooling2d": ("MEAN", "DEPTHWISE_CONV_2D"),
-    "average_pooling2d": ("DEPTHWISE_CONV_2D",),
+    "multiply": ("MUL",),
+    "concatenate": ("CONCATENATION",),
+    "sigmoid": ("LOGISTIC",),
+    "average_pooling2d": ("DEPTHWISE_CONV_2D", "AVERAGE_POOL_2D"),
     "max_pooling2d": ("MAX_POOL_2D", "DEPTHWISE_CONV_2D"),
     "zero_padding": ("PAD",),
+    "cropping2d": ("STRIDED_SLICE", "SLICE"),
     "reshape": ("RESHAPE",),
 }
 
@@ -100,7 +104,9 @@ class _Surgery:
     def _write_layer(self, layer: FrozenLayer) -> None:
         operator = self._operator(layer)
         sources = [self.tensors[name] for name in layer.inputs]
-        operator.inputs = np.array([*sources, *operator.inputs[len(sources) :]], np.int32)
+        # The converter may have seen through a concatenation of concatenations; constants come behind others.
+        constants = () if layer.kind == "concatenate" else operator.inputs[len(sources) :]
+        operator.inputs = np.array([*sources, *constants], np.int32)
         if hasattr(operator.builtinOptions, "padding"):
             # The converter merges zeros around the image into `same` padding; here every layer stays itself.
             padding = layer.attributes["padding"].upper()
@@ -112,7 +118,7 @@ class _Surgery:
             else:
                 self._write_window(layer, operator)
         self.operators.append(operator)
-        if layer.grid.signed and layer.grid.bits < 8 and layer.kind not in SCALE_PRESERVING:
+        if layer.grid.signed and layer.grid.bits < 8 and not layer.keeps_grid:
             self._clamp(layer, operator)
 
     def _operator(self, layer: FrozenLayer) -> Any:

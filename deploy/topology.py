@@ -6,10 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 from tfmpq.errors import TfmpqError
-from tfmpq.frozen import SCALE_PRESERVING, FrozenLayer, FrozenModel
+from tfmpq.frozen import FrozenLayer, FrozenModel, TensorGrid
 
 Shape = tuple[int, ...]
-_FUSING = frozenset({"conv2d", "depthwise_conv2d", "dense", "add"})
+_FUSING = frozenset({"conv2d", "depthwise_conv2d", "dense", "add", "multiply"})
+_SIGMOID_GRID = TensorGrid(1.0 / 256, 8, signed=False)
 
 
 def deployable(frozen: FrozenModel) -> FrozenModel:
@@ -21,6 +22,7 @@ def deployable(frozen: FrozenModel) -> FrozenModel:
     shapes = output_shapes(frozen)
     alias: dict[str, str] = {}
     layers: list[FrozenLayer] = []
+    known: dict[str, str] = {}
     for layer in frozen.layers:
         sources = [shapes[name] for name in layer.inputs]
         problem = _problem(layer, sources, frozen)
@@ -33,12 +35,27 @@ def deployable(frozen: FrozenModel) -> FrozenModel:
         kept = replace(layer, inputs=tuple(alias.get(name, name) for name in layer.inputs))
         if _changes_nothing(layer, shapes):
             alias[layer.name] = kept.inputs[0]
+        elif layer is not frozen.layers[-1] and _computation(kept) in known:
+            alias[layer.name] = known[_computation(kept)]
         elif layer.kind == "global_average_pooling2d" and sources[0][:2] == (1, 1):
             layers += _average_of_one(kept, shapes[layer.name])
             alias[layer.name] = layers[-1].name
         else:
             layers.append(kept)
+            known[_computation(kept)] = layer.name
     return replace(frozen, layers=tuple(layers))
+
+
+def _computation(layer: FrozenLayer) -> str:
+    """What a layer computes, the same for two layers that compute the same from the same."""
+    if layer.weights is not None or layer.kind == "input":
+        return layer.name
+    return repr((layer.kind, layer.inputs, layer.grid, layer.activation, sorted(layer.attributes.items())))
+
+
+def undelegated(layer: FrozenLayer) -> bool:
+    """Whether XNNPACK has no int8 operator for a layer, so that LiteRT's own kernel runs it, exactly."""
+    return layer.kind == "average_pooling2d" and layer.keeps_grid
 
 
 def _average_of_one(layer: FrozenLayer, shape: Shape) -> list[FrozenLayer]:
@@ -60,12 +77,12 @@ def output_shapes(frozen: FrozenModel) -> dict[str, Shape]:
         if layer.kind == "input":
             shapes[layer.name] = tuple(frozen.input_shape)
         else:
-            shapes[layer.name] = _output_shape(layer, shapes[layer.inputs[0]])
+            shapes[layer.name] = _output_shape(layer, [shapes[name] for name in layer.inputs])
     return shapes
 
 
-def _output_shape(layer: FrozenLayer, source: Shape) -> Shape:
-    kind, attributes = layer.kind, layer.attributes
+def _output_shape(layer: FrozenLayer, sources: list[Shape]) -> Shape:
+    kind, attributes, source = layer.kind, layer.attributes, sources[0]
     if kind in ("conv2d", "depthwise_conv2d", "average_pooling2d", "max_pooling2d"):
         channels = source[2] if layer.weights is None else layer.weights.scales.size
         pads = window_padding(layer, source)
@@ -81,6 +98,14 @@ def _output_shape(layer: FrozenLayer, source: Shape) -> Shape:
         return (*source[:-1], layer.weights.scales.size)
     if kind == "zero_padding":
         return tuple(size + sum(pair) for size, pair in zip(source, attributes["paddings"], strict=True))
+    if kind == "cropping2d":
+        spatial = (size - sum(pair) for size, pair in zip(source[:2], attributes["croppings"], strict=True))
+        return (*spatial, source[2])
+    if kind in ("add", "multiply"):
+        return max(sources)  # of one shape, or one is a pixel
+    if kind == "concatenate":
+        axis = attributes["axis"]
+        return (*source[:axis], sum(shape[axis] for shape in sources), *source[axis + 1 :])
     if kind == "reshape":
         return tuple(attributes["shape"])
     if kind == "global_average_pooling2d":
@@ -111,6 +136,10 @@ def window_padding(layer: FrozenLayer, source: Shape) -> tuple[tuple[int, int], 
 def _changes_nothing(layer: FrozenLayer, shapes: dict[str, Shape]) -> bool:
     if layer.kind == "zero_padding":
         return not any(map(any, layer.attributes["paddings"]))
+    if layer.kind == "cropping2d":
+        return not any(map(any, layer.attributes["croppings"]))
+    if layer.kind == "concatenate":
+        return len(layer.inputs) == 1
     if layer.kind in ("max_pooling2d", "average_pooling2d"):
         return geometry(layer)[:2] == ((1, 1), (1, 1))
     return layer.kind == "reshape" and shapes[layer.name] == shapes[layer.inputs[0]]
@@ -122,15 +151,23 @@ def _problem(layer: FrozenLayer, sources: list[Shape], frozen: FrozenModel) -> s
         return "the input tensor has 8 bits" if layer.grid.bits != 8 else None
     if layer.activation != "linear" and layer.kind not in _FUSING:
         return f"activation {layer.activation} cannot be fused into it"
-    if layer.kind in SCALE_PRESERVING and layer.grid != frozen.layer(layer.inputs[0]).grid:
+    if layer.keeps_grid and any(frozen.layer(name).grid != layer.grid for name in layer.inputs):
         return "its output has the grid of its input"
-    if layer.kind == "add" and (len(layer.inputs) != 2 or len(set(sources)) != 1):
-        return "an addition takes two tensors of one shape"
+    if layer.kind in ("add", "multiply") and not _fits_pairwise(sources):
+        return "it takes two tensors of one shape, or one of a single pixel"
+    if layer.kind == "sigmoid" and layer.grid != _SIGMOID_GRID:
+        return "the runtime's sigmoid has 8 bits and the step 1/256"
     if layer.kind == "dense" and len(sources[0]) != 1:
         return "a dense layer reads a vector; put a Flatten before it"
-    if layer.kind == "average_pooling2d" and any(map(any, window_padding(layer, sources[0]))):
-        return "average pooling whose windows reach over the border"
     return _weight_problem(layer)
+
+
+def _fits_pairwise(sources: list[Shape]) -> bool:
+    """Whether two tensors have one shape, or one is a pixel that goes with every pixel of the other."""
+    if len(sources) != 2 or sources[0] == sources[1]:
+        return len(sources) == 2
+    small, large = sorted(sources)
+    return len(small) == len(large) == 3 and small == (1, 1, large[2])
 
 
 def _weight_problem(layer: FrozenLayer) -> str | None:

@@ -8,30 +8,19 @@ goes into the integers, whose levels are symmetric).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from tfmpq.frozen import Activation, FrozenLayer, FrozenModel, FrozenWeights, TensorGrid
-from tfmpq.graph import INPUT_QUANTIZER, Network, Node, is_transparent, shortcut_channels
+from tfmpq import expansion
+from tfmpq.folding import Folded, array, fold, norm_factor, norm_offset
+from tfmpq.frozen import FrozenLayer, FrozenModel, FrozenWeights, TensorGrid
+from tfmpq.graph import INPUT_QUANTIZER, Network, Node
+from tfmpq.layers import WEIGHTED, is_transparent, reaches_over_border
 from tfmpq.quantizers import LearnedStepQuantizer
 from tfmpq.wrapper import QuantizeWrapper
-
-_BIAS_LIMIT = 2.0**30
-_SMALLEST_MULTIPLIER = 2.0**-30
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Folded:
-    """A node's weights with BatchNorm folded in, before the bias is rounded."""
-
-    integers: np.ndarray
-    scales: np.ndarray
-    bias: np.ndarray
-    bias_grid: np.ndarray
 
 
 def freeze(model: keras.Model, network: Network, metadata: Mapping[str, Any] | None = None) -> FrozenModel:
@@ -50,20 +39,32 @@ def freeze(model: keras.Model, network: Network, metadata: Mapping[str, Any] | N
     alias: dict[str, str] = {}
     for node in network.nodes:
         inputs = tuple(alias.get(name, name) for name in node.inputs)
-        grid = grids[node.grid_of]
-        kind = type(node.main).__name__
         if is_transparent(node.main):
             alias[node.name] = inputs[0]
-        elif kind == "PadShortcut":
-            layers.extend(_shortcut(node, inputs, grid))
         else:
-            weights = None
-            if node.kind in ("conv2d", "depthwise_conv2d", "dense"):
-                weights = _weights(model, node, grids[network.node(node.inputs[0]).grid_of], grid)
-            layers.append(
-                FrozenLayer(node.name, node.kind, inputs, grid, node.activation, weights, _attributes(node))
-            )
+            sources = [grids[network.node(name).grid_of] for name in node.inputs]
+            layers += _layers(model, node, inputs, sources, grids[node.grid_of])
     return FrozenModel(model.name, network.input_shape, tuple(layers), dict(metadata or {}))
+
+
+def _layers(
+    model: keras.Model, node: Node, inputs: tuple[str, ...], sources: list[TensorGrid], grid: TensorGrid
+) -> list[FrozenLayer]:
+    """The frozen layers of one node; the last one has its name."""
+    if type(node.main).__name__ == "PadShortcut":
+        return expansion.shortcut(node, inputs, grid)
+    match node.kind:
+        case "affine":
+            return expansion.affine(node, inputs, sources[0], grid)
+        case "leaky_relu":
+            return expansion.leaky_relu(node, inputs, sources[0], grid)
+        case "upsampling2d":
+            return expansion.upsampling(node, inputs, grid)
+        case "concatenate":
+            return expansion.concatenation(node, inputs, grid)
+        case kind:
+            weights = _weights(model, node, sources[0], grid) if kind in WEIGHTED else None
+            return [FrozenLayer(node.name, kind, inputs, grid, node.activation, weights, _attributes(node))]
 
 
 def snap_biases(model: keras.Model, network: Network) -> None:
@@ -86,29 +87,23 @@ def snap_biases(model: keras.Model, network: Network) -> None:
 
 def _shift_output(norm: keras.layers.BatchNormalization, shift: np.ndarray) -> None:
     if norm.center:
-        norm.beta.assign(_array(norm.beta) + shift)
+        norm.beta.assign(array(norm.beta) + shift)
         return
-    factor = _norm_factor(norm)
+    factor = norm_factor(norm)
     # A channel with factor 0 is 0 everywhere, which is on any grid.
     change = np.divide(shift, factor, out=np.zeros_like(shift), where=factor != 0)
-    norm.moving_mean.assign(_array(norm.moving_mean) - change)
-
-
-def _norm_factor(norm: keras.layers.BatchNormalization) -> np.ndarray:
-    """What BatchNorm multiplies each channel by; float64 (channels,)."""
-    factor = 1.0 / np.sqrt(_array(norm.moving_variance) + norm.epsilon)
-    return factor * _array(norm.gamma) if norm.scale else factor
+    norm.moving_mean.assign(array(norm.moving_mean) - change)
 
 
 def _grids(model: keras.Model, network: Network) -> dict[str, TensorGrid]:
     """Grid of every activation tensor, by name."""
     found = {}
-    for node in network.nodes:
-        if node.grid_of == node.tensor:
-            wrapper = model.get_layer(INPUT_QUANTIZER if node.kind == "input" else node.tensor)
-            quantizer = wrapper.output_quantizer
-            step = _step(quantizer, wrapper.output_variables, wrapper.name)
-            found[node.tensor] = TensorGrid(float(step), quantizer.bits[0], quantizer.signed)
+    for name in network.tensors:
+        node = network.on_grid(name)[0]
+        wrapper = model.get_layer(INPUT_QUANTIZER if node.kind == "input" else name)
+        quantizer = wrapper.output_quantizer
+        step = node.fixed_step or float(_step(quantizer, wrapper.output_variables, wrapper.name))
+        found[name] = TensorGrid(step, quantizer.bits[0], quantizer.signed)
     return found
 
 
@@ -117,50 +112,34 @@ def _step(quantizer: LearnedStepQuantizer, variables: Mapping[str, Any], name: s
         raise ValueError(
             f"Only a model with one bit-width per tensor can be frozen. Received: {name}={quantizer.bits}."
         )
-    return _array(ops.exp(ops.convert_to_tensor(variables["log_step"])), np.float32)[0]
+    return array(ops.exp(ops.convert_to_tensor(variables["log_step"])), np.float32)[0]
 
 
-def _array(tensor: Any, dtype: Any = np.float64) -> np.ndarray:
-    return np.asarray(tensor).astype(dtype)
-
-
-def _fold(model: keras.Model, node: Node, source: TensorGrid, target: TensorGrid) -> _Folded:
+def _fold(model: keras.Model, node: Node, source: TensorGrid, target: TensorGrid) -> Folded:
     wrapper: QuantizeWrapper = model.get_layer(node.name)
     quantizer = wrapper.weight_quantizer
     if quantizer is None:
         raise ValueError(f"Only layers with a weight quantizer can be frozen. Received: {node.name}.")
     step = _step(quantizer, wrapper.weight_variables, node.name)
     levels = quantizer.levels[0]
-    kernel = _array(wrapper.layer.kernel, np.float32)
+    kernel = array(wrapper.layer.kernel, np.float32)
     integers = np.clip(np.round(kernel / step), levels.low, levels.high)
     scales = step.astype(np.float64).reshape(-1)
     bias = getattr(wrapper.layer, "bias", None)
-    bias = np.zeros(scales.size) if bias is None else _array(bias)
+    bias = np.zeros(scales.size) if bias is None else array(bias)
     channel_shape = step.shape  # broadcasts over the kernel: ones but for the output channel
     norm = node.batch_norm
     if norm is not None:
-        factor = _norm_factor(norm)
-        bias = (bias - _array(norm.moving_mean)) * factor + (_array(norm.beta) if norm.center else 0.0)
+        factor = norm_factor(norm)
+        bias = bias * factor + norm_offset(norm, factor)
         integers = integers * np.where(factor < 0, -1.0, 1.0).reshape(channel_shape)
         scales = scales * np.abs(factor)
-    # A channel that BatchNorm has all but switched off would need a bias beyond int32, or a multiplier beyond
-    # the runtime's: give it the coarsest grid that fits, on which its weights round to (nearly) nothing.
-    floor = np.maximum(
-        np.abs(bias) / (source.scale * _BIAS_LIMIT), target.scale / source.scale * _SMALLEST_MULTIPLIER
-    )
-    raised = np.maximum(scales, floor)
-    integers = np.round(integers * (scales / raised).reshape(channel_shape))
-    scales = raised.astype(np.float32)
-    grid = (np.float32(source.scale) * scales).astype(np.float64)
-    return _Folded(integers.astype(np.int8), scales, bias, grid)
+    return fold(integers, scales, bias, channel_shape, source, target)
 
 
 def _weights(model: keras.Model, node: Node, source: TensorGrid, target: TensorGrid) -> FrozenWeights:
-    folded = _fold(model, node, source, target)
-    bias = np.round(folded.bias / folded.bias_grid).astype(np.int32)
-    return FrozenWeights(
-        folded.integers, folded.scales, bias, model.get_layer(node.name).weight_quantizer.bits[0]
-    )
+    bits = model.get_layer(node.name).weight_quantizer.bits[0]
+    return _fold(model, node, source, target).weights(bits)
 
 
 def _attributes(node: Node) -> dict[str, Any]:
@@ -173,36 +152,16 @@ def _attributes(node: Node) -> dict[str, Any]:
         }
         return found | ({"groups": layer.groups} if node.kind == "conv2d" else {})
     if node.kind in ("max_pooling2d", "average_pooling2d"):
+        whole = node.kind == "average_pooling2d" and not reaches_over_border(node.layers[0])
         return {
             "pool_size": tuple(layer.pool_size),
             "strides": tuple(layer.strides),
-            "padding": layer.padding,
+            "padding": "valid" if whole else layer.padding,
         }
+    if node.kind == "cropping2d":
+        return {"croppings": tuple(tuple(pair) for pair in layer.cropping)}
     if node.kind == "zero_padding":
         return {"paddings": (*(tuple(pair) for pair in layer.padding), (0, 0))}
     if node.kind == "reshape":
         return {"shape": node.output_shape}
     return {"keepdims": layer.keepdims} if node.kind == "global_average_pooling2d" else {}
-
-
-def _shortcut(node: Node, inputs: tuple[str, ...], grid: TensorGrid) -> list[FrozenLayer]:
-    """A parameter-free shortcut: a depthwise 1x1 of ones that subsamples, then zeros beside the channels."""
-    layers: list[FrozenLayer] = []
-    linear: Activation = "linear"
-    channels = shortcut_channels(node)
-    stride = node.main.strides
-    if channels:
-        ones = FrozenWeights(
-            np.ones((1, 1, channels, 1), np.int8),
-            np.ones(channels, np.float32),
-            np.zeros(channels, np.int32),
-            8,
-        )
-        attributes = {"strides": (stride, stride), "padding": "valid", "dilation": (1, 1)}
-        name = f"{node.name}_subsample"
-        layers.append(FrozenLayer(name, "depthwise_conv2d", inputs, grid, linear, ones, attributes))
-        inputs = (name,)
-    extra = node.output_shape[-1] - int(node.layers[0].input.shape[-1])
-    paddings = ((0, 0), (0, 0), (extra // 2, extra - extra // 2))
-    layers.append(FrozenLayer(node.name, "zero_padding", inputs, grid, linear, None, {"paddings": paddings}))
-    return layers

@@ -20,16 +20,22 @@ LayerKind = Literal[
     "depthwise_conv2d",
     "dense",
     "add",
+    "multiply",
+    "concatenate",
+    "sigmoid",
     "global_average_pooling2d",
     "average_pooling2d",
     "max_pooling2d",
     "zero_padding",
+    "cropping2d",
     "reshape",
 ]
 Activation = Literal["linear", "relu", "relu6"]
 
-SCALE_PRESERVING: frozenset[str] = frozenset({"max_pooling2d", "zero_padding", "reshape"})
-"""Kinds whose output has the very grid of their input."""
+SCALE_PRESERVING: frozenset[str] = frozenset(
+    {"max_pooling2d", "zero_padding", "cropping2d", "reshape", "concatenate"}
+)
+"""Kinds whose output is made of the very codes of their inputs, and has their grid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +110,9 @@ class FrozenLayer:
         weights: For conv2d, depthwise_conv2d and dense.
         attributes: conv2d, depthwise_conv2d: `strides` (2 ints), `padding` ("same" | "valid"), `dilation`
             (2 ints), `groups` (int, conv2d only). max_/average_pooling2d: `pool_size`, `strides`, `padding`.
-            zero_padding: `paddings`, ((before, after), ...) for height, width, channels. reshape: `shape`
-            without batch. global_average_pooling2d: `keepdims`.
+            zero_padding: `paddings`, ((before, after), ...) for height, width, channels. cropping2d:
+            `croppings`, the same for height and width. concatenate: `axis`, counted without the batch.
+            reshape: `shape` without batch. global_average_pooling2d: `keepdims`.
     """
 
     name: str
@@ -115,6 +122,13 @@ class FrozenLayer:
     activation: Activation = "linear"
     weights: FrozenWeights | None = None
     attributes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def keeps_grid(self) -> bool:
+        """Whether the output has the grid of the inputs: codes are moved, or averaged over the border."""
+        return self.kind in SCALE_PRESERVING or (
+            self.kind == "average_pooling2d" and self.attributes["padding"] == "same"
+        )
 
     @property
     def operator(self) -> Operator:

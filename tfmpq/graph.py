@@ -8,34 +8,39 @@ and every layer that cannot be deployed, with the reason.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any, get_args
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import keras
 
 from tfmpq.containers import Operator
 from tfmpq.cost import CostModel, LayerCost
 from tfmpq.errors import TfmpqError
-from tfmpq.frozen import SCALE_PRESERVING, Activation, LayerKind
-from tfmpq.wrapper import inner
+from tfmpq.frozen import SCALE_PRESERVING, Activation
+from tfmpq.layers import (
+    WEIGHTED,
+    NodeKind,
+    activation_of,
+    fixed_step,
+    is_activation,
+    kind_of,
+    problem_of,
+    reaches_over_border,
+    type_name,
+)
+from tfmpq.wrapper import QuantizeWrapper, inner
 
 INPUT_QUANTIZER = "input_quantizer"
 """Name of the layer that puts the image on its 8-bit grid."""
 
-_KINDS: dict[str, LayerKind] = {
-    "Conv2D": "conv2d",
-    "DepthwiseConv2D": "depthwise_conv2d",
-    "Dense": "dense",
-    "Add": "add",
-    "GlobalAveragePooling2D": "global_average_pooling2d",
-    "AveragePooling2D": "average_pooling2d",
-    "MaxPooling2D": "max_pooling2d",
-    "ZeroPadding2D": "zero_padding",
-    "Flatten": "reshape",
-    "Reshape": "reshape",
-    "PadShortcut": "zero_padding",
-}
-_WEIGHTED = ("conv2d", "depthwise_conv2d", "dense")
+_SHARED = "_grid"
+"""Ending of the name of a grid that several tensors share."""
+
+_KEEPS_GRID = SCALE_PRESERVING | {"upsampling2d"}
+_AVERAGES = ("global_average_pooling2d", "average_pooling2d")
+_ABSORBS = frozenset({*WEIGHTED, "add", "multiply", "affine"})
+"""Kinds that take the activation behind them into themselves."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,15 +53,16 @@ class Node:
         inputs: Names of the nodes that it reads.
         layers: The fused Keras layers in order: main layer, BatchNorm, activation.
         activation: Fused activation.
-        tensor: Layer whose output is this node's output; it carries the activation quantizer.
-        grid_of: Name of the tensor whose grid the output has: its own, or its input's behind pooling and
-            padding.
-        signed: Whether the output may be negative.
+        tensor: Layer whose output is this node's output; it carries the activation quantizer if the grid is
+            its own.
+        grid_of: Name of the grid that the output has: that of its own tensor, that of its input behind
+            pooling and padding, or one that all inputs of a concatenation share.
+        signed: Whether the output's grid has negative values.
         output_shape: Without the batch axis.
     """
 
     name: str
-    kind: LayerKind
+    kind: NodeKind
     inputs: tuple[str, ...]
     layers: tuple[keras.layers.Layer, ...]
     activation: Activation
@@ -73,10 +79,18 @@ class Node:
     @property
     def batch_norm(self) -> keras.layers.BatchNormalization | None:
         """The BatchNorm that is folded into the node, unwrapped."""
-        found = [
-            inner(layer) for layer in self.layers[1:] if type(inner(layer)).__name__ == "BatchNormalization"
-        ]
+        found = [inner(layer) for layer in self.layers[1:] if type_name(layer) == "BatchNormalization"]
         return found[0] if found else None
+
+    @property
+    def rounds(self) -> bool:
+        """Whether the output has to be put on its grid, because it is not made of the codes of its input."""
+        return self.kind not in _KEEPS_GRID
+
+    @property
+    def fixed_step(self) -> float | None:
+        """Step of the output's 8-bit grid if it is given by what the node computes."""
+        return fixed_step(self.layers[0])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,18 +107,29 @@ class Network:
     @property
     def weighted(self) -> tuple[Node, ...]:
         """Nodes with a kernel."""
-        return tuple(node for node in self.nodes if node.kind in _WEIGHTED)
+        return tuple(node for node in self.nodes if node.kind in WEIGHTED)
 
     @property
     def tensors(self) -> tuple[str, ...]:
-        """Names of the activation tensors that have a grid of their own, the input's first."""
-        return tuple(node.tensor for node in self.nodes if node.grid_of == node.tensor)
+        """Names of the activation grids, the image's first, the output's last."""
+        found = dict.fromkeys(node.grid_of for node in self.nodes)
+        last = self.nodes[-1].grid_of
+        return (*(name for name in found if name != last), last)
+
+    @property
+    def fixed_tensors(self) -> tuple[str, ...]:
+        """Names of the activation grids of 8 bits that are given by what is computed."""
+        return tuple(node.grid_of for node in self.nodes if node.fixed_step is not None)
+
+    def on_grid(self, name: str) -> tuple[Node, ...]:
+        """The nodes whose output is put on the grid of that name."""
+        return tuple(node for node in self.nodes if node.grid_of == name and node.rounds)
 
     def cost_model(self) -> CostModel:
         """MACs, weights and channels by layer, at this input size."""
         return CostModel(
             layers=tuple(self._layer_cost(node) for node in self.weighted),
-            fixed_bytes=sum(9 * shortcut_channels(node) for node in self.nodes),
+            fixed_bytes=sum(9 * helper_channels(node) for node in self.nodes),
         )
 
     def _layer_cost(self, node: Node) -> LayerCost:
@@ -136,8 +161,14 @@ def operator_of(node: Node) -> Operator:
 
 def shortcut_channels(node: Node) -> int:
     """Channels that a parameter-free shortcut copies by a depthwise operator of ones; 0 for other nodes."""
-    subsamples = type(node.main).__name__ == "PadShortcut" and node.main.strides > 1
+    subsamples = type_name(node.main) == "PadShortcut" and node.main.strides > 1
     return int(node.layers[0].input.shape[-1]) if subsamples else 0
+
+
+def helper_channels(node: Node) -> int:
+    """Output channels of the depthwise 8-bit operators that a node without a kernel needs in a file."""
+    operators = {"affine": 1, "leaky_relu": 3}.get(node.kind, 0)
+    return shortcut_channels(node) + operators * node.output_shape[-1]
 
 
 def analyse(model: keras.Model, input_signed: bool = True) -> Network:
@@ -157,12 +188,69 @@ def analyse(model: keras.Model, input_signed: bool = True) -> Network:
     for layer in walk.layers:
         if layer.name in home:
             continue
-        node = walk.fuse(layer, home, input_signed)
+        node = walk.fuse(layer, home)
         nodes.append(node)
         for member in node.layers:
             home[member.name] = node
-    shape = model.input_shape[1:]
-    return Network(tuple(nodes), (int(shape[0]), int(shape[1]), int(shape[2])))
+    nodes = _signs(_share_grids(nodes), input_signed)
+    height, width, channels = model.inputs[0].shape[1:]
+    return Network(tuple(nodes), (int(height), int(width), int(channels)))
+
+
+def _share_grids(nodes: Sequence[Node]) -> list[Node]:
+    """Give all inputs of a concatenation, and an average over the border with its input, one grid.
+
+    A runtime concatenates codes, so they have to mean the same; an average whose windows are cut at the
+    border exists only with the grid of its input.
+    """
+    parents: dict[str, str] = {}
+
+    def find(name: str) -> str:
+        while name in parents:
+            name = parents[name]
+        return name
+
+    home = {node.name: node for node in nodes}
+    order = [node.grid_of for node in nodes if node.kind == "concatenate" or _shares_border(node)]
+    for node in nodes:
+        if node.kind == "concatenate" or _shares_border(node):
+            shared = node.grid_of
+            for source in node.inputs:
+                roots = {find(home[source].grid_of), find(shared)}
+                # The earliest of the shared grids gives its name.
+                name = next(known for known in order if known in roots)
+                parents.update({root: name for root in roots - {name}})
+    grids = [find(node.grid_of) for node in nodes]
+    given = {n.name for n in nodes if n.grid_of in parents and (n.kind == "input" or n.fixed_step)}
+    if given:
+        raise TfmpqError(
+            "Tensors that are concatenated, or averaged over the border, have a learned grid. Received: "
+            f"{', '.join(sorted(given))}, whose grid is given. Put a layer between."
+        )
+    return [replace(node, grid_of=grid) for node, grid in zip(nodes, grids, strict=True)]
+
+
+def _shares_border(node: Node) -> bool:
+    return node.kind == "average_pooling2d" and reaches_over_border(node.layers[0])
+
+
+def _signs(nodes: Sequence[Node], input_signed: bool) -> list[Node]:
+    """Find the grids with negative values: of a shared grid one member with such values is enough."""
+    home = {node.name: node for node in nodes}
+    signed: set[str] = set()
+
+    def negative(node: Node) -> bool:
+        if node.kind == "input":
+            return input_signed
+        if node.kind in _KEEPS_GRID or node.kind in (*_AVERAGES, "multiply"):
+            return node.activation == "linear" and any(home[name].grid_of in signed for name in node.inputs)
+        return node.activation == "linear" and node.fixed_step is None
+
+    known = -1
+    while known < len(signed):
+        known = len(signed)
+        signed |= {node.grid_of for node in nodes if negative(node)}
+    return [replace(node, signed=node.grid_of in signed) for node in nodes]
 
 
 class _Walk:
@@ -180,8 +268,7 @@ class _Walk:
                 f"'{model.name}' with input shape {tuple(model.inputs[0].shape)}. "
                 "Fix the size in keras.Input."
             )
-        self.layers: list[Any] = list(model.operations)
-        self.output = model.outputs[0]._keras_history.operation.name
+        self.layers: list[Any] = [layer for layer in model.operations if not is_shared_quantizer(layer)]
         # A layer may have been called outside this graph too: a Sequential calls it again with every `add`.
         members = {id(node) for depth in model._nodes_by_depth.values() for node in depth}
         self.producers: dict[str, list[str]] = {}
@@ -191,145 +278,90 @@ class _Walk:
             nodes = [node for node in layer._inbound_nodes if id(node) in members]
             self.calls[layer.name] = len(nodes)
             tensors = nodes[0].input_tensors if nodes else []
-            self.producers[layer.name] = [t._keras_history.operation.name for t in tensors]
-            for producer in self.producers[layer.name]:
+            self.producers[layer.name] = [_producer(tensor) for tensor in tensors]
+            for producer in dict.fromkeys(self.producers[layer.name]):
                 self.consumers[producer].append(layer)
 
     def refuse_unsupported(self) -> None:
         """Raise one error that lists every layer without a counterpart in the deployed network."""
         problems = [(layer, reason) for layer in self.layers if (reason := self._problem(layer))]
         if problems:
-            shown = "; ".join(
-                f"{layer.name} ({type(inner(layer)).__name__}): {why}" for layer, why in problems[:12]
-            )
+            shown = "; ".join(f"{layer.name} ({type_name(layer)}): {why}" for layer, why in problems[:12])
             more = f"; and {len(problems) - 12} more" if len(problems) > 12 else ""
             raise TfmpqError(
                 f"Every layer has to have a quantized counterpart. Received: {len(problems)} that have none: "
                 f"{shown}{more}. Replace these layers or leave them out of the model."
             )
 
-    def _problem(self, wrapped: Any) -> str | None:
-        if not isinstance(wrapped, keras.layers.Layer):
+    def _problem(self, layer: Any) -> str | None:
+        if not isinstance(layer, keras.layers.Layer):
             return "an operation that is not a layer"
-        layer, name = inner(wrapped), type(inner(wrapped)).__name__
-        if self.calls[wrapped.name] > 1:
-            return "called more than once"
-        if name == "BatchNormalization":
-            return self._batch_norm_problem(wrapped)
-        if is_transparent(layer) or name == "InputLayer":
-            return None
-        if name in ("ReLU", "Activation"):
-            return self._activation_problem(wrapped)
-        if name not in _KINDS:
-            return "not supported"
-        if getattr(layer, "data_format", None) == "channels_first":
-            return "channels_first data"
-        if name in ("Conv2D", "DepthwiseConv2D", "Dense"):
-            return _weighted_problem(layer, len(wrapped.input.shape))
-        if name == "Add" and (len(wrapped.input) != 2 or len({tuple(t.shape) for t in wrapped.input}) != 1):
-            return "only of two tensors of one shape"
-        if name == "AveragePooling2D" and layer.padding != "valid":
-            return f"padding '{layer.padding}'"
-        return None
+        return "called more than once" if self.calls[layer.name] > 1 else problem_of(layer)
 
-    def _batch_norm_problem(self, layer: Any) -> str | None:
-        producer = self._layer(self.producers[layer.name][0])
-        kind = _KINDS.get(type(inner(producer)).__name__)
-        if kind not in _WEIGHTED or len(self.consumers[producer.name]) != 1:
-            return "only directly behind a convolution or dense layer that nothing else reads"
-        if _activation_of(producer) != "linear":
-            return "behind an activation"
-        return None
+    def _follower(self, layer: Any) -> Any | None:
+        """The only layer that reads a layer's output, if it reads nothing else."""
+        following = self.consumers[layer.name]
+        alone = len(following) == 1 and self.producers[following[0].name] == [layer.name]
+        return following[0] if alone else None
 
-    def _activation_problem(self, layer: Any) -> str | None:
-        if _activation_of(layer) is None:
-            return "only relu and relu6 (max_value=6, no slope, no threshold)"
-        producer = self._layer(self.producers[layer.name][0])
-        name = type(inner(producer)).__name__
-        if _activation_of(producer) != "linear":
-            return "behind another activation"
-        if name == "Add" or _KINDS.get(name) in _WEIGHTED or name == "BatchNormalization":
-            return None if len(self.consumers[producer.name]) == 1 else "its input is also read elsewhere"
-        return "only directly behind a convolution, dense layer, BatchNormalization or Add"
-
-    def _layer(self, name: str) -> Any:
-        return next(layer for layer in self.layers if layer.name == name)
-
-    def fuse(self, layer: Any, home: dict[str, Node], input_signed: bool) -> Node:
+    def fuse(self, layer: Any, home: dict[str, Node]) -> Node:
         """Make the node that starts at `layer`."""
         members = [layer]
-        if type(inner(layer)).__name__ == "InputLayer":
+        if type_name(layer) == "InputLayer":
             members += [c for c in self.consumers[layer.name] if c.name == INPUT_QUANTIZER]
-            return self._node(layer, "input", members, "linear", input_signed, home)
-        kind = _KINDS.get(type(inner(layer)).__name__, "reshape")
-        activation = _activation_of(layer) or "linear"
-        if kind in _WEIGHTED or kind == "add":
-            for name in ("BatchNormalization", "ReLU", "Activation"):
-                following = self.consumers[members[-1].name]
-                if (
-                    len(following) != 1
-                    or type(inner(following[0])).__name__ != name
-                    or activation != "linear"
-                ):
-                    continue
-                if name == "BatchNormalization" and kind == "add":
-                    continue
-                members.append(following[0])
-                activation = _activation_of(following[0]) or "linear"
-        signed = activation == "linear"
-        if kind in SCALE_PRESERVING or kind.endswith("average_pooling2d"):
-            signed = home[self.producers[layer.name][0]].signed
-        return self._node(layer, kind, members, activation, signed, home)
+            return self._node(layer, "input", members, "linear", home)
+        kind = kind_of(layer)
+        activation = activation_of(layer) or "linear"
+        follower = self._follower(layer)
+        if kind in WEIGHTED and activation == "linear" and type_name(follower) == "BatchNormalization":
+            members.append(follower)
+            follower = self._follower(follower)
+        absorbs = kind in _ABSORBS and activation == "linear" and fixed_step(layer) is None
+        if absorbs and follower is not None and activation_of(follower) and is_activation(follower):
+            members.append(follower)
+            activation = activation_of(follower) or "linear"
+        return self._node(layer, kind, members, activation, home)
 
     def _node(
         self,
         layer: Any,
-        kind: LayerKind,
+        kind: NodeKind,
         members: list[Any],
         activation: Activation,
-        signed: bool,
         home: dict[str, Node],
     ) -> Node:
         inputs = tuple(home[producer].name for producer in self.producers[layer.name])
         # The image keeps the input's name, whether or not its quantizer is there yet.
-        tensor = layer.name if kind == "input" else members[-1].name
-        return Node(
+        tensor = grid = layer.name if kind == "input" else members[-1].name
+        node = Node(
             name=layer.name,
             kind=kind,
             inputs=inputs,
             layers=tuple(members),
             activation=activation,
             tensor=tensor,
-            grid_of=home[self.producers[layer.name][0]].grid_of if kind in SCALE_PRESERVING else tensor,
-            signed=signed,
+            grid_of=grid,
+            signed=True,
             output_shape=tuple(int(size) for size in members[-1].output.shape[1:]),
         )
+        if kind == "concatenate" or _shares_border(node):
+            return replace(node, grid_of=layer.name + _SHARED)
+        return replace(node, grid_of=home[inputs[0]].grid_of) if kind in _KEEPS_GRID else node
 
 
-def is_transparent(layer: keras.layers.Layer) -> bool:
-    """Whether an (unwrapped) layer changes nothing in inference."""
-    name = type(layer).__name__
-    return name in ("Dropout", "Identity") or (name == "Activation" and _activation_of(layer) == "linear")
+def is_shared_quantizer(layer: Any) -> bool:
+    """Whether a layer puts several tensors on one grid; it is called once for each of them."""
+    return (
+        isinstance(layer, QuantizeWrapper)
+        and type_name(layer) == "Identity"
+        and layer.name != INPUT_QUANTIZER
+        and layer.name.endswith(_SHARED)
+    )
 
 
-def _activation_of(wrapped: Any) -> Activation | None:
-    """The activation that a layer applies; None if it is not one of the supported ones."""
-    layer = inner(wrapped)
-    if type(layer).__name__ == "ReLU":
-        if layer.negative_slope or layer.threshold:
-            return None
-        return "relu" if layer.max_value is None else "relu6" if float(layer.max_value) == 6.0 else None
-    name = getattr(getattr(layer, "activation", None), "__name__", "linear")
-    return next((known for known in get_args(Activation) if known == name), None)
-
-
-def _weighted_problem(layer: Any, input_rank: int) -> str | None:
-    if _activation_of(layer) is None:
-        return f"activation '{layer.activation.__name__}'"
-    if getattr(layer, "padding", "valid") not in ("same", "valid"):
-        return f"padding '{layer.padding}'"
-    if type(layer).__name__ == "Dense" and input_rank != 2:
-        return "a dense layer on more than one axis; use a 1x1 Conv2D"
-    if type(layer).__name__ == "DepthwiseConv2D" and layer.depth_multiplier != 1:
-        return "depth multiplier above 1"
-    return "grouped convolution" if getattr(layer, "groups", 1) != 1 else None
+def _producer(tensor: Any) -> str:
+    """Name of the layer that computes a tensor, seen through quantizers that tensors share."""
+    operation, index, _ = tensor._keras_history
+    if is_shared_quantizer(operation):
+        return _producer(operation._inbound_nodes[index].input_tensors[0])
+    return str(operation.name)

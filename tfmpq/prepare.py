@@ -162,9 +162,10 @@ def weight_candidates(
 
 
 def activation_candidates(network: Network, bits: Sequence[int]) -> dict[str, tuple[int, ...]]:
-    """Candidate widths of every activation tensor; image and logits keep 8 bits."""
+    """Candidate widths of every activation tensor; image, logits and grids that are given keep 8 bits."""
     found = {name: tuple(bits) for name in network.tensors}
-    return found | dict.fromkeys((network.tensors[0], network.tensors[-1]), (PINNED_BITS,))
+    pinned = (network.tensors[0], network.tensors[-1], *network.fixed_tensors)
+    return found | dict.fromkeys(pinned, (PINNED_BITS,))
 
 
 def target_network(model: str, task: Task, side: int | None, classes: int | None) -> Network:

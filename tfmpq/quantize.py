@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
 from tfmpq.configs import MixedPrecisionQuantizeConfig
-from tfmpq.graph import INPUT_QUANTIZER, Network, Node
+from tfmpq.graph import INPUT_QUANTIZER, Network
+from tfmpq.quantizers import Levels
 from tfmpq.wrapper import QuantizeWrapper, inner
 
 Candidates = Mapping[str, Sequence[int]]
@@ -38,7 +39,8 @@ def quantize_model(
     Weights are copied, weight steps are fitted to the kernels (one per output channel, so that the factor of
     a BatchNorm behind it changes nothing) and activation steps to the tensors that `calibration` produces
     (least squared error). Layers that keep the grid of their input (pooling, padding, reshape) get no
-    quantizer of their own: that is what a deployed tensor can be.
+    quantizer of their own: that is what a deployed tensor can be. Tensors that share a grid go through one
+    quantizer, a layer that is called for each of them.
 
     Args:
         model: Functional float model.
@@ -52,7 +54,7 @@ def quantize_model(
         Functional model of the same layer names.
     """
     configs = _configs(network, weight_bits, activation_bits)
-    quantized = _clone(model, configs, network.nodes[0])
+    quantized = _clone(model, configs, network)
     for layer in model.layers:
         if layer.weights:
             inner(quantized.get_layer(layer.name)).set_weights(layer.get_weights())
@@ -66,25 +68,26 @@ def _configs(
 ) -> dict[str, MixedPrecisionQuantizeConfig]:
     """One config for each layer that needs a wrapper."""
     arguments: dict[str, dict[str, Any]] = {}
-    for node in network.nodes:
+    for node in network.weighted:
         if node.name in weight_bits:
-            arguments.setdefault(node.name, {})["weight_bits"] = tuple(weight_bits[node.name])
-        if node.grid_of == node.tensor:
-            target = INPUT_QUANTIZER if node.kind == "input" else node.tensor
-            arguments.setdefault(target, {}).update(
-                output_bits=tuple(activation_bits[node.tensor]),
-                output_signed=node.signed,
-                trainable_output_step=node.kind != "input",
-            )
+            arguments[node.name] = {"weight_bits": tuple(weight_bits[node.name])}
+    for name in network.tensors:
+        node = network.on_grid(name)[0]
+        given = node.kind == "input" or node.fixed_step is not None
+        arguments.setdefault(INPUT_QUANTIZER if node.kind == "input" else name, {}).update(
+            output_bits=(8,) if node.fixed_step is not None else tuple(activation_bits[name]),
+            output_signed=node.signed,
+            trainable_output_step=not given,
+        )
     return {name: MixedPrecisionQuantizeConfig(**values) for name, values in arguments.items()}
 
 
 def _clone(
-    model: keras.Model, configs: Mapping[str, MixedPrecisionQuantizeConfig], input_node: Node
+    model: keras.Model, configs: Mapping[str, MixedPrecisionQuantizeConfig], network: Network
 ) -> keras.Model:
-    input_name = input_node.layers[0].name
     input_quantizer = QuantizeWrapper(keras.layers.Identity(name=INPUT_QUANTIZER), configs[INPUT_QUANTIZER])
     quantized_inputs: dict[int, Any] = {}
+    shared = _shared_quantizers(configs, network)
 
     def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
         copy = type(layer).from_config(layer.get_config())
@@ -103,12 +106,25 @@ def _clone(
         first = args[0]
         kwargs.pop("mask", None)  # Keras hands on an empty mask that wrappers do not take
         first = [on_grid(t) for t in first] if isinstance(first, (list, tuple)) else on_grid(first)
-        return layer(first, *args[1:], **kwargs)
+        outputs = layer(first, *args[1:], **kwargs)
+        return shared[layer.name](outputs) if layer.name in shared else outputs
 
-    image = keras.Input(model.input_shape[1:], name=input_name)
+    image = keras.Input(model.input_shape[1:], name=network.nodes[0].layers[0].name)
     return keras.models.clone_model(
         model, input_tensors=_like(model.input, image), clone_function=clone, call_function=call
     )
+
+
+def _shared_quantizers(
+    configs: Mapping[str, MixedPrecisionQuantizeConfig], network: Network
+) -> dict[str, QuantizeWrapper]:
+    """The quantizers of grids that are not one tensor's own, by the layers whose outputs they quantize."""
+    found = {}
+    own = {node.tensor for node in network.nodes}
+    for name in (name for name in network.tensors if name not in own):
+        quantizer = QuantizeWrapper(keras.layers.Identity(name=name), configs[name])
+        found.update({node.tensor: quantizer for node in network.on_grid(name)})
+    return found
 
 
 def _like(structure: Any, tensor: Any) -> Any:
@@ -135,19 +151,29 @@ def _initialise_activation_steps(
     calibration: np.ndarray,
     input_range: tuple[float, float],
 ) -> None:
-    nodes = [node for node in network.nodes if node.grid_of == node.tensor and node.kind != "input"]
-    samples = _sample_tensors(model, [node.tensor for node in nodes], calibration)
-    wrapper = quantized.get_layer(INPUT_QUANTIZER)
+    learned = [name for name in network.tensors[1:] if network.on_grid(name)[0].fixed_step is None]
+    nodes = [node for name in learned for node in network.on_grid(name)]
+    samples = dict(zip(nodes, _sample_tensors(model, [n.tensor for n in nodes], calibration), strict=True))
     low, high = input_range
     # The grid of the image is given by what pixels can be, not by which pixels were seen.
     span = max(-low, high) if low < 0 else high
-    steps = [np.log(span / grid.high) for grid in wrapper.output_quantizer.levels]
-    wrapper.output_variables["log_step"].assign(np.asarray(steps, np.float32))
-    for node, sample in zip(nodes, samples, strict=True):
+    _give_steps(quantized.get_layer(INPUT_QUANTIZER), lambda grid: span / grid.high)
+    for name in learned:
+        sample = np.concatenate([samples[node] for node in network.on_grid(name)])
         if np.max(np.abs(sample)) < SMALLEST_PEAK:
             sample = np.full(1, SMALLEST_PEAK)
-        layer = quantized.get_layer(node.tensor)
+        layer = quantized.get_layer(name)
         layer.output_variables["log_step"].assign(layer.output_quantizer.initial_log_step(sample))
+    for node in network.nodes:
+        if node.fixed_step is not None:
+            _give_steps(quantized.get_layer(node.tensor), lambda _, step=node.fixed_step: step)
+
+
+def _give_steps(wrapper: QuantizeWrapper, step_of: Callable[[Levels], float]) -> None:
+    """Set the steps of a grid that is given."""
+    if wrapper.output_quantizer is not None:
+        steps = [np.log(step_of(levels)) for levels in wrapper.output_quantizer.levels]
+        wrapper.output_variables["log_step"].assign(np.asarray(steps, np.float32))
 
 
 def _sample_tensors(model: keras.Model, names: Sequence[str], images: np.ndarray) -> list[np.ndarray]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import keras
 import numpy as np
 
 from tfmpq.configs import MixedPrecisionQuantizeConfig
 from tfmpq.errors import UsageError
-from tfmpq.graph import INPUT_QUANTIZER
 from tfmpq.policy import Policy
 from tfmpq.quantize import quantize_wrappers
 from tfmpq.wrapper import QuantizeWrapper, inner
@@ -28,6 +29,7 @@ def restrict(model: keras.Model, policy: Policy) -> keras.Model:
     """
     chosen = {w.name: _config(w, policy) for w in quantize_wrappers(model)}
 
+    @cache  # one copy of a quantizer that several tensors share
     def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
         if not isinstance(layer, QuantizeWrapper):
             return type(layer).from_config(layer.get_config())
@@ -48,7 +50,7 @@ def _config(wrapper: QuantizeWrapper, policy: Policy) -> MixedPrecisionQuantizeC
     weight_bits, output_bits = config.weight_bits, config.output_bits
     if weight_bits:
         weight_bits = (policy.weight_bits[wrapper.name],)
-    if output_bits and wrapper.name != INPUT_QUANTIZER:
+    if output_bits and config.trainable_output_step:
         output_bits = (policy.activation_bits([wrapper.name])[wrapper.name],)
     for what, kept, candidates in (
         ("weights", weight_bits, config.weight_bits),

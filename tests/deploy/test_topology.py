@@ -7,6 +7,7 @@ import pytest
 
 from tfmpq.deploy.surgery import build_tflite
 from tfmpq.deploy.topology import deployable, output_shapes
+from tfmpq.deploy.verify import verify
 from tfmpq.errors import TfmpqError
 
 
@@ -52,14 +53,19 @@ def refused(builder, make_grid, case: str):
         window = {"pool_size": (2, 2), "strides": (2, 2), "padding": "valid"}
         net.add("bad", "max_pooling2d", ("image",), grid, activation="relu", **window)
     elif case == "average":
-        net.add(
-            "bad", "average_pooling2d", ("image",), grid, pool_size=(3, 3), strides=(2, 2), padding="same"
-        )
+        window = {"pool_size": (3, 3), "strides": (2, 2), "padding": "same"}
+        net.add("bad", "average_pooling2d", ("image",), make_grid(0.03), **window)
     elif case == "dense":
         net.weighted("bad", "dense", "image", (3, 4), grid)
     elif case == "add":
-        net.add("small", "global_average_pooling2d", ("image",), grid, keepdims=True)
+        net.add("small", "cropping2d", ("image",), grid, croppings=((1, 0), (0, 0)))
         net.add("bad", "add", ("image", "small"), grid)
+    elif case == "sigmoid":
+        net.add("bad", "sigmoid", ("image",), make_grid(1 / 255, 8, False))
+    elif case == "concatenate":
+        net.add("other", "global_average_pooling2d", ("image",), make_grid(0.03), keepdims=True)
+        net.add("same", "global_average_pooling2d", ("image",), grid, keepdims=True)
+        net.add("bad", "concatenate", ("same", "other"), grid, axis=2)
     else:
         net.weighted("bad", "conv2d", "image", (3, 3, 3, 4), grid)
     return net
@@ -71,9 +77,11 @@ def refused(builder, make_grid, case: str):
         ("input", "8 bits"),
         ("grid", "grid of its input"),
         ("activation", "cannot be fused"),
-        ("average", "over the border"),
+        ("average", "grid of its input"),
         ("dense", "reads a vector"),
         ("add", "two tensors of one shape"),
+        ("sigmoid", "step 1/256"),
+        ("concatenate", "grid of its input"),
     ],
 )
 def test_what_has_no_form_is_refused(builder, make_grid, case, reason) -> None:
@@ -99,12 +107,42 @@ def test_bad_weights_are_refused(builder, make_grid, change, reason) -> None:
         deployable(net.model((8, 8, 3)))
 
 
-def test_two_layers_that_compute_the_same_are_named(builder, make_grid) -> None:
+def test_two_layers_that_compute_the_same_are_one(builder, make_grid) -> None:
     net, grid = builder(4), make_grid(0.02)
     net.add("image", "input", (), grid)
     window = {"pool_size": (2, 2), "strides": (2, 2), "padding": "valid"}
     net.add("one", "max_pooling2d", ("image",), grid, **window)
     net.add("two", "max_pooling2d", ("image",), grid, **window)
     net.add("sum", "add", ("one", "two"), make_grid(0.05))
-    with pytest.raises(TfmpqError, match="compute the same"):
+    frozen = net.model((8, 8, 3))
+    assert deployable(frozen).layer("sum").inputs == ("one", "one")
+    assert verify(frozen, build_tflite(frozen, "litert"), "litert").passed
+
+
+def test_layers_that_compute_the_same_on_other_grids_are_named(builder, make_grid) -> None:
+    net = builder(4)
+    net.add("image", "input", (), make_grid(0.02))
+    for name, scale in (("one", 0.02), ("two", 0.03)):
+        net.add(name, "global_average_pooling2d", ("image",), make_grid(scale), keepdims=True)
+    net.add("sum", "add", ("one", "two"), make_grid(0.05))
+    with pytest.raises(TfmpqError, match="A global_average_pooling2d becomes MEAN"):
         build_tflite(net.model((8, 8, 3)), "litert")
+
+
+def test_shapes_of_layers_without_weights(builder, make_grid) -> None:
+    net, grid = builder(4), make_grid(0.02)
+    net.add("image", "input", (), grid)
+    net.add("cropped", "cropping2d", ("image",), grid, croppings=((1, 2), (0, 3)))
+    net.add("beside", "concatenate", ("cropped", "cropped"), grid, axis=1)
+    net.add("pixel", "global_average_pooling2d", ("beside",), grid, keepdims=True)
+    net.add("product", "multiply", ("pixel", "beside"), grid)
+    net.add(
+        "averaged", "average_pooling2d", ("product",), grid, pool_size=(3, 3), strides=(2, 2), padding="same"
+    )
+    shapes = output_shapes(net.model((8, 8, 3)))
+    assert [shapes[name] for name in ("cropped", "beside", "product", "averaged")] == [
+        (5, 5, 3),
+        (5, 10, 3),
+        (5, 10, 3),
+        (3, 5, 3),
+    ]

@@ -1,0 +1,106 @@
+"""Factors and offsets by channel: taken from layers, and put on the grid of an accumulator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfmpq.frozen import FrozenWeights, TensorGrid
+from tfmpq.graph import Node
+
+_BIAS_LIMIT = 2.0**30
+_SMALLEST_MULTIPLIER = 2.0**-30
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Folded:
+    """A node's weights with BatchNorm folded in, before the bias is rounded.
+
+    Attributes:
+        integers: int8, in Keras layout.
+        scales: float32 (channels,).
+        bias: float64 (channels,), real values.
+        bias_grid: float64 (channels,), the real value of one accumulator step.
+    """
+
+    integers: np.ndarray
+    scales: np.ndarray
+    bias: np.ndarray
+    bias_grid: np.ndarray
+
+    def weights(self, bits: int) -> FrozenWeights:
+        """The same with an integer bias."""
+        bias = np.round(self.bias / self.bias_grid).astype(np.int32)
+        return FrozenWeights(self.integers, self.scales, bias, bits)
+
+
+def fold(
+    integers: np.ndarray,
+    scales: np.ndarray,
+    bias: np.ndarray,
+    channel_shape: tuple[int, ...],
+    source: TensorGrid,
+    target: TensorGrid,
+) -> Folded:
+    """Choose scales with which biases fit into int32 and multipliers into the runtime's range.
+
+    Args:
+        integers: Weights in steps, in Keras layout.
+        scales: Step of each output channel, float64 (channels,).
+        bias: Real biases, float64 (channels,).
+        channel_shape: Shape in which `channels` values broadcast over `integers`.
+        source: Grid of the input.
+        target: Grid of the output.
+    """
+    # A channel that BatchNorm has all but switched off would need a bias beyond int32, or a multiplier beyond
+    # the runtime's: give it the coarsest grid that fits, on which its weights round to (nearly) nothing.
+    floor = np.maximum(
+        np.abs(bias) / (source.scale * _BIAS_LIMIT), target.scale / source.scale * _SMALLEST_MULTIPLIER
+    )
+    raised = np.maximum(scales, floor)
+    integers = np.round(integers * (scales / raised).reshape(channel_shape))
+    kept = raised.astype(np.float32)
+    grid = (np.float32(source.scale) * kept).astype(np.float64)
+    return Folded(integers.astype(np.int8), kept, bias, grid)
+
+
+def array(tensor: Any, dtype: Any = np.float64) -> np.ndarray:
+    """A Keras tensor or variable as a NumPy array."""
+    return np.asarray(tensor).astype(dtype)
+
+
+def norm_factor(norm: keras.layers.BatchNormalization) -> np.ndarray:
+    """What BatchNorm multiplies each channel by; float64 (channels,)."""
+    factor = 1.0 / np.sqrt(array(norm.moving_variance) + norm.epsilon)
+    return factor * array(norm.gamma) if norm.scale else factor
+
+
+def norm_offset(norm: keras.layers.BatchNormalization, factor: np.ndarray) -> np.ndarray:
+    """What BatchNorm adds to each channel; float64 (channels,)."""
+    return (array(norm.beta) if norm.center else 0.0) - array(norm.moving_mean) * factor
+
+
+def affine_of(node: Node) -> tuple[np.ndarray, np.ndarray]:
+    """Factor and offset of each channel of an `affine` node, float64 (channels,)."""
+    layer, channels = node.main, node.output_shape[-1]
+    factor: Any = 1.0
+    offset: Any = 0.0
+    match type(layer).__name__:
+        case "BatchNormalization":
+            factor = norm_factor(layer)
+            offset = norm_offset(layer, factor)
+        case "Rescaling":
+            factor, offset = np.asarray(layer.scale, np.float64), np.asarray(layer.offset, np.float64)
+        case "Normalization":
+            deviation = np.maximum(np.sqrt(array(layer.variance)), keras.config.epsilon()).reshape(-1)
+            mean = array(layer.mean).reshape(-1)
+            factor, offset = (deviation, mean) if layer.invert else (1.0 / deviation, -mean / deviation)
+        case "Activation" if node.fixed_step is not None:
+            factor, offset = 1.0 / 6.0, 0.5  # hard sigmoid: relu6(x + 3) / 6
+    return (
+        np.broadcast_to(factor, (channels,)).astype(np.float64),
+        np.broadcast_to(offset, (channels,)).astype(np.float64),
+    )
