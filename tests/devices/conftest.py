@@ -282,6 +282,12 @@ def files(tmp_path_factory) -> tuple[Path, Path]:
 
 
 @pytest.fixture
+def eventually() -> Callable[[Callable[[], bool]], bool]:
+    """Whether a condition comes true in time."""
+    return wait_for
+
+
+@pytest.fixture
 def meanwhile() -> Iterator[Callable[..., None]]:
     """`meanwhile(condition, act)` acts in a thread as soon as the condition is true."""
     threads = []
