@@ -16,7 +16,7 @@ import click
 
 from .failures import describe
 
-VERBS = ("run", "search", "finetune", "export", "specialize", "evaluate", "measure", "inspect")
+VERBS = ("run", "search", "finetune", "export", "specialize", "evaluate", "measure", "inspect", "probe")
 
 
 class VerbGroup(click.Group):

@@ -84,10 +84,17 @@ def _measure_view(result: Mapping[str, Any]) -> dict[str, Any]:
     return {"files": rows, "compared with the first": compared}
 
 
+def _probe_view(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what the runtime said, which is long."""
+    cases = [{key: value for key, value in case.items() if key != "reason"} for case in result["cases"]]
+    return dict(result) | {"cases": cases}
+
+
 _VIEWS: Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "run": _run_view,
     "evaluate": _evaluate_view,
     "inspect": _inspect_view,
+    "probe": _probe_view,
     "measure": _measure_view,
 }
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
+from tfmpq.deploy.bounds import claims_too_much, constant_problem
 from tfmpq.errors import TfmpqError
 
 IDENTIFIER = b"TFL3"
@@ -38,8 +41,10 @@ def read_model(content: bytes, name: str | Path = "model") -> Any:
             "file."
         )
     try:
-        model = schema.ModelT.InitFromPackedBuf(content, 0)
-        problem = _index_problem(model)
+        problem = claims_too_much(content)
+        if not problem:
+            model = schema.ModelT.InitFromPackedBuf(content, 0)
+            problem = _index_problem(model) or constant_problem(model)
     except Exception as error:  # the generated reader trips over damage in any way Python knows
         problem = f"{type(error).__name__}: {error}".splitlines()[0]
     if problem:
@@ -48,6 +53,25 @@ def read_model(content: bytes, name: str | Path = "model") -> Any:
             "it again."
         )
     return model
+
+
+@contextmanager
+def reading(name: str | Path) -> Iterator[None]:
+    """Turn what a damaged file makes Python trip over into one clear error.
+
+    For code that follows indices and sizes of a file which `read_model` could not all check.
+
+    Raises:
+        TfmpqError: The code inside failed on what the file says.
+    """
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, struct.error) as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        raise TfmpqError(
+            f"A .tflite file has to be whole. Received: {name}, which is damaged ({reason}). Export or "
+            "copy it again."
+        ) from error
 
 
 def read_file(path: str | Path) -> bytes:

@@ -7,10 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tfmpq.deploy.flatbuffer import TYPE_NAMES, builtin_name, read_file, read_model
+from tfmpq.deploy.flatbuffer import TYPE_NAMES, builtin_name, read_file, read_model, reading
 from tfmpq.deploy.layout import StoredLayer, stored_layers, tensor_name
 from tfmpq.deploy.record import read_metadata, read_weight_bits
-from tfmpq.deploy.runtime import execution_plan
+from tfmpq.deploy.sandbox import Sandbox
+from tfmpq.deploy.soundness import wrong_operators
 from tfmpq.errors import TfmpqError
 
 
@@ -52,6 +53,7 @@ class FileFacts:
         outputs: The same of the outputs.
         operators: Names of all operators, in order.
         delegate_partitions: Partitions that XNNPACK takes on this machine; None if the runtime refuses.
+        problems: What of it the runtime refuses or answers with wrong numbers; empty for a sound file.
         metadata: What our exporter recorded.
     """
 
@@ -65,6 +67,7 @@ class FileFacts:
     outputs: tuple[str, ...]
     operators: tuple[str, ...]
     delegate_partitions: int | None
+    problems: tuple[str, ...]
     metadata: dict[str, Any]
 
     def to_json(self) -> dict[str, Any]:
@@ -87,6 +90,11 @@ def inspect_file(path: str | Path) -> FileFacts:
     """
     content = read_file(path)
     model = read_model(content, path)
+    with reading(path):
+        return _facts(path, content, model)
+
+
+def _facts(path: str | Path, content: bytes, model: Any) -> FileFacts:
     graph = model.subgraphs[0]
     bits = read_weight_bits(model, path)
     stored = stored_layers(model)
@@ -105,6 +113,7 @@ def inspect_file(path: str | Path) -> FileFacts:
         )
         for layer in stored
     )
+    partitions, problems = _runtime_facts(path, content)
     return FileFacts(
         path=str(path),
         bytes=len(content),
@@ -115,7 +124,8 @@ def inspect_file(path: str | Path) -> FileFacts:
         inputs=tuple(_describe(graph.tensors[index]) for index in graph.inputs),
         outputs=tuple(_describe(graph.tensors[index]) for index in graph.outputs),
         operators=tuple(builtin_name(model, operator) for operator in graph.operators),
-        delegate_partitions=_partitions(content),
+        delegate_partitions=partitions,
+        problems=(*wrong_operators(model), *problems),
         metadata=read_metadata(content, path),
     )
 
@@ -135,8 +145,10 @@ def _describe(tensor: Any) -> str:
     return f"{tensor_name(tensor)} {TYPE_NAMES.get(tensor.type, tensor.type)} {shape}"
 
 
-def _partitions(content: bytes) -> int | None:
+def _runtime_facts(path: str | Path, content: bytes) -> tuple[int | None, tuple[str, ...]]:
+    """Delegated partitions, and why the runtime does not take the file; asked of a child process."""
     try:
-        return execution_plan(content).partitions
-    except TfmpqError:
-        return None
+        with Sandbox(path) as sandbox:
+            return int(sandbox.call("tfmpq.deploy.runtime:plan_facts", content)["partitions"]), ()
+    except TfmpqError as error:
+        return None, (str(error),)

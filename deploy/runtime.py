@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from tfmpq.deploy.flatbuffer import read_file
+from tfmpq.deploy.flatbuffer import read_file, read_model, reading
 from tfmpq.deploy.quiet import quiet_stderr
 from tfmpq.deploy.record import read_metadata
+from tfmpq.deploy.sandbox import Sandbox
+from tfmpq.deploy.soundness import refuse_wrong
 from tfmpq.errors import TfmpqError, UsageError
 
 Kernels = Literal["default", "builtin"]
@@ -77,6 +79,11 @@ def execution_plan(content: bytes) -> ExecutionPlan:
     return ExecutionPlan(len(delegates), complete, tuple(node["op_name"] for node in operators))
 
 
+def plan_facts(content: bytes) -> dict[str, Any]:
+    """`execution_plan` as JSON types; called in a sandbox."""
+    return asdict(execution_plan(content))
+
+
 class Network:
     """A `.tflite` classifier, ready to run.
 
@@ -89,6 +96,8 @@ class Network:
 
     def __init__(self, content: bytes, name: str, threads: int, kernels: Kernels) -> None:
         self.metadata = read_metadata(content, name)
+        with reading(name):
+            refuse_wrong(read_model(content, name), name)
         self._interpreter = open_interpreter(content, kernels, threads)
         inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
         if len(inputs) != 1 or len(outputs) != 1 or len(inputs[0]["shape"]) != 4:
@@ -132,20 +141,57 @@ class Network:
         return logits
 
 
-def load(source: str | Path | bytes, *, threads: int = 1, kernels: Kernels = "default") -> Network:
+class SandboxedNetwork:
+    """A `.tflite` classifier in a child process, which a hostile file may crash; as `Network` otherwise."""
+
+    def __init__(self, content: bytes, name: str, threads: int, kernels: Kernels) -> None:
+        self._sandbox = Sandbox(name)
+        facts = self._sandbox.call(f"{__name__}:open_network", content, name, threads, kernels)
+        height, width, channels = facts["image_shape"]
+        self.image_shape: tuple[int, int, int] = (height, width, channels)
+        self.classes: int = facts["classes"]
+        self.quantized: bool = facts["quantized"]
+        self.metadata: dict[str, Any] = facts["metadata"]
+
+    def run(self, images: np.ndarray) -> np.ndarray:
+        """Logits of a batch; see `Network.run`."""
+        return self._sandbox.call(f"{__name__}:run_network", np.asarray(images))
+
+
+_served: list[Network] = []
+"""The network that this process, if it is a sandbox's child, has open."""
+
+
+def open_network(content: bytes, name: str, threads: int, kernels: Kernels) -> dict[str, Any]:
+    """Open a network for `run_network`, and say what it is; called in a sandbox."""
+    network = Network(content, name, threads, kernels)
+    _served[:] = [network]
+    fields = ("image_shape", "classes", "quantized", "metadata")
+    return {field: getattr(network, field) for field in fields}
+
+
+def run_network(images: np.ndarray) -> np.ndarray:
+    """Logits of a batch from the network that is open; called in a sandbox."""
+    return _served[0].run(images)
+
+
+def load(
+    source: str | Path | bytes, *, threads: int = 1, kernels: Kernels = "default"
+) -> Network | SandboxedNetwork:
     """Open a `.tflite` classifier.
 
     Args:
-        source: File, or its bytes.
+        source: File, which is run in a child process, because it may come from anybody; or the bytes of one
+            that this process has written, which are run here.
         threads: Threads of the runtime.
         kernels: Which kernels execute it.
 
     Raises:
-        TfmpqError: The file is missing, damaged or refused by the runtime.
+        TfmpqError: The file is missing, damaged or refused by the runtime, or the runtime answers it wrongly.
     """
     if isinstance(source, bytes):
         return Network(source, "model", threads, kernels)
-    return Network(read_file(source), str(source), threads, kernels)
+    return SandboxedNetwork(read_file(source), str(source), threads, kernels)
 
 
 def run(source: str | Path | bytes, images: np.ndarray, threads: int = 1) -> np.ndarray:

@@ -20,6 +20,7 @@ from tfmpq.deploy.flatbuffer import (
     operator_code,
     pack,
     read_model,
+    reading,
     unpack,
     write_model,
 )
@@ -32,6 +33,7 @@ from tfmpq.deploy.layout import (
     weight_source,
 )
 from tfmpq.deploy.record import read_weight_bits
+from tfmpq.deploy.soundness import refuse_wrong
 from tfmpq.errors import TfmpqError, UsageError
 
 
@@ -56,14 +58,16 @@ def specialize(content: bytes, target: Target = "litert", name: str | Path = "mo
             "tfmpq export writes the storage form."
         )
     model = read_model(content, name)
-    graph = model.subgraphs[0]
-    producers = {int(op.outputs[0]): op for op in graph.operators if len(op.outputs)}
     bits = read_weight_bits(model, name)
-    for operator in graph.operators:
-        if builtin_name(model, operator) in CHANNEL_AXIS and len(operator.inputs) > 1:
-            _rewrite(model, operator, producers, bits, target)
-    _drop_dead_operators(graph)
-    return write_model(model)
+    with reading(name):
+        refuse_wrong(model, name)
+        graph = model.subgraphs[0]
+        producers = {int(op.outputs[0]): op for op in graph.operators if len(op.outputs)}
+        for operator in graph.operators:
+            if builtin_name(model, operator) in CHANNEL_AXIS and len(operator.inputs) > 1:
+                _rewrite(model, operator, producers, bits, target)
+        _drop_dead_operators(graph)
+        return write_model(model)
 
 
 def _rewrite(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tfmpq.containers import Target
-from tfmpq.deploy.flatbuffer import read_file, read_model
+from tfmpq.deploy.flatbuffer import read_file, read_model, reading
 from tfmpq.deploy.layout import StoredLayer, stored_layers
 from tfmpq.deploy.specialize import specialize as rewrite
 from tfmpq.errors import TfmpqError
@@ -65,7 +65,8 @@ def specialize(path: str | Path, out: str | Path, target: Target = "litert") -> 
     begin = time.perf_counter()
     written = rewrite(content, target, path)
     elapsed = time.perf_counter() - begin
-    held = stored_layers(read_model(content, path))
+    with reading(path):
+        held = stored_layers(read_model(content, path))
 
     def write(temporary: Path) -> None:
         temporary.write_bytes(written)

@@ -22,6 +22,7 @@ FUNCTIONS = {
     "evaluate": "tfmpq.evaluation",
     "measure": "tfmpq.deploy.measure",
     "inspect": "tfmpq.inspection",
+    "probe": "tfmpq.deploy.probe",
 }
 
 
@@ -31,7 +32,7 @@ class Call:
     def __init__(self) -> None:
         self.args: tuple[Any, ...] = ()
         self.kwargs: dict[str, Any] = {}
-        self.result: dict[str, Any] = {"top1": 0.5, "table": []}
+        self.result: dict[str, Any] = {"top1": 0.5, "table": [], "cases": []}
         self.error: BaseException | None = None
         self.prints: str | None = None
 

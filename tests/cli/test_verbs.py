@@ -23,6 +23,7 @@ COMMANDS = {
     "evaluate": "evaluate m.tflite --data digits",
     "measure": "measure m.tflite",
     "inspect": "inspect p.yaml",
+    "probe": "probe",
 }
 SILENT = ("inspect", "specialize")
 """Verbs that are done at once and report no progress."""
@@ -85,6 +86,7 @@ DEFAULTS = {
         },
     ),
     "inspect": ((Path("p.yaml"),), {}),
+    "probe": ((), {"out": None}),
 }
 
 
@@ -109,6 +111,7 @@ def test_the_functions_have_these_options_and_defaults(verb, signature, calls, t
 
 def test_names_are_those_of_the_library():
     from tfmpq.data.preprocess import PREPROCESSINGS
+
     assert tuple(PREPROCESSINGS) == options.PREPROCESSINGS
 
 

@@ -1,0 +1,52 @@
+"""Files that the runtime would answer with wrong numbers are refused, not run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from ai_edge_litert import schema_py_generated as schema
+
+from tfmpq.deploy.flatbuffer import read_model, write_model
+from tfmpq.deploy.inspect_file import inspect_file
+from tfmpq.deploy.probe_models import Case, all_cases, make_probe
+from tfmpq.deploy.runtime import load
+from tfmpq.deploy.soundness import wrong_operators
+from tfmpq.deploy.specialize import specialize
+from tfmpq.errors import TfmpqError
+from tfmpq.kernels import kernel_for
+
+
+@pytest.mark.parametrize("case", all_cases(), ids=str)
+def test_wrong_ones_are_found_and_right_ones_are_not(case: Case) -> None:
+    found = list(wrong_operators(read_model(make_probe(case).content)))
+    bits = 8 if case.cast else case.weight_bits
+    wrong = kernel_for(case.operator, bits, case.activations, case.per_channel) == "wrong"
+    assert bool(found) == wrong
+    assert not found or found[0].startswith(f"layer y: {case.operator} with ")
+
+
+def test_they_are_refused_everywhere(tmp_path: Path) -> None:
+    case = Case("DEPTHWISE_CONV_2D", 4, "int16")
+    path = tmp_path / "wrong.tflite"
+    path.write_bytes(make_probe(case).content)
+    for work in (load, lambda source: specialize(source.read_bytes(), "litert", source)):
+        with pytest.raises(TfmpqError, match=r"wrong\.tflite, where it gives wrong numbers .*INT4 .*int16"):
+            work(path)
+    assert len(inspect_file(path).problems) == 1
+
+
+def test_zero_points_of_packed_weights() -> None:
+    model = read_model(make_probe(Case("DEPTHWISE_CONV_2D", 4, "int8")).content)
+    grid = model.subgraphs[0].tensors[1].quantization
+    grid.zeroPoint = grid.zeroPoint + 1
+    (line,) = wrong_operators(read_model(write_model(model)))
+    assert "zero points are not 0" in line
+
+
+def test_biases_that_are_read_as_wider_ones() -> None:
+    model = read_model(make_probe(Case("CONV_2D", 8, "int16")).content)
+    assert not list(wrong_operators(model))
+    model.subgraphs[0].operators[0].builtinOptions.quantizedBiasType = schema.TensorType.FLOAT32
+    (line,) = wrong_operators(model)
+    assert "read as 64-bit" in line
