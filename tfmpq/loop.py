@@ -20,6 +20,7 @@ from tfmpq.diagnosis import first_not_finite
 from tfmpq.errors import TfmpqError
 from tfmpq.progress import Reporter
 from tfmpq.runs import Stage, StepLog
+from tfmpq.tensorboard_log import event_log
 
 CHECKPOINT_SECONDS = 30.0
 
@@ -218,6 +219,7 @@ class _Recorder(_Counter):
         self._stage, self._reporter = stage, reporter
         self._network = described(model)
         self._log = StepLog(stage.path(".csv"), done)
+        self._events = event_log(stage, self._log.kept, reporter)
         self._saved_at, self._cost = time.monotonic(), 0.0
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
@@ -228,7 +230,9 @@ class _Recorder(_Counter):
         for name in LOSSES:
             if not math.isfinite(metrics.get(name, 0.0)):
                 raise _NotFinite(name, metrics[name], self.done)
-        self._log.add(self.done, metrics)
+        row = self._log.add(self.done, metrics)
+        if self._events:
+            self._events.add(row)
         self.done += 1
         self._reporter.advance(1, metrics)
         # Writing must stay a small share of the work, however large the model is.
@@ -243,6 +247,8 @@ class _Recorder(_Counter):
         """Save all variables and the position."""
         begin = time.monotonic()
         self._log.flush()
+        if self._events:
+            self._events.flush()
         # Within an epoch JAX keeps the values outside the variables; reading `self.model` brings them back.
         self._stage.save_checkpoint(_variables(self.model), {"step": self.done}, self._network)
         self._saved_at = time.monotonic()

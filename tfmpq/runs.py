@@ -235,7 +235,11 @@ def _refuse_other_options(folder: Path, stored: Mapping[str, Any], asked: Mappin
 
 
 class StepLog:
-    """Appends the metrics of every step to a CSV file; on resume, drops what lies beyond the checkpoint."""
+    """Appends the metrics of every step to a CSV file; on resume, drops what lies beyond the checkpoint.
+
+    Attributes:
+        kept: The rows that a resumed training begins with.
+    """
 
     def __init__(self, path: Path, steps_done: int) -> None:
         self.path = path
@@ -245,14 +249,17 @@ class StepLog:
                 # A last row without all its values was cut off, its step's number perhaps too.
                 complete = (row for row in csv.DictReader(file) if None not in row.values())
                 rows = [row for row in complete if int(row["step"]) < steps_done]
+        self.kept = rows
         self._fields = list(rows[0]) if rows else []
         self._pending: list[dict[str, Any]] = list(rows)
         self._fresh = True
 
-    def add(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Remember one row; `flush` writes it."""
-        self._pending.append({"step": step, **{key: f"{value:.7g}" for key, value in metrics.items()}})
-        self._fields = self._fields or list(self._pending[0])
+    def add(self, step: int, metrics: Mapping[str, float]) -> dict[str, Any]:
+        """Remember one row, which `flush` writes; returns it."""
+        row = {"step": step, **{key: f"{value:.7g}" for key, value in metrics.items()}}
+        self._pending.append(row)
+        self._fields = self._fields or list(row)
+        return row
 
     def flush(self) -> None:
         """Write what was added."""

@@ -125,6 +125,19 @@ def log_of(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def events_of(folder: Path) -> list[dict[str, float]]:
+    """What TensorBoard reads, as rows like those of the log."""
+    import tensorflow as tf
+
+    rows = []
+    for file in sorted((folder / "tensorboard" / "search").iterdir()):
+        for record in tf.data.TFRecordDataset(str(file)).as_numpy_iterator():
+            event = tf.compat.v1.Event.FromString(record)
+            if event.summary.value:
+                rows.append({"step": event.step, **{v.tag: v.simple_value for v in event.summary.value}})
+    return rows
+
+
 def same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> None:
     assert list(one) == list(other)
     for name, value in one.items():
@@ -155,6 +168,9 @@ def test_every_step_is_told_and_logged(whole) -> None:
         assert float(row["loss"]) == pytest.approx(metrics["loss"], rel=1e-6)
     for name in ("perturbed_loss", "gap", "rho", "accuracy", "expected_size", "expected_bits"):
         assert name in table[0]
+    assert events_of(whole.folder) == [
+        {name: np.float32(value) for name, value in row.items()} for row in table
+    ]
 
 
 def test_40_same_seed_and_data_same_policy_logits_bitwise(whole, trainer, tmp_path: Path) -> None:
@@ -180,6 +196,7 @@ def test_40_an_interrupted_training_ends_as_an_uninterrupted_one(
     same(run(trainer(), tmp_path, reporter), whole.result)
     assert f"Resuming search at step {interruptions[-1] - 1} of {TOTAL}." in reporter.messages
     assert log_of(tmp_path) == log_of(whole.folder)
+    assert events_of(tmp_path) == events_of(whole.folder)
     assert reporter.done == TOTAL
 
 
