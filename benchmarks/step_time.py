@@ -20,13 +20,14 @@ import numpy as np
 
 from tfmpq.budget import parse_budgets
 from tfmpq.data.preprocess import value_range
+from tfmpq.gradient_search import search_trainer
 from tfmpq.graph import analyse
+from tfmpq.methods import load_method
 from tfmpq.models.registry import load_model
 from tfmpq.optimizer import QuantizationOptimizer
 from tfmpq.prepare import activation_candidates, weight_candidates
 from tfmpq.pretrain import FloatTraining
 from tfmpq.quantize import quantize_model
-from tfmpq.searching import METHODS, search_trainer
 from tfmpq.training import QuantizedTraining
 
 
@@ -53,7 +54,9 @@ def variants(name: str, side: int, images: np.ndarray) -> dict[str, keras.Model]
     found = {"float": plain, "fixed-bit QAT": fixed}
     for method in ("sgd", "asga"):
         space = (weight_candidates(network, (2, 4, 8)), activations)
-        trainer = search_trainer(quantized((2, 4, 8)), costs, limits, space, METHODS[method], 0.01, 1000)
+        trainer = search_trainer(
+            quantized((2, 4, 8)), costs, limits, space, load_method(method).sharpness, 0.01, 1000
+        )
         found["search" if method == "sgd" else "search with ASGA"] = trainer
     return found
 

@@ -9,11 +9,50 @@ from typing import Any
 
 import click
 
-# Names of the library, whose modules are too heavy to import for a help text; a test compares them.
-METHODS = ("asga", "sagm", "sgd")
+from tfmpq.methods import METHODS
+from tfmpq.search_options import NORMS, PERTURBED, RADII, SELECTIONS
+
+# Names of the library, whose module is too heavy to import for a help text; a test compares them.
 PREPROCESSINGS = ("none", "unit", "tf", "torch", "caffe")
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+class Sectioned(click.Option):
+    """An option that `SectionedCommand` lists under the heading `section`."""
+
+    def __init__(self, *args: Any, section: str, **attributes: Any) -> None:
+        super().__init__(*args, **attributes)
+        self.section = section
+
+
+class SectionedCommand(click.Command):
+    """A command whose help lists options under the headings that they have."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the plain options first, then a section for each heading."""
+        sections: dict[str, list[tuple[str, str]]] = {"Options": []}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                sections.setdefault(getattr(parameter, "section", "Options"), []).append(record)
+        for heading, records in sections.items():
+            with formatter.section(heading):
+                formatter.write_dl(records)
+
+
+class Texts(click.ParamType):
+    """A comma-separated list of texts."""
+
+    name = "texts"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        """Split the text; values that are split already pass."""
+        if isinstance(value, tuple):
+            return value
+        return tuple(part.strip() for part in str(value).split(",") if part.strip())
 
 
 class BitWidths(click.ParamType):
@@ -104,12 +143,12 @@ def model(*, required: bool) -> Decorator:
     )
 
 
-def data(name: str, what: str, *parameters: str) -> Decorator:
+def data(name: str, what: str, *parameters: str, required: bool = True) -> Decorator:
     """A data set."""
     return click.option(
         name,
         *parameters,
-        required=True,
+        required=required,
         metavar="DATA",
         help=f"{what}: digits, a tensorflow-datasets name (cifar10), npz:PATH, folder:DIR or tfrecord:GLOB.",
     )
@@ -124,6 +163,11 @@ def float_epochs(default: int | None, what: str) -> Decorator:
         default=default,
         help=f"Epochs of float training before the search.  [default: {what}]",
     )
+
+
+def _sharpness(*names: str, **attributes: Any) -> Decorator:
+    """An option of sharpness-aware methods."""
+    return click.option(*names, cls=Sectioned, section="Sharpness-aware methods", **attributes)
 
 
 def stack(*decorators: Decorator) -> Decorator:
@@ -201,16 +245,97 @@ search_options = stack(
         help="Activation bit-widths to choose from.",
     ),
     click.option(
-        "--method", type=click.Choice(METHODS), default="asga", show_default=True, help="Search method."
+        "--method",
+        type=click.Choice(METHODS),
+        default="asga",
+        show_default=True,
+        help="Search method: trained (asga, sagm, gsam, sam, sgd), measured (sensitivity), or a control "
+        "(random, uniform).",
     ),
 )
 
-perturb = click.option(
-    "--perturb",
-    type=click.Choice(["quantized", "latent"]),
-    default="quantized",
-    show_default=True,
-    help="What a sharpness-aware method perturbs: kernels after quantization, or before.",
+selection_options = stack(
+    click.option(
+        "--select",
+        type=click.Choice(SELECTIONS),
+        default="knapsack",
+        show_default=True,
+        help="How bits follow from learned probabilities: the most probable of each layer, narrowed to the "
+        "budget; the most probable within the budget, exactly; the least sharp of 20 that are drawn.",
+    ),
+    click.option(
+        "--pareto",
+        metavar="LIMIT,...",
+        type=Texts(),
+        default="",
+        help="Write a policy for each of these budgets of size, such as 0.3x,0.4x,0.5x, from one search at "
+        "the middle one.",
+    ),
+    click.option(
+        "--prune-below",
+        metavar="P",
+        type=click.FloatRange(0, 0.5, min_open=True, max_open=True),
+        help="Drop bit-widths whose probability is below P at the end of an epoch, such as 0.01.  "
+        "[default: none]",
+    ),
+)
+
+sharpness_options = stack(
+    _sharpness(
+        "--radius",
+        type=click.Choice(RADII),
+        help="How asga's radius follows the surrogate gap h: phi / ln(1 + h), ln(1 + h), or not at all.  "
+        "[default: inverse]",
+    ),
+    _sharpness(
+        "--rho-max",
+        metavar="RHO",
+        type=click.FloatRange(min=0, min_open=True),
+        callback=_finite,
+        help="Largest radius; the radius of methods with a fixed one.  [default: 0.05; with --adaptive 0.5]",
+    ),
+    _sharpness(
+        "--phi",
+        metavar="PHI",
+        type=click.FloatRange(min=0, min_open=True),
+        callback=_finite,
+        help="Constant of the inverse radius.  [default: from the first gaps]",
+    ),
+    _sharpness(
+        "--alpha",
+        metavar="ALPHA",
+        type=click.FloatRange(min=0),
+        callback=_finite,
+        help="How strongly both gradients are aligned.  [default: 0.001; gsam: 0.4]",
+    ),
+    _sharpness(
+        "--perturb",
+        type=click.Choice(PERTURBED),
+        default="quantized",
+        show_default=True,
+        help="What is perturbed: kernels after quantization, or before.",
+    ),
+    _sharpness(
+        "--norm",
+        type=click.Choice(NORMS),
+        default="global",
+        show_default=True,
+        help="One gradient norm over all layers, or one in each.",
+    ),
+    _sharpness(
+        "--adaptive/--no-adaptive",
+        default=False,
+        show_default=True,
+        help="Perturb in proportion to the magnitude of the weights (ASAM).",
+    ),
+    _sharpness(
+        "--second-gradient-every",
+        metavar="K",
+        type=click.IntRange(min=1),
+        default=1,
+        show_default=True,
+        help="Take the second gradient every K steps and reuse a part of it in between (LookSAM).",
+    ),
 )
 
 distill = click.option(

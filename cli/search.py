@@ -11,6 +11,7 @@ from .task import perform
 
 
 @click.command(
+    cls=options.SectionedCommand,
     short_help="Search bit-widths on a proxy data set.",
     epilog=options.example(
         "tfmpq search --model mobilenet_v2 --proxy cifar10 --weights mobilenet_v2.npz \\",
@@ -22,7 +23,7 @@ from .task import perform
 @options.data_dir
 @options.weights
 @options.search_options
-@options.perturb
+@options.selection_options
 @options.float_epochs(0, "0")
 @options.training_options
 @options.preprocess
@@ -38,6 +39,7 @@ from .task import perform
     type=click.IntRange(min=2),
     help="Classes for which the budget counts the last layer.  [default: those of the proxy]",
 )
+@options.sharpness_options
 @options.run_folder
 @options.json_option
 def search(as_json: bool, model: str, proxy: str, **choices: Any) -> None:

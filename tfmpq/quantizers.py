@@ -119,6 +119,10 @@ class LearnedStepQuantizer:
             tensor.
         narrow: Use symmetric narrow levels (weights).
         trainable_step: False keeps the step as it was initialised (the input image).
+
+    Attributes:
+        kept: Positions of the candidates in use. Fewer than all leave the others out of the mixture, as if
+            their probability were zero; none at all leaves the tensor as it is. No part of the configuration.
     """
 
     def __init__(
@@ -143,6 +147,7 @@ class LearnedStepQuantizer:
                 "Candidate bit-widths are distinct, ascending and between 2 and 8. "
                 f"Received: bits={tuple(bits)}. Correct the list."
             )
+        self.kept = tuple(range(len(self.bits)))
 
     @property
     def levels(self) -> list[Levels]:
@@ -174,17 +179,22 @@ class LearnedStepQuantizer:
 
     def __call__(self, inputs: Any, training: Any, weights: dict[str, Any], **_: Any) -> Any:
         """Fake-quantize `inputs` in float32, whatever the compute dtype."""
+        if not self.kept:
+            return inputs
         x = (
             inputs
             if keras.backend.standardize_dtype(inputs.dtype) == "float64"
             else ops.cast(inputs, "float32")
         )
         log_step = ops.cast(ops.convert_to_tensor(weights["log_step"]), x.dtype)
-        steps = [ops.exp(log_step[i]) for i in range(len(self.bits))]
+        steps = [ops.exp(log_step[i]) for i in self.kept]
         probabilities = None
-        if "bit_logits" in weights:
-            probabilities = ops.softmax(ops.cast(ops.convert_to_tensor(weights["bit_logits"]), x.dtype))
-        grids = self.levels
+        if len(self.kept) > 1:
+            logits = ops.cast(ops.convert_to_tensor(weights["bit_logits"]), x.dtype)
+            if len(self.kept) < len(self.bits):
+                logits = ops.stack([logits[i] for i in self.kept])
+            probabilities = ops.softmax(logits)
+        grids = [self.levels[i] for i in self.kept]
         elements = math.prod(size for size in inputs.shape[0 if self.narrow else 1 :] if size)
         per_step = elements / max(1, math.prod(inputs.shape[axis] for axis in self.channel_axes))
         scale = [1.0 / math.sqrt(per_step * max(1, grid.high)) for grid in grids]

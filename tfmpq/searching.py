@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 
 import keras
-import numpy as np
 
 from tfmpq.budget import Budget, check_feasible, parse_budgets
-from tfmpq.cost import CostModel, ExpectedCost
-from tfmpq.data.preprocess import value_range
 from tfmpq.errors import UsageError
-from tfmpq.loop import train
-from tfmpq.optimizer import QuantizationOptimizer
+from tfmpq.methods import load_method
 from tfmpq.policy import BudgetRecord, LayerChoice, Policy, SearchSpace, save_policy
 from tfmpq.prepare import (
     Task,
@@ -33,26 +28,10 @@ from tfmpq.prepare import (
 )
 from tfmpq.pretrain import pretrain
 from tfmpq.progress import Reporter, SilentReporter
-from tfmpq.quantize import Candidates, quantize_model, quantize_wrappers
 from tfmpq.restrict import restrict
 from tfmpq.runs import Stage, default_folder, write_json
-from tfmpq.select import Selection, select
-from tfmpq.sharpness import RadiusSchedule
-from tfmpq.spend import spend
-from tfmpq.training import BudgetTerm, QuantizedTraining, SharpnessOptions
-
-METHODS: Mapping[str, SharpnessOptions | None] = {
-    "asga": SharpnessOptions(RadiusSchedule("inverse")),
-    "sagm": SharpnessOptions(RadiusSchedule("fixed")),
-    "sgd": None,
-}
-"""Search methods by name: what the training step does beyond plain gradients."""
-
-_LOGIT_TRAVEL = 12.0
-"""How far Adam can move a logit in a whole search; the schedule halves it, and e^6 is decided."""
-
-_DUAL_TRAVEL = 5.0
-"""How far a budget's multiplier can move in a whole search at a relative violation of 1."""
+from tfmpq.search_options import SearchOptions
+from tfmpq.searcher import Choice, Outcome, Problem
 
 _EVALUATED_IMAGES = 1000
 
@@ -74,7 +53,12 @@ class SearchResult:
         mean_weight_bits: Mean bits of a weight.
         repaired: Whether the most probable choices had to be changed to meet the budgets.
         accuracy: Top-1 of the float network and of the policy without fine-tuning, on the first test images.
-        search_seconds: Wall-clock time of the training loop, since it was last resumed.
+        search_seconds: Wall-clock time of the search itself, since it was last resumed.
+        method: The method with its knobs.
+        gmpq: `compression` and `bops` of the policy as the GMPQ and EdMIPS papers count, first and last
+            layer left out; `bops` above are SAQ's, all layers counted.
+        pareto: With a front, for each of its budgets `asked`, `policy` (path), `limit`, `reached`, `bops`,
+            `mean_weight_bits` and `accuracy` without fine-tuning.
     """
 
     run: str
@@ -90,6 +74,9 @@ class SearchResult:
     repaired: bool
     accuracy: dict[str, float]
     search_seconds: float
+    method: str = ""
+    gmpq: dict[str, float] = field(default_factory=dict)
+    pareto: list[dict[str, Any]] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """All fields, and the form that sizes refer to."""
@@ -104,10 +91,20 @@ def search(
     data_dir: str | Path | None = None,
     weights: str | None = None,
     budgets: Sequence[str] = (),
+    pareto: Sequence[str] = (),
     weight_bits: Sequence[int] = (2, 4, 8),
     activation_bits: Sequence[int] = (8,),
     method: str = "asga",
     perturb: Literal["quantized", "latent"] = "quantized",
+    radius: Literal["inverse", "direct", "fixed"] | None = None,
+    rho_max: float | None = None,
+    phi: float | None = None,
+    alpha: float | None = None,
+    norm: Literal["global", "layer"] = "global",
+    adaptive: bool = False,
+    second_gradient_every: int = 1,
+    select: Literal["argmax", "knapsack", "least-sharp"] = "knapsack",
+    prune_below: float | None = None,
     epochs: int = 10,
     steps_per_epoch: int | None = None,
     batch_size: int = 128,
@@ -128,14 +125,24 @@ def search(
         data_dir: Folder that is looked in first for data.
         weights: File of float weights; None or "none" starts from random ones.
         budgets: `KEY=VALUE` texts, all of them met; `size=0.5x` if empty.
+        pareto: Limits of `size`, such as `0.3x`, that get a policy each from one search at the middle one.
         weight_bits: Candidate widths of weights.
         activation_bits: Candidate widths of activations.
-        method: Name in `METHODS`.
+        method: Name in `tfmpq.methods.METHODS`.
         perturb: Whether a sharpness-aware method perturbs quantized kernels (SAQ's case 3) or latent ones.
+        radius: How ASGA's radius follows the surrogate gap; None is `inverse`.
+        rho_max: Largest (or fixed) radius; None is 0.05, with `adaptive` 0.5.
+        phi: Constant of the inverse form; None derives it from the first gaps.
+        alpha: Alignment constant of `asga` and `sagm`, None is 0.001; of `gsam`, None is 0.4.
+        norm: One norm of the gradient over all tensors, or one a layer.
+        adaptive: Perturb in proportion to the magnitude of the weights (ASAM).
+        second_gradient_every: Take the second gradient every so many steps (LookSAM).
+        select: How bits follow from what was learned; see `tfmpq.decide.decide`.
+        prune_below: Probability below which a width is dropped at the end of an epoch; None drops nothing.
         epochs: Epochs of the search.
         steps_per_epoch: Steps in an epoch; None for all images once.
         batch_size: Images in a step.
-        seed: Of data order, augmentation and initial weights.
+        seed: Of data order, augmentation, initial weights and drawn policies.
         float_epochs: Epochs of float training before the search.
         learning_rate: Peak rate of the weights; None is 0.01 from given or pretrained weights, else 0.05.
         preprocessing: Name; None for what the network expects.
@@ -144,159 +151,115 @@ def search(
         reporter: Told about progress.
 
     Raises:
-        UsageError: A name is unknown, a budget cannot be met, or the folder holds a run with other options.
+        UsageError: A name is unknown, the method does not have an option, a budget cannot be met, or the
+            folder holds a run with other options.
         TfmpqError: The network has layers that cannot be quantized (they are listed), or a file is damaged.
     """
-    if method not in METHODS:
-        raise UsageError(f"A method is one of {', '.join(METHODS)}. Received: {method}.")
+    options = SearchOptions.of(locals())
+    searcher = load_method(method)
+    searcher.check(options)
     reporter = reporter or SilentReporter()
     keras.utils.set_random_seed(seed)
     task = load_task(
         model, proxy, data_dir=data_dir, weights=weights, preprocessing=preprocessing, reporter=reporter
     )
-    costs = target_network(model, task, target_input, target_classes).cost_model()
-    other_classes = target_classes not in (None, task.loaded.classes)
-    space = (
-        weight_candidates(task.network, weight_bits, other_classes),
-        activation_candidates(task.network, activation_bits),
-    )
-    limits = parse_budgets(budgets, costs)
-    if not budgets:
-        reporter.log(f"No budget given: {limits[0].text} of the uniform 8-bit model (storage form).")
-    check_feasible(limits, costs, *space)
-    options = {
-        "stage": "search",
-        "model": model,
-        "model_file": fingerprint(model),
-        "proxy": proxy,
-        "data": task.dataset.fingerprint,
-        "weights": fingerprint(weights),
-        "budgets": [budget.text for budget in limits],
-        "weight_bits": list(weight_bits),
-        "activation_bits": list(activation_bits),
-        "method": method,
-        "perturb": perturb,
-        "epochs": epochs,
-        "steps_per_epoch": steps_per_epoch,
-        "batch_size": batch_size,
-        "seed": seed,
-        "float_epochs": float_epochs,
-        "float_is_trained": is_trained(task, model, weights, float_epochs),
-        "learning_rate": learning_rate,
-        "preprocessing": task.preprocessing,
-        "target_input": target_input,
-        "target_classes": target_classes,
-    }
-    out = Path(out or default_folder(model, proxy))
-    stage = Stage(out, "search")
-    with stage.opened(options) as finished:
+    stage = Stage(Path(out or default_folder(model, proxy)), "search")
+    problem, front = _problem(task, options, stage, reporter)
+    with stage.opened(_record(problem)) as finished:
         if finished is not None:
-            reporter.log(f"{out} is finished; its result is shown.")
-            return SearchResult(**{name: finished[name] for name in SearchResult.__slots__})
+            reporter.log(f"{stage.folder} is finished; its result is shown.")
+            return SearchResult(
+                **{f.name: finished[f.name] for f in fields(SearchResult) if f.name in finished}
+            )
         if float_epochs:
             pretrain(task, stage.folder, epochs=float_epochs, steps_per_epoch=steps_per_epoch,
                      batch_size=batch_size, seed=seed,
                 from_weights=begins_trained(model, weights), reporter=reporter)  # fmt: skip
-        rate = learning_rate or (0.01 if float_epochs or begins_trained(model, weights) else 0.05)
-        sharpness = METHODS[method]
-        batches = task.batches(batch_size, seed, steps_per_epoch)
-        if sharpness is not None:
-            # Phi comes from the first gaps; a short search cannot wait for a hundred of them.
-            window = min(sharpness.radius.window, max(1, epochs * len(batches) // 4))
-            sharpness = replace(sharpness, radius=replace(sharpness.radius, window=window), perturb=perturb)
-        quantized = _searchable(task, *space)
-        trainer = search_trainer(quantized, costs, limits, space, sharpness, rate, epochs * len(batches))
-        begin = time.monotonic()
-        train(trainer, batches, epochs=epochs, stage=stage, reporter=reporter, label="search")
-        seconds = time.monotonic() - begin
-        logits, output_logits = _logits(quantized, "weight"), _logits(quantized, "output")
-        chosen = select(costs, limits, space[0], logits, space[1], output_logits)
-        bits = spend(costs, limits, space[0], logits, chosen.weight_bits, chosen.activation_bits)
-        chosen = replace(chosen, weight_bits=bits)
-        result = _finish(task, stage, quantized, costs, limits, chosen, options, seconds)
+        outcome = searcher.run(problem)
+        result = _finish(problem, front, outcome)
         write_json(stage.path(".result.json"), result.to_json())
     return result
 
 
-def _searchable(task: Task, weights: Candidates, activations: Candidates) -> keras.Model:
-    return quantize_model(
-        task.model,
-        task.network,
-        weights,
-        activations,
-        task.calibration_images(),
-        value_range(task.preprocessing),
+def _problem(
+    task: Task, options: SearchOptions, stage: Stage, reporter: Reporter
+) -> tuple[Problem, tuple[Budget, ...]]:
+    """What is to be searched, and the budgets of the front, if one is asked for.
+
+    Raises:
+        UsageError: A budget cannot be met.
+    """
+    costs = target_network(options.model, task, options.target_input, options.target_classes).cost_model()
+    other_classes = options.target_classes not in (None, task.loaded.classes)
+    space = (
+        weight_candidates(task.network, options.weight_bits, other_classes),
+        activation_candidates(task.network, options.activation_bits),
     )
+    front = sorted((parse_budgets([f"size={v}"], costs)[0] for v in options.pareto), key=lambda b: b.limit)
+    budgets = parse_budgets(options.budgets, costs) if options.budgets or not front else ()
+    if front and any(budget.key == "size" for budget in budgets):
+        raise UsageError(
+            "A front is one of size, so there is no other budget of size. "
+            f"Received: {', '.join(options.budgets)} beside {', '.join(options.pareto)}. Leave one out."
+        )
+    if not options.budgets and not front:
+        reporter.log(f"No budget given: {budgets[0].text} of the uniform 8-bit model (storage form).")
+    for budget in front:
+        check_feasible((budget, *budgets), costs, *space)
+    if front:
+        budgets = (front[(len(front) - 1) // 2], *budgets)
+    check_feasible(budgets, costs, *space)
+    return Problem(task, costs, budgets, *space, options, stage, reporter), tuple(front)
 
 
-def search_trainer(
-    quantized: keras.Model,
-    costs: CostModel,
-    limits: Sequence[Budget],
-    space: tuple[Candidates, Candidates],
-    sharpness: SharpnessOptions | None,
-    rate: float,
-    steps: int,
-) -> QuantizedTraining:
-    """The compiled training model of a search of `steps` steps, at a peak rate of the weights."""
-    trainer = QuantizedTraining(quantized.inputs[0], quantized.outputs[0])
-    expected = ExpectedCost(costs, *space)
-    relative = {budget.key: budget.limit / costs.reference(budget.key) for budget in limits}
-    steps = max(1, steps)
-    trainer.configure(sharpness, BudgetTerm(expected, relative, rate=_DUAL_TRAVEL / steps))
-    logit_rate = min(0.1, _LOGIT_TRAVEL / steps)
-    schedule = keras.optimizers.schedules.CosineDecay(rate, steps, alpha=0.01)
-    optimizer = QuantizationOptimizer(schedule, step_multiplier=0.1, logit_multiplier=logit_rate / rate)
-    trainer.compile(optimizer=optimizer, jit_compile=keras.backend.backend() == "jax")
-    return trainer
+def _record(problem: Problem) -> dict[str, Any]:
+    """The options that decide the result, as a run folder keeps them; knobs only where they were given."""
+    options, task = problem.options, problem.task
+    front = {"pareto": list(options.pareto)} if options.pareto else {}
+    return {
+        "stage": "search",
+        "model": options.model,
+        "model_file": fingerprint(options.model),
+        "proxy": options.proxy,
+        "data": task.dataset.fingerprint,
+        "weights": fingerprint(options.weights),
+        "budgets": [budget.text for budget in problem.budgets],
+        "weight_bits": list(options.weight_bits),
+        "activation_bits": list(options.activation_bits),
+        "method": options.method,
+        "perturb": options.perturb,
+        "epochs": options.epochs,
+        "steps_per_epoch": options.steps_per_epoch,
+        "batch_size": options.batch_size,
+        "seed": options.seed,
+        "float_epochs": options.float_epochs,
+        "float_is_trained": is_trained(task, options.model, options.weights, options.float_epochs),
+        "learning_rate": options.learning_rate,
+        "preprocessing": task.preprocessing,
+        "target_input": options.target_input,
+        "target_classes": options.target_classes,
+        **options.knobs,
+        **front,
+    }
 
 
-def _logits(model: keras.Model, kind: str) -> dict[str, np.ndarray]:
-    found = {}
-    for wrapper in quantize_wrappers(model):
-        variables = wrapper.weight_variables if kind == "weight" else wrapper.output_variables
-        if "bit_logits" in variables:
-            found[wrapper.name] = np.asarray(variables["bit_logits"])
-    return found
-
-
-def _finish(
-    task: Task,
-    stage: Stage,
-    quantized: keras.Model,
-    costs: CostModel,
-    limits: Sequence[Budget],
-    chosen: Selection,
-    options: Mapping[str, Any],
-    seconds: float,
-) -> SearchResult:
-    """Write policy and models, and say what was found."""
-    reached = {b.key: costs.value(b.key, chosen.weight_bits, chosen.activation_bits) for b in limits}
+def _finish(problem: Problem, front: Sequence[Budget], outcome: Outcome) -> SearchResult:
+    """Choose, write policies and models, and say what was found."""
+    task, stage, costs = problem.task, problem.stage, problem.costs
+    size, *others = problem.budgets
+    along = {budget.text: outcome.choose((budget, *others)) for budget in front}
+    chosen = along[size.text] if front else outcome.choose(problem.budgets)
+    policy = _policy(problem, problem.budgets, chosen)
+    rows = [_front_row(problem, outcome, (budget, *others), along[budget.text]) for budget in front]
     reports = {
         "int8": costs.report(*costs.uniform()),
         "policy": costs.report(chosen.weight_bits, chosen.activation_bits),
     }
-    policy = Policy(
-        format="tfmpq-policy/1",
-        model=options["model"],
-        layers={name: LayerChoice(weight_bits=bits) for name, bits in chosen.weight_bits.items()},
-        activations={name: bits for name, bits in chosen.activation_bits.items() if bits != 8},
-        budget=[
-            BudgetRecord(key=b.key, asked=b.text, limit=float(b.limit), reached=float(reached[b.key]))
-            for b in limits
-        ],
-        search_space=SearchSpace(
-            weight_bits=list(options["weight_bits"]), activation_bits=list(options["activation_bits"])
-        ),
-        method=options["method"],
-        proxy=options["proxy"],
-        seed=options["seed"],
-        versions=versions(),
-        created=date.today(),
-    )
-    shape = task.network.input_shape
-    test = (task.dataset.test, shape, task.preprocessing, _EVALUATED_IMAGES)
-    result = SearchResult(
+    gmpq = costs.gmpq_bops(chosen.weight_bits, chosen.activation_bits)
+    stage.save_model(outcome.model)
+    stage.save_model(task.model, ".float.keras")
+    save_policy(policy, stage.folder / "policy.yaml")
+    return SearchResult(
         run=str(stage.folder),
         policy=str(stage.folder / "policy.yaml"),
         model=task.loaded.name,
@@ -309,12 +272,62 @@ def _finish(
         mean_weight_bits=reports["policy"].mean_weight_bits,
         repaired=chosen.repaired,
         accuracy={
-            "float": accuracy(task.model, *test),
-            "policy_without_finetuning": accuracy(restrict(quantized, policy), *test),
+            "float": _accuracy(task, task.model),
+            "policy_without_finetuning": _accuracy(task, restrict(outcome.model, policy)),
         },
-        search_seconds=round(seconds, 3),
+        search_seconds=round(outcome.seconds, 3),
+        method=problem.options.description,
+        gmpq={"compression": round(gmpq.compression, 3), "bops": round(gmpq.bops)},
+        pareto=rows,
     )
-    stage.save_model(quantized)
-    stage.save_model(task.model, ".float.keras")
-    save_policy(policy, stage.folder / "policy.yaml")
-    return result
+
+
+def _front_row(
+    problem: Problem, outcome: Outcome, budgets: Sequence[Budget], chosen: Choice
+) -> dict[str, Any]:
+    """Write one policy of a front and say what it is."""
+    value = budgets[0].text.partition("=")[2].strip()
+    path = problem.stage.folder / f"policy-{value}.yaml"
+    policy = _policy(problem, budgets, chosen)
+    save_policy(policy, path)
+    report = problem.costs.report(chosen.weight_bits, chosen.activation_bits)
+    return {
+        "asked": budgets[0].text,
+        "policy": str(path),
+        "limit": budgets[0].limit,
+        "reached": report.size,
+        "bops": report.bops,
+        "mean_weight_bits": report.mean_weight_bits,
+        "accuracy": _accuracy(problem.task, restrict(outcome.model, policy)),
+    }
+
+
+def _policy(problem: Problem, budgets: Sequence[Budget], chosen: Choice) -> Policy:
+    options, costs = problem.options, problem.costs
+    return Policy(
+        format="tfmpq-policy/1",
+        model=options.model,
+        layers={name: LayerChoice(weight_bits=bits) for name, bits in chosen.weight_bits.items()},
+        activations={name: bits for name, bits in chosen.activation_bits.items() if bits != 8},
+        budget=[
+            BudgetRecord(
+                key=b.key,
+                asked=b.text,
+                limit=float(b.limit),
+                reached=float(costs.value(b.key, chosen.weight_bits, chosen.activation_bits)),
+            )
+            for b in budgets
+        ],
+        search_space=SearchSpace(
+            weight_bits=list(options.weight_bits), activation_bits=list(options.activation_bits)
+        ),
+        method=options.description,
+        proxy=options.proxy,
+        seed=options.seed,
+        versions=versions(),
+        created=date.today(),
+    )
+
+
+def _accuracy(task: Task, model: keras.Model) -> float:
+    return accuracy(model, task.dataset.test, task.network.input_shape, task.preprocessing, _EVALUATED_IMAGES)

@@ -32,14 +32,14 @@ class Ascent(NamedTuple):
 
     Attributes:
         deltas: What is added, in the order, shapes and dtypes of the gradients.
-        norm: Global norm of the gradients.
-        alpha: Alignment constant after the guard.
-        guarded: Whether the guard lowered it; boolean scalar.
+        norm: Global norm of the (scaled) gradients.
+        shortening: What alignment took away: `deltas` plus this has the full radius.
+        guarded: Whether the guard lowered alpha (in any group); boolean scalar.
     """
 
     deltas: list[Tensor]
     norm: Tensor
-    alpha: Tensor
+    shortening: list[Tensor]
     guarded: Tensor
 
 
@@ -62,7 +62,13 @@ def cosine(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
     return inner(first, second) / (global_norm(first) * global_norm(second) + _SMALLEST)
 
 
-def ascent(gradients: Sequence[Tensor], rho: Any, alpha: Any) -> Ascent:
+def ascent(
+    gradients: Sequence[Tensor],
+    rho: Any,
+    alpha: Any,
+    scales: Sequence[Tensor] | None = None,
+    groups: Sequence[Sequence[int]] | None = None,
+) -> Ascent:
     """The step to the point where the second gradient is taken: (rho / ||g|| - alpha) g.
 
     Where alpha ||g|| exceeds rho the step would turn around and descend, so alpha is limited to
@@ -72,15 +78,30 @@ def ascent(gradients: Sequence[Tensor], rho: Any, alpha: Any) -> Ascent:
         gradients: Gradients of all perturbed tensors.
         rho: Perturbation radius, in the unit of the tensors.
         alpha: Alignment constant; 0 is SAM.
+        scales: ASAM's element-wise scales t (Kwon et al., ICML 2021), in the shapes of the gradients: the
+            norm is that of t g, the step (rho / ||t g|| - alpha) t^2 g, and rho has no unit.
+        groups: Positions of the tensors that share a norm; None for one norm of all. Each group moves by
+            rho / sqrt(number of groups), so that the whole step keeps its length.
     """
-    norm = global_norm(gradients)
-    rho, alpha = _as(rho, norm), _as(alpha, norm)
-    largest = _GUARD * rho / (norm + _EPSILON)
-    guarded = alpha > largest
-    alpha = ops.minimum(alpha, largest)
-    scale = (rho - alpha * norm) / (norm + _EPSILON)
-    deltas = [ops.cast(scale * ops.cast(g, norm.dtype), g.dtype) for g in gradients]
-    return Ascent(deltas, norm, alpha, guarded)
+    scaled = gradients if scales is None else [t * g for t, g in zip(scales, gradients, strict=True)]
+    directions = scaled if scales is None else [t * g for t, g in zip(scales, scaled, strict=True)]
+    norm = global_norm(scaled)
+    groups = [range(len(scaled))] if groups is None else groups
+    rho = _as(rho, norm) / math.sqrt(max(1, len(groups)))
+    alpha = _as(alpha, norm)
+    deltas, shortening = list(directions), list(directions)
+    guarded = ops.convert_to_tensor(False)
+    for members in groups:
+        length = norm if len(groups) == 1 else global_norm([scaled[i] for i in members])
+        largest = _GUARD * rho / (length + _EPSILON)
+        guarded = ops.logical_or(guarded, alpha > largest)
+        limited = ops.minimum(alpha, largest)
+        factor = (rho - limited * length) / (length + _EPSILON)
+        for i in members:
+            direction = ops.cast(directions[i], norm.dtype)
+            deltas[i] = ops.cast(factor * direction, gradients[i].dtype)
+            shortening[i] = limited * direction
+    return Ascent(deltas, norm, shortening, guarded)
 
 
 def combine(first: Sequence[Tensor], second: Sequence[Tensor]) -> list[Tensor]:
@@ -88,23 +109,58 @@ def combine(first: Sequence[Tensor], second: Sequence[Tensor]) -> list[Tensor]:
     return [(g + g2) * 0.5 for g, g2 in zip(first, second, strict=True)]
 
 
+def combine_gap_guided(first: Sequence[Tensor], second: Sequence[Tensor], alpha: float) -> list[Tensor]:
+    """GSAM's update, g2 - alpha * (the part of g orthogonal to g2); one projection over all tensors.
+
+    Going against that part lowers the surrogate gap and leaves the perturbed loss alone, to first order
+    (Zhuang et al., ICLR 2022, algorithm 1).
+    """
+    along = inner(first, second) / (inner(second, second) + _SMALLEST)
+    updates = []
+    for g, g2 in zip(first, second, strict=True):
+        across = ops.cast(g, along.dtype) - along * ops.cast(g2, along.dtype)
+        updates.append(g2 - ops.cast(alpha * across, g2.dtype))
+    return updates
+
+
+def relative_rejection(first: Sequence[Tensor], second: Sequence[Tensor]) -> list[Tensor]:
+    """The part of each g2 that is orthogonal to its g, in units of ||g||, tensor by tensor.
+
+    It changes slowly from step to step, so that g + ||g|| * (this) stands in for g2 until the second gradient
+    is taken anew (LookSAM, Liu et al., CVPR 2022). The paper scales this part by a constant; here it keeps
+    the relative length that was measured. Zero where g is zero.
+    """
+    found = []
+    for g, g2 in zip(first, second, strict=True):
+        square = inner([g], [g])
+        wide, wide2 = ops.cast(g, square.dtype), ops.cast(g2, square.dtype)
+        across = wide2 - inner([g], [g2]) / (square + _SMALLEST) * wide
+        usable = square > _SMALLEST
+        length = ops.sqrt(ops.where(usable, square, ops.ones_like(square)))
+        found.append(ops.cast(ops.where(usable, across / length, ops.zeros_like(across)), g2.dtype))
+    return found
+
+
+def reused_second(first: Sequence[Tensor], rejection: Sequence[Tensor]) -> list[Tensor]:
+    """The second gradient that `relative_rejection` of an earlier step stands in for."""
+    return [g + ops.cast(global_norm([g]), g.dtype) * r for g, r in zip(first, rejection, strict=True)]
+
+
 def surrogate_gap(
-    loss: Tensor, shifted_loss: Tensor, first: Sequence[Tensor], second: Sequence[Tensor], alpha: Tensor
+    loss: Tensor, shifted_loss: Tensor, shortening: Sequence[Tensor], second: Sequence[Tensor]
 ) -> Tensor:
     """Surrogate gap h, the rise of the loss at full radius.
 
     The second pass sees the loss at a radius that is shorter by alpha ||g||; to first order the difference is
-    alpha <g2, g>, which is added back.
+    <g2, alpha g>, which is added back.
 
     Args:
         loss: Loss at the weights, scalar.
         shifted_loss: Loss at the weights plus `ascent(...).deltas`, scalar.
-        first: Gradients g at the weights, of the perturbed tensors.
+        shortening: `ascent(...).shortening`.
         second: Gradients g2 at the shifted point, of the same tensors.
-        alpha: `ascent(...).alpha`.
     """
-    product = inner(first, second)
-    correction = _as(alpha, product) * product
+    correction = inner(shortening, second)
     return _as(shifted_loss, correction) - _as(loss, correction) + correction
 
 

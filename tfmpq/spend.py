@@ -1,8 +1,11 @@
-"""Spend what a selected policy leaves of its budgets: unused bytes are accuracy given away."""
+"""Bring a policy to its budgets: widen it while there is room, narrow it while there is none.
+
+Unused bytes are accuracy given away.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -10,49 +13,93 @@ from tfmpq.budget import Budget, exceeded
 from tfmpq.cost import CostModel
 from tfmpq.quantize import Candidates
 
+Bits = tuple[Mapping[str, int], Mapping[str, int]]
+"""Weight bits by layer and activation bits by tensor."""
+
+Logits = tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]]
+"""Learned logits of both in the order of the candidates, without those that have one candidate."""
+
 
 def spend(
     costs: CostModel,
     budgets: Sequence[Budget],
-    weight_candidates: Candidates,
-    weight_logits: Mapping[str, np.ndarray],
-    weight_bits: Mapping[str, int],
-    activation_bits: Mapping[str, int],
-) -> dict[str, int]:
-    """Widen layers while every budget holds, first those that lose the least probability per unit of cost.
+    candidates: tuple[Candidates, Candidates],
+    logits: Logits,
+    bits: Bits,
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Widen layers and tensors while every budget holds, first those that lose the least probability.
 
-    A layer's preference for few bits comes from the pressure of the budget; where room is left, there is
-    none.
+    The loss of probability counts per unit of cost. A layer's preference for few bits comes from the pressure
+    of the budget; where room is left, there is none.
 
     Args:
         costs: Counts of the network.
         budgets: Limits.
-        weight_candidates: Weight bits to choose from, by layer name.
-        weight_logits: Learned logits in the order of the candidates; without layers that have one candidate.
-        weight_bits: A choice that meets the budgets.
-        activation_bits: Activation bits by tensor, which stay.
+        candidates: Bits to choose from.
+        logits: What was learned.
+        bits: A choice that meets the budgets.
 
     Returns:
-        Weight bits by layer; no layer has fewer than before.
+        Weight bits by layer and activation bits by tensor; nothing is narrower than before.
     """
-    chosen = dict(weight_bits)
+    chosen = (dict(bits[0]), dict(bits[1]))
     while True:
-        options = []
-        for name, logits in weight_logits.items():
-            candidates = weight_candidates[name]
-            position = candidates.index(chosen[name])
-            for wider in range(position + 1, len(candidates)):
-                attempt = chosen | {name: candidates[wider]}
-                if not exceeded(budgets, costs, attempt, activation_bits):
-                    price = _share(costs, budgets, attempt, activation_bits) - _share(
-                        costs, budgets, chosen, activation_bits
-                    )
-                    reluctance = float(logits[position] - logits[wider])
-                    options.append((reluctance / max(price, 1e-12), name, candidates[wider]))
+        used, options = _share(costs, budgets, *chosen), []
+        for kind, name, width, reluctance, attempt in _moves(candidates, logits, chosen, wider=True):
+            if not exceeded(budgets, costs, *attempt):
+                price = _share(costs, budgets, *attempt) - used
+                options.append((reluctance / max(price, 1e-12), kind, name, width))
         if not options:
             return chosen
-        _, name, bits = min(options)
-        chosen[name] = bits
+        _, kind, name, width = min(options)
+        chosen[kind][name] = width
+
+
+def narrow(
+    costs: CostModel,
+    budgets: Sequence[Budget],
+    candidates: tuple[Candidates, Candidates],
+    logits: Logits,
+    bits: Bits,
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Narrow layers and tensors until every budget holds, first those that lose the least probability.
+
+    The loss of probability counts per unit of the exceeded costs that is saved.
+
+    Args:
+        costs: Counts of the network.
+        budgets: Limits that the smallest candidates meet.
+        candidates: Bits to choose from.
+        logits: What was learned.
+        bits: The choice.
+
+    Returns:
+        Weight bits by layer and activation bits by tensor that meet the budgets; nothing is wider.
+    """
+    chosen = (dict(bits[0]), dict(bits[1]))
+    while over := exceeded(budgets, costs, *chosen):
+        used, options = _share(costs, over, *chosen), []
+        for kind, name, width, reluctance, attempt in _moves(candidates, logits, chosen, wider=False):
+            saved = used - _share(costs, over, *attempt)
+            if saved > 0:
+                options.append((reluctance / saved, kind, name, width))
+        _, kind, name, width = min(options)
+        chosen[kind][name] = width
+    return chosen
+
+
+def _moves(
+    candidates: tuple[Candidates, Candidates], logits: Logits, chosen: Bits, wider: bool
+) -> Iterator[tuple[int, str, int, float, Bits]]:
+    """Every change of one choice: kind, name, width, lost log-probability, and the whole assignment."""
+    for kind in (0, 1):
+        for name, values in logits[kind].items():
+            widths = list(candidates[kind][name])
+            position = widths.index(chosen[kind][name])
+            for other in range(position + 1, len(widths)) if wider else range(position):
+                changed = {**chosen[kind], name: widths[other]}
+                attempt = (changed, chosen[1]) if kind == 0 else (chosen[0], changed)
+                yield kind, name, widths[other], float(values[position] - values[other]), attempt
 
 
 def _share(

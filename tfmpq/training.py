@@ -1,4 +1,4 @@
-"""The training model: ASGA's perturb-align-update step, and the plain step, on a quantized network.
+"""The training model: ASGA's perturb-align-update step, its rivals', and the plain step.
 
 One step of a sharpness-aware search (arXiv 2505.04877; the equations are in docs/architecture.md):
 
@@ -6,7 +6,7 @@ One step of a sharpness-aware search (arXiv 2505.04877; the equations are in doc
 2. perturb by (rho / ||g|| - alpha) g: after quantization by default, of latent weights as an option;
 3. gradient g2 at the perturbed point on the same batch, same dropout mask; the BatchNorm statistics that this
    second pass would leave behind are dropped;
-4. update with (g + g2) / 2, plus the gradient of the cost term on the bit-width logits;
+4. update with (g + g2) / 2 (or by the rule of another method), plus the budget's gradient on the logits;
 5. surrogate gap h = L_p - L moves the radius; each budget's multiplier moves by dual ascent.
 
 Everything is functional (`stateless_call`), so nothing has to be restored and both backends share this file.
@@ -14,23 +14,43 @@ Everything is functional (`stateless_call`), so nothing has to be restored and b
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import keras
 import numpy as np
 from keras import ops
 
 from tfmpq import sharpness
-from tfmpq.cost import CostKey, ExpectedCost
+from tfmpq.errors import UsageError
+from tfmpq.pressure import BudgetTerm
 from tfmpq.quantize import quantize_wrappers
-from tfmpq.wrapper import perturbed_kernels
+from tfmpq.wrapper import QuantizeWrapper, perturbed_kernels
 
 if keras.backend.backend() == "tensorflow":
     from tfmpq.backend_tensorflow import TrainStep, value_and_gradient
 else:
     from tfmpq.backend_jax import TrainStep, value_and_gradient  # type: ignore[assignment]
+
+Update = Literal["mean", "second", "gap-guided"]
+
+_WEIGHTS = ("gamma", "beta", "bias", "kernel")
+_SCALE_OFFSET = 0.01
+"""ASAM's eta: what a weight of zero may move by, in units of the radius."""
+
+_SECOND_METRICS = (
+    "perturbed_loss",
+    "gap",
+    "sharpness",
+    "rho",
+    "rho_at_cap",
+    "gradient_norm",
+    "gradient_cosine",
+    "gap_conflict",
+    "alpha_guarded",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,35 +59,45 @@ class SharpnessOptions:
 
     Attributes:
         radius: Schedule of the perturbation radius rho.
-        alpha: Alignment constant of SAGM and ASGA.
+        alpha: Alignment constant of SAGM and ASGA; of the update `gap-guided`, GSAM's.
         perturb: `quantized` perturbs quantized kernels (SAQ's case 3), `latent` the latent ones.
+        norm: Whether one norm spans all tensors, or each layer moves by an equal share of rho along its own.
+        adaptive: Perturb in proportion to the magnitude of the weights (ASAM); rho has no unit then.
+        second_gradient_every: Take the second gradient every so many steps only, and reuse its part that is
+            orthogonal to the first one in between (LookSAM).
+        update: What descends: the mean of both gradients (SAGM, ASGA), the second one (SAM), or the second
+            one less the part of the first that is orthogonal to it (GSAM).
     """
 
     radius: sharpness.RadiusSchedule
     alpha: float = 1e-3
     perturb: Literal["quantized", "latent"] = "quantized"
+    norm: Literal["global", "layer"] = "global"
+    adaptive: bool = False
+    second_gradient_every: int = 1
+    update: Update = "mean"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.alpha < math.inf:
+            raise UsageError(f"Alpha is not negative. Received: alpha={self.alpha}. Take 0.001.")
+        if self.second_gradient_every < 1:
+            raise UsageError(
+                "The second gradient is taken every step or every few. "
+                f"Received: second_gradient_every={self.second_gradient_every}. Take 1."
+            )
+
+    @property
+    def alignment(self) -> float:
+        """Alpha of the ascent; GSAM aligns in its update instead."""
+        return self.alpha if self.update == "mean" else 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class BudgetTerm:
-    """The part of the loss that drives expected costs to their limits.
+class _Second(NamedTuple):
+    """What the second pass brings: gradients of the trainables, metrics, and state to keep."""
 
-    With v_k = expected cost / limit - 1 of each budget, the loss gains `sum_k multiplier_k * v_k` and
-    `penalty / 2 * max_k(v_k)^2`, and the multipliers follow dual ascent, `max(0, multiplier + rate * v)`: no
-    weight has to be tuned by hand. The quadratic term damps the oscillation of the multipliers, and it acts
-    on both sides of the tightest limit, because bits that a budget leaves unused are accuracy given away.
-
-    Attributes:
-        cost: Differentiable expected costs, relative to the uniform 8-bit network.
-        limits: Limit of each cost, relative to the uniform 8-bit network.
-        rate: Step size of the dual ascent.
-        penalty: Weight of the quadratic term.
-    """
-
-    cost: ExpectedCost
-    limits: Mapping[CostKey, float]
-    rate: float
-    penalty: float = 5.0
+    gradients: list[Any]
+    metrics: dict[str, Any]
+    state: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +140,8 @@ class QuantizedTraining(TrainStep, keras.Model):
         if options is not None:
             for name, value in options.radius.initial_state().items():
                 self._add_state(name, value)
+            if options.second_gradient_every > 1:
+                self._add_memory_of_second_gradients()
         if budget is not None:
             self._add_state("multipliers", np.zeros(len(budget.limits), np.float32))
 
@@ -121,6 +153,12 @@ class QuantizedTraining(TrainStep, keras.Model):
             initializer=(lambda shape, dtype=None, _value=value: ops.convert_to_tensor(_value, dtype)),
             trainable=False,
         )
+
+    def _add_memory_of_second_gradients(self) -> None:
+        self._add_state("steps_since_second", 0.0)
+        self._add_state("second_metrics", np.zeros(len(_SECOND_METRICS)))
+        for i, variable in enumerate(self.trainable_variables):
+            self._add_state(f"rejection_{i}", np.zeros(variable.shape))
 
     # -- what is in a list of trainable tensors --------------------------------------------------------------
 
@@ -135,8 +173,39 @@ class QuantizedTraining(TrainStep, keras.Model):
         """
         latent = self.options is not None and self.options.perturb == "latent"
         quantized = {id(w.layer.kernel) for w in self._wrappers}
-        positions = self._positions(("gamma", "beta", "bias", "kernel"))
+        positions = self._positions(_WEIGHTS)
         return [i for i in positions if latent or id(self.trainable_variables[i]) not in quantized]
+
+    def _perturbed_wrappers(self) -> list[QuantizeWrapper]:
+        """The layers whose quantized kernels are in the ball."""
+        quantized = self.options is not None and self.options.perturb == "quantized"
+        return self._wrappers if quantized else []
+
+    def _layer_groups(self) -> list[list[int]]:
+        """Positions in the ball, (quantized kernels, then `_latent_positions`), by layer."""
+        names = [w.name for w in self._perturbed_wrappers()]
+        names += [self.trainable_variables[i].path.split("/")[-2] for i in self._latent_positions()]
+        groups: dict[str, list[int]] = {}
+        for i, name in enumerate(names):
+            groups.setdefault(name, []).append(i)
+        return list(groups.values())
+
+    def _magnitudes(self, trainable: Sequence[Any]) -> list[Any]:
+        """ASAM's scales of the ball: |weight| + eta; 1 for what is added (beta, bias)."""
+        index = {id(v): i for i, v in enumerate(self.trainable_variables)}
+        weights = []
+        for wrapper in self._perturbed_wrappers():
+            quantizer = wrapper.weight_quantizer
+            assert quantizer is not None  # noqa: S101 narrowed for the type checker; only such are listed
+            values = {name: trainable[index[id(v)]] for name, v in wrapper.weight_variables.items()}
+            kernel = trainable[index[id(wrapper.layer.kernel)]]
+            weights.append(quantizer(kernel, training=False, weights=values))
+        scales = [ops.abs(weight) + _SCALE_OFFSET for weight in weights]
+        added = set(self._positions(("beta", "bias")))
+        for i in self._latent_positions():
+            one = ops.ones_like(trainable[i])
+            scales.append(one if i in added else ops.abs(trainable[i]) + _SCALE_OFFSET)
+        return scales
 
     def _choice_positions(self) -> dict[str, int]:
         """Position of each bit-width logit vector, by `weight:LAYER` or `activation:TENSOR`."""
@@ -177,7 +246,9 @@ class QuantizedTraining(TrainStep, keras.Model):
                 trainable, state, images, labels, targets
             )
         if self.budget is not None:
-            gradients, cost_metrics, multipliers = self._add_cost_gradient(trainable, state, gradients)
+            gradients, cost_metrics, multipliers = self._add_cost_gradient(
+                self.budget, trainable, state, gradients
+            )
             metrics |= cost_metrics
             new_values["multipliers"] = multipliers
         hits = ops.equal(ops.argmax(logits, axis=-1), ops.cast(labels, "int32"))
@@ -189,40 +260,106 @@ class QuantizedTraining(TrainStep, keras.Model):
     ) -> tuple[list[Any], list[Any], Any, dict[str, Any], dict[str, Any]]:
         options = self.options
         assert options is not None  # noqa: S101 narrowed for the type checker; the caller has looked
-        schedule = {name: self._value(state, name) for name in options.radius.initial_state()}
-        positions = self._latent_positions()
-        kernels = self._wrappers if options.perturb == "quantized" else []
-        zeros = [ops.zeros(w.layer.kernel.shape) for w in kernels]
+        zeros = [ops.zeros(w.layer.kernel.shape) for w in self._perturbed_wrappers()]
         count = len(trainable)
 
         def loss_at(tensors: Sequence[Any]) -> Any:
             return self._loss(tensors[:count], tensors[count:], state, images, labels, targets)
 
+        (loss, (new_state, logits)), first = value_and_gradient(loss_at, [*trainable, *zeros])
+
+        def take() -> _Second:
+            return self._second_pass(options, loss_at, loss, trainable, first, state)
+
+        if options.second_gradient_every == 1:
+            second = take()
+        else:
+            second = self._taken_or_reused(options.second_gradient_every, take, first[:count], state)
+        combined = self._combined(options, first[:count], second.gradients)
+        return combined, new_state, logits, {"loss": loss, **second.metrics}, second.state
+
+    def _second_pass(
+        self,
+        options: SharpnessOptions,
+        loss_at: Callable[[Sequence[Any]], Any],
+        loss: Any,
+        trainable: list[Any],
+        first: Sequence[Any],
+        state: list[Any],
+    ) -> _Second:
+        """Perturb, take the second gradient, measure the gap and adapt the radius."""
+        schedule = {name: self._value(state, name) for name in options.radius.initial_state()}
+        positions, count = self._latent_positions(), len(trainable)
+
         def ball(gradients: Sequence[Any]) -> list[Any]:
             """The gradients of the perturbed tensors."""
             return [*gradients[count:], *(gradients[i] for i in positions)]
 
-        (loss, (new_state, logits)), first = value_and_gradient(loss_at, [*trainable, *zeros])
         rho = options.radius.radius(schedule)
-        ascent = sharpness.ascent(ball(first), rho, options.alpha)
+        scales = self._magnitudes(trainable) if options.adaptive else None
+        groups = self._layer_groups() if options.norm == "layer" else None
+        ascent = sharpness.ascent(ball(first), rho, options.alignment, scales, groups)
+        kernels = len(first) - count
         moved = list(trainable)
-        for position, delta in zip(positions, ascent.deltas[len(kernels) :], strict=True):
+        for position, delta in zip(positions, ascent.deltas[kernels:], strict=True):
             moved[position] = moved[position] + delta
-        (perturbed_loss, _), second = value_and_gradient(loss_at, [*moved, *ascent.deltas[: len(kernels)]])
-        gap = sharpness.surrogate_gap(loss, perturbed_loss, ball(first), ball(second), ascent.alpha)
+        (perturbed_loss, _), second = value_and_gradient(loss_at, [*moved, *ascent.deltas[:kernels]])
+        gap = sharpness.surrogate_gap(loss, perturbed_loss, ascent.shortening, ball(second))
+        values = (
+            perturbed_loss,
+            gap,
+            sharpness.top_eigenvalue(gap, rho),
+            rho,
+            rho >= options.radius.rho_max * (1 - 1e-6),
+            ascent.norm,
+            sharpness.cosine(ball(first), ball(second)),
+            sharpness.conflict(ball(first), ball(second)),
+            ascent.guarded,
+        )
         metrics = {
-            "loss": loss,
-            "perturbed_loss": perturbed_loss,
-            "gap": gap,
-            "sharpness": sharpness.top_eigenvalue(gap, rho),
-            "rho": rho,
-            "gradient_norm": ascent.norm,
-            "gradient_cosine": sharpness.cosine(ball(first), ball(second)),
-            "gap_conflict": ops.cast(sharpness.conflict(ball(first), ball(second)), "float32"),
-            "alpha_guarded": ops.cast(ascent.guarded, "float32"),
+            name: ops.cast(value, "float32") for name, value in zip(_SECOND_METRICS, values, strict=True)
         }
-        combined = sharpness.combine(first[:count], second[:count])
-        return combined, new_state, logits, metrics, options.radius.update(schedule, gap)
+        return _Second(second[:count], metrics, options.radius.update(schedule, gap))
+
+    def _taken_or_reused(
+        self, every: int, take: Callable[[], _Second], first: Sequence[Any], state: list[Any]
+    ) -> _Second:
+        """The second gradient every so many steps; in between a stand-in and the last metrics."""
+        options = self.options
+        assert options is not None  # noqa: S101 narrowed for the type checker; the caller has looked
+        memory = [f"rejection_{i}" for i in range(len(first))]
+        kept = [*options.radius.initial_state(), "second_metrics", *memory]
+        since = self._value(state, "steps_since_second")
+
+        def taken() -> tuple[list[Any], list[Any]]:
+            second = take()
+            values = second.state | {"second_metrics": ops.stack(list(second.metrics.values()))}
+            values |= dict(zip(memory, sharpness.relative_rejection(first, second.gradients), strict=True))
+            return list(second.gradients), [values[name] for name in kept]
+
+        def reused() -> tuple[list[Any], list[Any]]:
+            rejection = [self._value(state, name) for name in memory]
+            return sharpness.reused_second(first, rejection), [self._value(state, name) for name in kept]
+
+        gradients, values = ops.cond(ops.equal(since, 0.0), taken, reused)
+        new = dict(zip(kept, values, strict=True))
+        metrics = {name: new["second_metrics"][i] for i, name in enumerate(_SECOND_METRICS)}
+        metrics["second_gradient"] = ops.cast(ops.equal(since, 0.0), "float32")
+        new["steps_since_second"] = ops.mod(since + 1.0, float(every))
+        return _Second(gradients, metrics, new)
+
+    def _combined(self, options: SharpnessOptions, first: Sequence[Any], second: Sequence[Any]) -> list[Any]:
+        """The gradient to descend, by the method's rule."""
+        if options.update == "mean":
+            return sharpness.combine(first, second)
+        gradients = list(second)
+        if options.update == "gap-guided":
+            positions = self._positions(_WEIGHTS)
+            pairs = [first[i] for i in positions], [second[i] for i in positions]
+            guided = sharpness.combine_gap_guided(*pairs, options.alpha)
+            for position, gradient in zip(positions, guided, strict=True):
+                gradients[position] = gradient
+        return gradients
 
     def _targets(self, images: Any, labels: Any) -> Any:
         """Teacher's probabilities, or None."""
@@ -255,37 +392,15 @@ class QuantizedTraining(TrainStep, keras.Model):
         return loss, (new_state, logits)
 
     def _add_cost_gradient(
-        self, trainable: list[Any], state: list[Any], gradients: Sequence[Any]
+        self, budget: BudgetTerm, trainable: list[Any], state: list[Any], gradients: Sequence[Any]
     ) -> tuple[list[Any], dict[str, Any], Any]:
-        budget = self.budget
-        assert budget is not None  # noqa: S101 narrowed for the type checker; the caller has looked
         choices = self._choice_positions()
-        multipliers = self._value(state, "multipliers")
-        penalty = budget.penalty
-
-        def cost(logits: Sequence[Any]) -> tuple[Any, Any]:
-            probabilities: dict[str, dict[str, Any]] = {"weight": {}, "activation": {}}
-            for name, vector in zip(choices, logits, strict=True):
-                kind, layer = name.split(":", 1)
-                probabilities[kind][layer] = ops.softmax(vector)
-            expected = [
-                budget.cost(key, probabilities["weight"], probabilities["activation"])
-                for key in (*budget.limits, "weight-bits")
-            ]
-            limits = list(budget.limits.values())
-            excess = ops.stack([value / limit - 1.0 for value, limit in zip(expected, limits, strict=False)])
-            term = ops.sum(multipliers * excess) + 0.5 * penalty * ops.square(ops.max(excess))
-            return term, (expected, excess)
-
-        (_, (expected, excess)), to_logits = value_and_gradient(
-            cost, [trainable[i] for i in choices.values()]
-        )
+        logits = [trainable[i] for i in choices.values()]
+        pressure = budget.pressure(list(choices), logits, self._value(state, "multipliers"))
         gradients = list(gradients)
-        for position, addend in zip(choices.values(), to_logits, strict=True):
+        for position, addend in zip(choices.values(), pressure.gradients, strict=True):
             gradients[position] = gradients[position] + addend
-        metrics = {f"expected_{key}": value for key, value in zip(budget.limits, expected, strict=False)}
-        metrics["expected_bits"] = 8.0 * expected[-1]
-        return gradients, metrics, ops.relu(multipliers + budget.rate * excess)
+        return gradients, pressure.metrics, pressure.multipliers
 
     # -- named entries of the non-trainable state ------------------------------------------------------------
 

@@ -42,13 +42,15 @@ def hessian(theta):
 
 
 def step(gradients, rho, alpha):
-    """`ascent` of one tensor or a list of them, as NumPy."""
+    """`ascent` of one tensor or a list of them, as NumPy: deltas, norm, alpha in use, whether guarded."""
     single = isinstance(gradients, np.ndarray)
     result = sharpness.ascent(
         [ops.convert_to_tensor(g) for g in ([gradients] if single else gradients)], rho, alpha
     )
     deltas = [ops.convert_to_numpy(d) for d in result.deltas]
-    return deltas[0] if single else deltas, float(result.norm), float(result.alpha), bool(result.guarded)
+    norm = float(result.norm)
+    used = float(sharpness.global_norm(result.shortening)) / norm if norm else 0.0
+    return deltas[0] if single else deltas, norm, used, bool(result.guarded)
 
 
 def aligned(theta, rho, alpha):
@@ -189,7 +191,7 @@ def test_property_8_second_order_gap(network):
         up = sharpness.ascent(g, rho, alpha)
         moved = [w + d for w, d in zip(weights, up.deltas, strict=True)]
         return float(
-            sharpness.surrogate_gap(value(weights), value(moved), g, gradients(value, moved), up.alpha)
+            sharpness.surrogate_gap(value(weights), value(moved), up.shortening, gradients(value, moved))
         )
 
     # u'Hu by central differences of gradients, independent of the gap.
@@ -214,7 +216,7 @@ def test_property_8_top_eigenvalue_at_a_minimum():
     matrix = root @ root.T
     values, vectors = np.linalg.eigh(matrix)
     delta = 0.05 * vectors[:, -1]
-    gap = sharpness.surrogate_gap(0.0, delta @ matrix @ delta / 2, [np.zeros(6)], [matrix @ delta], 0.0)
+    gap = sharpness.surrogate_gap(0.0, delta @ matrix @ delta / 2, [np.zeros(6)], [matrix @ delta])
     assert float(sharpness.top_eigenvalue(gap, 0.05)) == pytest.approx(values[-1], rel=1e-6)
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tfmpq.budget import Budget, exceeded
 from tfmpq.cost import CostModel, LayerCost
-from tfmpq.spend import spend
+from tfmpq.spend import narrow, spend
 
 BITS = (2, 3, 4, 8)
 NAMES = ("a", "b", "c")
@@ -24,8 +24,11 @@ def costs(weights: tuple[int, ...] = (64, 256, 128)) -> CostModel:
 
 
 def spent(model: CostModel, budgets: list[Budget], logits: dict[str, np.ndarray]) -> dict[str, int]:
-    narrow, activations = dict.fromkeys(NAMES, 2), dict.fromkeys(model.tensors, 8)
-    return spend(model, budgets, dict.fromkeys(NAMES, BITS), logits, narrow, activations)
+    start = dict.fromkeys(NAMES, 2), dict.fromkeys(model.tensors, 8)
+    candidates = dict.fromkeys(NAMES, BITS), dict.fromkeys(model.tensors, (8,))
+    weights, activations = spend(model, budgets, candidates, (logits, {}), start)
+    assert activations == start[1]
+    return weights
 
 
 @settings(max_examples=60, deadline=None)
@@ -70,3 +73,40 @@ def test_a_wider_trained_grid_in_the_same_container_is_free() -> None:
     sized = model.size(dict.fromkeys(NAMES, 4))
     logits = {name: np.array([5.0, 4.0, 0.0, -9.0]) for name in NAMES}
     assert spent(model, [Budget("size", sized, "")], logits) == dict.fromkeys(NAMES, 4)
+
+
+def test_activations_that_no_budget_counts_are_widened() -> None:
+    model = costs()
+    candidates = dict.fromkeys(NAMES, BITS), dict.fromkeys(model.tensors, (4, 8))
+    logits = {}, dict.fromkeys(model.tensors, np.array([3.0, 0.0]))
+    start = dict.fromkeys(NAMES, 2), dict.fromkeys(model.tensors, 4)
+    for key, bits in (("size", 8), ("bops", 4)):
+        budget = Budget(key, model.value(key, *start), "")
+        assert spend(model, [budget], candidates, logits, start)[1] == dict.fromkeys(model.tensors, bits)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    logits=st.lists(st.lists(st.floats(-5, 5), min_size=4, max_size=4), min_size=6, max_size=6),
+    fractions=st.tuples(st.floats(0.01, 1), st.floats(0.01, 1)),
+)
+def test_property_38_narrowing_meets_what_the_smallest_widths_meet(logits, fractions) -> None:
+    model = costs()
+    candidates = dict.fromkeys(NAMES, BITS), dict.fromkeys(model.tensors, BITS)
+    learned = tuple(
+        {name: np.array(v) for name, v in zip(names, part, strict=True)}
+        for names, part in ((NAMES, logits[:3]), (model.tensors, logits[3:]))
+    )
+    likely = tuple({name: BITS[int(np.argmax(v))] for name, v in part.items()} for part in learned)
+    smallest = model.uniform(2)
+    budgets = [
+        Budget(
+            key, model.value(key, *smallest) + f * (model.reference(key) - model.value(key, *smallest)), ""
+        )
+        for key, f in zip(("size", "bops"), fractions, strict=True)
+    ]
+    found = narrow(model, budgets, candidates, learned, likely)
+    assert not exceeded(budgets, model, *found)
+    assert exceeded(budgets, model, *likely) or found == likely
+    for before, after in zip(likely, found, strict=True):
+        assert all(after[name] <= bits for name, bits in before.items())

@@ -108,8 +108,8 @@ class Spy:
         self.passes: list[tuple[list[Any], list[Any], Any]] = []
         ascent, loss, gradient = sharpness.ascent, QuantizedTraining._loss, training.value_and_gradient
 
-        def watched_ascent(gradients: Any, rho: Any, alpha: Any) -> Any:
-            found = ascent(gradients, rho, alpha)
+        def watched_ascent(*arguments: Any) -> Any:
+            found = ascent(*arguments)
             self.ascents.append(change(found) if change else found)
             return self.ascents[-1]
 

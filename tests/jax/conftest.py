@@ -14,9 +14,10 @@ import keras
 import pytest
 
 from tfmpq.budget import parse_budgets
+from tfmpq.gradient_search import search_trainer
 from tfmpq.graph import analyse
+from tfmpq.methods import load_method
 from tfmpq.quantize import quantize_wrappers
-from tfmpq.searching import METHODS, search_trainer
 from tfmpq.training import QuantizedTraining
 
 STEPS = 40
@@ -43,6 +44,6 @@ def trainer_of() -> Callable[[keras.Model], QuantizedTraining]:
         weights = {node.name: configs[node.name].weight_bits for node in network.weighted}
         space = (weights, dict.fromkeys(network.tensors, (8,)))
         limits = parse_budgets(["size=0.4x"], costs)
-        return search_trainer(quantized, costs, limits, space, METHODS["asga"], 0.01, STEPS)
+        return search_trainer(quantized, costs, limits, space, load_method("asga").sharpness, 0.01, STEPS)
 
     return make

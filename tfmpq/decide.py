@@ -1,0 +1,126 @@
+"""From learned logits to bit-widths within budgets, by one of three rules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+from scipy.special import softmax
+
+from tfmpq.budget import Budget
+from tfmpq.least_sharp import surrogate_gaps
+from tfmpq.searcher import Choice, Problem
+from tfmpq.select import select
+from tfmpq.spend import narrow, spend
+from tfmpq.training import SharpnessOptions
+
+SAMPLES = 20
+"""Policies that are drawn to take the least sharp of (SAQ, arXiv 2111.12273, draws as many)."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Learned:
+    """What a differentiable search has learned.
+
+    Attributes:
+        model: The searched mixture.
+        weight_logits: In the order of the candidates, by layer; without layers that have one candidate.
+        activation_logits: The same by tensor.
+        sharpness: The step of the search, whose radius and place sharpness is measured with.
+    """
+
+    model: keras.Model
+    weight_logits: Mapping[str, np.ndarray]
+    activation_logits: Mapping[str, np.ndarray]
+    sharpness: SharpnessOptions
+
+    @property
+    def logits(self) -> tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]]:
+        """Of weights and of activations."""
+        return self.weight_logits, self.activation_logits
+
+
+def decide(problem: Problem, learned: Learned, budgets: Sequence[Budget]) -> Choice:
+    """Bit-widths that meet all budgets, by the rule that was asked for.
+
+    `argmax`: the most probable width of each layer, narrowed greedily where a budget is exceeded.
+    `knapsack`: the most probable assignment within the budgets, then widened while there is room.
+    `least-sharp`: the policy of the smallest surrogate gap among that one and `SAMPLES` that are drawn from
+    the probabilities, narrowed and widened to the budgets.
+    """
+    if problem.options.select == "argmax":
+        likely = Choice(
+            _most_probable(problem.weights, learned.weight_logits),
+            _most_probable(problem.activations, learned.activation_logits),
+            repaired=False,
+        )
+        return _narrowed(problem, learned, budgets, likely)
+    best = _knapsack(problem, learned, budgets)
+    if problem.options.select == "knapsack":
+        return best
+    distinct = {_key(best): best}
+    generator = np.random.default_rng(problem.options.seed)
+    for _ in range(SAMPLES):
+        choice = _sampled(problem, learned, budgets, generator)
+        distinct.setdefault(_key(choice), choice)
+    choices = list(distinct.values())
+    gaps = surrogate_gaps(problem, learned.model, learned.sharpness, choices)
+    return choices[int(np.argmin(gaps))]
+
+
+def _knapsack(problem: Problem, learned: Learned, budgets: Sequence[Budget]) -> Choice:
+    found = select(
+        problem.costs,
+        budgets,
+        problem.weights,
+        learned.weight_logits,
+        problem.activations,
+        learned.activation_logits,
+    )
+    return _spent(problem, learned, budgets, Choice(found.weight_bits, found.activation_bits, found.repaired))
+
+
+def _sampled(
+    problem: Problem, learned: Learned, budgets: Sequence[Budget], generator: np.random.Generator
+) -> Choice:
+    def draw(candidates: Mapping[str, Sequence[int]], logits: Mapping[str, np.ndarray]) -> dict[str, int]:
+        return {
+            name: int(generator.choice(bits, p=softmax(np.asarray(logits[name], np.float64))))
+            if name in logits
+            else bits[0]
+            for name, bits in candidates.items()
+        }
+
+    drawn = Choice(
+        draw(problem.weights, learned.weight_logits),
+        draw(problem.activations, learned.activation_logits),
+        repaired=True,
+    )
+    return _spent(problem, learned, budgets, _narrowed(problem, learned, budgets, drawn))
+
+
+def _narrowed(problem: Problem, learned: Learned, budgets: Sequence[Budget], choice: Choice) -> Choice:
+    before = (choice.weight_bits, choice.activation_bits)
+    after = narrow(problem.costs, budgets, problem.space, learned.logits, before)
+    return Choice(*after, repaired=choice.repaired or after != before)
+
+
+def _spent(problem: Problem, learned: Learned, budgets: Sequence[Budget], choice: Choice) -> Choice:
+    before = (choice.weight_bits, choice.activation_bits)
+    after = spend(problem.costs, budgets, problem.space, learned.logits, before)
+    return Choice(*after, repaired=choice.repaired)
+
+
+def _most_probable(
+    candidates: Mapping[str, Sequence[int]], logits: Mapping[str, np.ndarray]
+) -> dict[str, int]:
+    return {
+        name: bits[int(np.argmax(logits[name]))] if name in logits else bits[0]
+        for name, bits in candidates.items()
+    }
+
+
+def _key(choice: Choice) -> tuple[int, ...]:
+    return (*choice.weight_bits.values(), *choice.activation_bits.values())

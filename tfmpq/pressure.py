@@ -1,0 +1,90 @@
+"""The pressure of the budgets on the bit-width logits: expected costs in the loss, driven to their limits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import keras
+from keras import ops
+
+from tfmpq.cost import COST_KEYS, CostKey, ExpectedCost
+
+if keras.backend.backend() == "tensorflow":
+    from tfmpq.backend_tensorflow import value_and_gradient
+else:
+    from tfmpq.backend_jax import value_and_gradient
+
+
+class Pressure(NamedTuple):
+    """What a `BudgetTerm` adds to a step.
+
+    Attributes:
+        gradients: To be added to those of the logits, in their order.
+        multipliers: Those of the next step.
+        metrics: Scalars by name: expected costs relative to the uniform 8-bit network (`expected_size`, ...),
+            `expected_bits` of a weight, and `entropy`, the mean of all choices in nats.
+    """
+
+    gradients: list[Any]
+    multipliers: Any
+    metrics: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetTerm:
+    """The part of the loss that drives expected costs to their limits.
+
+    With v_k = expected cost / limit - 1 of each budget, the loss gains `sum_k multiplier_k * v_k` and
+    `penalty / 2 * max_k(v_k)^2`, and the multipliers follow dual ascent, `max(0, multiplier + rate * v)`: no
+    weight has to be tuned by hand. The quadratic term damps the oscillation of the multipliers, and it acts
+    on both sides of the tightest limit, because bits that a budget leaves unused are accuracy given away.
+
+    Attributes:
+        cost: Differentiable expected costs, relative to the uniform 8-bit network.
+        limits: Limit of each cost, relative to the uniform 8-bit network.
+        rate: Step size of the dual ascent.
+        penalty: Weight of the quadratic term.
+    """
+
+    cost: ExpectedCost
+    limits: Mapping[CostKey, float]
+    rate: float
+    penalty: float = 5.0
+
+    def pressure(self, choices: Sequence[str], logits: Sequence[Any], multipliers: Any) -> Pressure:
+        """Gradient with respect to the logits, next multipliers, and what is expected.
+
+        Args:
+            choices: `weight:LAYER` or `activation:TENSOR` for each logit vector.
+            logits: The vectors, (number of candidates,) each.
+            multipliers: (number of limits,).
+        """
+
+        def term(logits: Sequence[Any]) -> tuple[Any, tuple[dict[CostKey, Any], Any]]:
+            expected = self._expected(choices, [ops.softmax(vector) for vector in logits])
+            excess = ops.stack([expected[key] / limit - 1.0 for key, limit in self.limits.items()])
+            value = ops.sum(multipliers * excess) + 0.5 * self.penalty * ops.square(ops.max(excess))
+            return value, (expected, excess)
+
+        (_, (expected, excess)), gradients = value_and_gradient(term, logits)
+        metrics = {f"expected_{key}": value for key, value in expected.items()}
+        metrics["expected_bits"] = 8.0 * expected["weight-bits"]
+        metrics["entropy"] = mean_entropy(logits)
+        return Pressure(list(gradients), ops.relu(multipliers + self.rate * excess), metrics)
+
+    def _expected(self, choices: Sequence[str], probabilities: Sequence[Any]) -> dict[CostKey, Any]:
+        by_kind: dict[str, dict[str, Any]] = {"weight": {}, "activation": {}}
+        for name, vector in zip(choices, probabilities, strict=True):
+            kind, layer = name.split(":", 1)
+            by_kind[kind][layer] = vector
+        return {key: self.cost(key, by_kind["weight"], by_kind["activation"]) for key in COST_KEYS}
+
+
+def mean_entropy(logits: Sequence[Any]) -> Any:
+    """Entropy of softmax(logits) in nats, the mean over all vectors: 0 once every choice is made."""
+    if not len(logits):
+        return ops.zeros(())
+    entropies = [-ops.sum(ops.softmax(vector) * ops.log_softmax(vector)) for vector in logits]
+    return ops.mean(ops.stack(entropies))
