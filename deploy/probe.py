@@ -110,7 +110,7 @@ def probe(out: str | Path | None = None, *, reporter: Reporter | None = None) ->
     with Sandbox("a single operator", _SECONDS) as sandbox:
         for number, case in enumerate(cases):
             for kernels in ("default", "builtin"):
-                found.append(_probe(sandbox, number, case, kernels))  # type: ignore[arg-type]
+                found.append(_probe(sandbox, number, case, kernels))
                 reporter.advance()
     reporter.finish()
     report = ProbeReport(
@@ -157,7 +157,7 @@ def _probe(sandbox: Sandbox, number: int, case: Case, kernels: Kernels) -> Probe
             case.operator, case.weight_bits, case.activations, case.per_channel, case.fan_in if dense else 0
         )
     )
-    known = {
+    known: dict[str, Any] = {
         "operator": f"CAST + {case.operator}" if case.cast else case.operator,
         "weight_bits": case.weight_bits,
         "activations": case.activations,
@@ -170,8 +170,8 @@ def _probe(sandbox: Sandbox, number: int, case: Case, kernels: Kernels) -> Probe
     try:
         return ProbedCase(**known, **sandbox.call("tfmpq.deploy.probe:probe_case", number, kernels))
     except TfmpqError as error:
-        answer = "crashed" if "on which it crashed" in str(error) else "refused"
-        return ProbedCase(**known, answer=answer, reason=str(error))  # type: ignore[arg-type]
+        answer: Answer = "crashed" if "on which it crashed" in str(error) else "refused"
+        return ProbedCase(**known, answer=answer, reason=str(error))
 
 
 def probe_case(number: int, kernels: Kernels) -> dict[str, Any]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from tfmpq.deploy.flatbuffer import read_file, read_model, reading
+from tfmpq.deploy.flatbuffer import read_file, read_model, reading, write_model
 from tfmpq.deploy.quiet import quiet_stderr
 from tfmpq.deploy.record import read_metadata
 from tfmpq.deploy.sandbox import Sandbox
@@ -55,11 +55,13 @@ class ExecutionPlan:
         partitions: Number of delegated partitions.
         complete: Whether one partition reaches from the input to the output, so that nothing runs outside it.
         operators: Names of the operators of the file, in order.
+        delegated: For each of them, whether XNNPACK runs it.
     """
 
     partitions: int
     complete: bool
     operators: tuple[str, ...]
+    delegated: tuple[bool, ...]
 
 
 def execution_plan(content: bytes) -> ExecutionPlan:
@@ -76,7 +78,72 @@ def execution_plan(content: bytes) -> ExecutionPlan:
         and outputs == {int(i) for i in node["outputs"]}
         for node in delegates
     )
-    return ExecutionPlan(len(delegates), complete, tuple(node["op_name"] for node in operators))
+    names = tuple(str(node["op_name"]) for node in operators)
+    return ExecutionPlan(len(delegates), complete, names, _delegated(operators, delegates))
+
+
+def _delegated(
+    operators: Sequence[Mapping[str, Any]], delegates: Sequence[Mapping[str, Any]]
+) -> tuple[bool, ...]:
+    """Which operators lie between the inputs and the outputs of a delegated partition."""
+    producers = {int(index): number for number, node in enumerate(operators) for index in node["outputs"]}
+    taken: set[int] = set()
+    for delegate in delegates:
+        entries = {int(index) for index in delegate["inputs"]}
+        pending = [int(index) for index in delegate["outputs"]]
+        while pending:
+            index = pending.pop()
+            number = producers.get(index)
+            if index in entries or number is None or number in taken:
+                continue
+            taken.add(number)
+            pending += [int(i) for i in operators[number]["inputs"]]
+    return tuple(number in taken for number in range(len(operators)))
+
+
+def tensor_values(
+    content: bytes, names: Sequence[str] | None, codes: np.ndarray, kernels: Kernels, threads: int = 2
+) -> dict[str, np.ndarray]:
+    """What tensors hold after each image has been run.
+
+    Args:
+        content: Bytes of a `.tflite`.
+        names: Tensors to read, which become outputs of the graph; None for the outputs that it has.
+        codes: Input images (N, height, width, channels), as the input tensor holds them.
+        kernels: Which kernels execute it.
+        threads: Threads of the runtime.
+
+    Returns:
+        Arrays (N, ...) by tensor name.
+
+    Raises:
+        TfmpqError: The runtime refuses the file, or a tensor is not there.
+    """
+    if names is not None:
+        content = _with_outputs(content, names)
+    interpreter = open_interpreter(content, kernels, threads)
+    source = interpreter.get_input_details()[0]["index"]
+    outputs = interpreter.get_output_details()
+    found: dict[str, list[np.ndarray]] = {detail["name"]: [] for detail in outputs}
+    for index in range(len(codes)):
+        interpreter.set_tensor(source, codes[index : index + 1])
+        interpreter.invoke()
+        for detail in outputs:
+            found[detail["name"]].append(interpreter.get_tensor(detail["index"]))
+    return {name: np.concatenate(arrays) for name, arrays in found.items()}
+
+
+def _with_outputs(content: bytes, names: Sequence[str]) -> bytes:
+    model = read_model(content)
+    graph = model.subgraphs[0]
+    index = {(tensor.name or b"").decode(errors="replace"): i for i, tensor in enumerate(graph.tensors)}
+    missing = next((name for name in names if name not in index), None)
+    if missing is not None:
+        raise TfmpqError(
+            f"A tensor is read by its name. Received: {missing}, which the file has not. Check the name."
+        )
+    graph.outputs = np.array([index[name] for name in names], np.int32)
+    return write_model(model)
 
 
 def plan_facts(content: bytes) -> dict[str, Any]:

@@ -6,18 +6,18 @@ found in the layer where it arises and is not amplified by depth.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
 from tfmpq.containers import DELEGATED, Target
-from tfmpq.deploy.flatbuffer import read_model, write_model
-from tfmpq.deploy.layout import tensor_name
+from tfmpq.deploy.flatbuffer import read_model
 from tfmpq.deploy.readback import mismatches
 from tfmpq.deploy.reference import expected_value, steps_off
-from tfmpq.deploy.runtime import Kernels, execution_plan, open_interpreter
+from tfmpq.deploy.runtime import Kernels, plan_facts, tensor_values
+from tfmpq.deploy.sandbox import Sandbox
 from tfmpq.deploy.specialize import specialize
 from tfmpq.deploy.topology import deployable, undelegated
 from tfmpq.frozen import FrozenModel
@@ -27,8 +27,6 @@ MAX_SHARE = 1e-4
 
 LiteRT's own kernels round twice, so any number of elements may be one step off there; more is a wrong result.
 """
-
-_THREADS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +55,27 @@ class OperatorCheck:
 
 
 @dataclass(frozen=True, slots=True)
+class LayerCheck:
+    """How close one layer comes to its float64 recomputation under one set of kernels.
+
+    Attributes:
+        name: Layer name.
+        kind: Layer kind.
+        kernels: `xnnpack` or `builtin`.
+        elements: Number of compared output elements, over all images.
+        off_by_one: Elements one output step away.
+        off_by_more: Elements further away.
+    """
+
+    name: str
+    kind: str
+    kernels: str
+    elements: int
+    off_by_one: int
+    off_by_more: int
+
+
+@dataclass(frozen=True, slots=True)
 class Verification:
     """Proof of one file.
 
@@ -67,6 +86,7 @@ class Verification:
         images: Number of images on which operators were recomputed.
         delegate_partitions: Partitions of the `litert` form that XNNPACK took; 1 is the whole graph.
         operators: Comparison by layer kind.
+        by_layer: Comparison by layer, in order of execution; left out of the JSON, because it is long.
         failures: What is wrong, first mismatch first; empty if all is well.
     """
 
@@ -77,6 +97,7 @@ class Verification:
     delegate_partitions: int | None
     operators: tuple[OperatorCheck, ...]
     failures: tuple[str, ...] = field(default=())
+    by_layer: tuple[LayerCheck, ...] = field(default=())
 
     @property
     def passed(self) -> bool:
@@ -84,23 +105,31 @@ class Verification:
         return not self.failures
 
     def to_json(self) -> dict[str, Any]:
-        """All fields and `passed`."""
-        return {"passed": self.passed, **asdict(self)}
+        """All fields but `by_layer`, and `passed`."""
+        fields = asdict(self)
+        del fields["by_layer"]
+        return {"passed": self.passed, **fields}
 
 
 def verify(
-    frozen: FrozenModel, content: bytes, target: Target, images: np.ndarray | None = None
+    frozen: FrozenModel,
+    content: bytes,
+    target: Target,
+    images: np.ndarray | None = None,
+    sandbox: Sandbox | None = None,
 ) -> Verification:
     """Prove that a file is the network and that the runtime executes it faithfully.
 
-    The storage form is proved by its integers, by LiteRT's own kernels that execute it, and by the `litert`
-    form that `specialize` makes of it, which has to hold the same integers and pass as that form.
+    A form that XNNPACK does not take as a whole is proved by its integers, by LiteRT's own kernels that
+    execute it, and by the `litert` form that `specialize` makes of it, which has to hold the same integers
+    and pass as that form.
 
     Args:
         frozen: The network that was written.
         content: The file, read back.
         target: Which form of the file.
         images: float32 (N, height, width, channels), preprocessed; None for noise.
+        sandbox: Where the runtime executes the file; None for this process, if it wrote the file itself.
 
     Raises:
         TfmpqError: The file is damaged, or the runtime refuses it.
@@ -113,32 +142,74 @@ def verify(
     batch = _noise(frozen) if images is None else np.asarray(images, np.float32)
     partitions: int | None = None
     checks: list[OperatorCheck] = []
+    by_layer: list[LayerCheck] = []
     if not failures:  # a graph of another shape cannot be recomputed layer by layer
-        partitions, checks, failures = _execute(frozen, content, fast, target, batch)
+        proof = _Execution(frozen, sandbox)
+        by_layer, checks, partitions = proof.run(content, fast, target, batch)
+        failures = proof.failures
     weights = [layer.weights for layer in frozen.weighted if layer.weights]
-    integers = sum(weight.integers.size for weight in weights)
     return Verification(
-        target, len(weights), integers, len(batch), partitions, tuple(checks), tuple(failures)
+        target,
+        len(weights),
+        sum(weight.integers.size for weight in weights),
+        len(batch),
+        partitions,
+        tuple(checks),
+        tuple(failures),
+        tuple(by_layer),
     )
 
 
-def _execute(
-    frozen: FrozenModel, content: bytes, fast: bytes, target: Target, images: np.ndarray
-) -> tuple[int, list[OperatorCheck], list[str]]:
-    """Delegated partitions, comparisons, and what is wrong with them."""
-    values = list(_activations(frozen, fast, images, "default"))
-    checks = _check_operators(frozen, values, "litert", "xnnpack")
-    same = _same_logits(frozen, fast, values)
-    values = list(_activations(frozen, content, images[:1], "builtin"))  # a wrong kernel shows on any image
-    checks += _check_operators(frozen, values, target, "builtin")
-    failures = list(_failures(checks))
-    plan = execution_plan(fast)
-    apart = sum(undelegated(layer) for layer in frozen.layers)
-    if not plan.complete and not (apart and plan.partitions <= apart + 1):
-        failures.append(f"XNNPACK took {plan.partitions} partitions of the graph, not one that is all of it")
-    if not same:
-        failures.append("the output changes when the tensors inside the graph are read as well")
-    return plan.partitions, checks, failures
+class _Execution:
+    """Has the runtime execute a network, here or in a sandbox, and compares every layer."""
+
+    def __init__(self, frozen: FrozenModel, sandbox: Sandbox | None) -> None:
+        self.frozen, self.sandbox = frozen, sandbox
+        self.failures: list[str] = []
+
+    def run(
+        self, content: bytes, fast: bytes, target: Target, images: np.ndarray
+    ) -> tuple[list[LayerCheck], list[OperatorCheck], int]:
+        """Comparisons by layer and by kind, and the partitions that XNNPACK took."""
+        form = target if target in DELEGATED else "litert"
+        values = self._values(fast, images, "default")
+        by_layer = _check_layers(self.frozen, values, "xnnpack")
+        checks = _by_kind(by_layer, form)
+        same = self._same_logits(fast, values)
+        values = self._values(content, images[:1], "builtin")  # a wrong kernel shows on any image
+        own = _check_layers(self.frozen, values, "builtin")
+        checks += _by_kind(own, target)
+        self.failures += _failures(checks)
+        partitions = self._check_plan(fast)
+        if not same:
+            self.failures.append("the output changes when the tensors inside the graph are read as well")
+        return by_layer + own, checks, partitions
+
+    def _ask(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        if self.sandbox is None:
+            return function(*arguments)
+        return self.sandbox.call(f"{function.__module__}:{function.__name__}", *arguments)
+
+    def _values(self, content: bytes, images: np.ndarray, kernels: Kernels) -> dict[str, np.ndarray]:
+        """Codes (N, ...) of every layer's output, by layer name."""
+        names = [layer.name for layer in self.frozen.layers]
+        codes = self.frozen.layers[0].grid.quantize(images)
+        return {names[0]: codes} | self._ask(tensor_values, content, names[1:], codes, kernels)
+
+    def _same_logits(self, content: bytes, values: Mapping[str, np.ndarray]) -> bool:
+        """Whether the graph as it is, which the delegate may fuse further, computes the very same logits."""
+        first, last = self.frozen.layers[0].name, self.frozen.layers[-1].name
+        found = self._ask(tensor_values, content, None, values[first], "default")
+        return all(np.array_equal(logits, values[last]) for logits in found.values())
+
+    def _check_plan(self, content: bytes) -> int:
+        plan = self._ask(plan_facts, content)
+        apart = sum(undelegated(layer) for layer in self.frozen.layers)
+        if not plan["complete"] and not (apart and plan["partitions"] <= apart + 1):
+            self.failures.append(
+                f"XNNPACK took {plan['partitions']} partitions of the graph, not one that is all of it"
+            )
+        return int(plan["partitions"])
 
 
 def _failures(checks: Sequence[OperatorCheck]) -> Iterator[str]:
@@ -161,73 +232,32 @@ def _noise(frozen: FrozenModel) -> np.ndarray:
     return np.stack([white, coarse]).astype(np.float32)
 
 
-@dataclass(slots=True)
-class _Tally:
-    """Deviations of one layer kind."""
-
-    elements: int = 0
-    one: int = 0
-    more: int = 0
-    worst: tuple[int, int, str | None] = (0, 0, None)
-
-    def add(self, layer: str, off: np.ndarray) -> None:
-        """Count one layer's output."""
-        one, more = int((off == 1).sum()), int((off > 1).sum())
-        self.elements, self.one, self.more = self.elements + off.size, self.one + one, self.more + more
-        if (more, one) > self.worst[:2]:
-            self.worst = (more, one, layer)
+def _check_layers(frozen: FrozenModel, values: Mapping[str, np.ndarray], kernels: str) -> list[LayerCheck]:
+    """Recompute every layer from the runtime's own inputs, image after image."""
+    checks = []
+    for layer in frozen.layers[1:]:
+        one = more = 0
+        found = values[layer.name]
+        for index in range(len(found)):
+            inputs = [values[name][index : index + 1] for name in layer.inputs]
+            off = steps_off(expected_value(frozen, layer, inputs), found[index : index + 1])
+            one, more = one + int((off == 1).sum()), more + int((off > 1).sum())
+        checks.append(LayerCheck(layer.name, layer.kind, kernels, found.size, one, more))
+    return checks
 
 
-def _check_operators(
-    frozen: FrozenModel, values: Sequence[dict[str, np.ndarray]], form: str, kernels: str
-) -> list[OperatorCheck]:
-    """Recompute every layer from the runtime's own inputs."""
-    tallies: dict[str, _Tally] = {}
-    for codes in values:
-        for layer in frozen.layers[1:]:
-            expected = expected_value(frozen, layer, [codes[name] for name in layer.inputs])
-            tallies.setdefault(layer.kind, _Tally()).add(layer.name, steps_off(expected, codes[layer.name]))
-    return [
-        OperatorCheck(
-            kind,
-            kernels,
-            form,
-            tally.elements,
-            tally.one,
-            tally.more,
-            tally.worst[2],
-            tally.more == 0 and (kernels == "builtin" or tally.one <= max(1, MAX_SHARE * tally.elements)),
+def _by_kind(checks: Sequence[LayerCheck], form: str) -> list[OperatorCheck]:
+    """Sum over the layers of each kind and hold against the bounds."""
+    summed = []
+    for kind in sorted({check.kind for check in checks}):
+        layers = [check for check in checks if check.kind == kind]
+        elements, one, more = (
+            sum(getattr(check, what) for check in layers)
+            for what in ("elements", "off_by_one", "off_by_more")
         )
-        for kind, tally in sorted(tallies.items())
-    ]
-
-
-def _activations(
-    frozen: FrozenModel, content: bytes, images: np.ndarray, kernels: Kernels
-) -> Iterator[dict[str, np.ndarray]]:
-    """Codes of every layer's output, by layer name, image after image."""
-    model = read_model(content)
-    graph = model.subgraphs[0]
-    index = {tensor_name(tensor): number for number, tensor in enumerate(graph.tensors)}
-    names = [layer.name for layer in frozen.layers]
-    graph.outputs = np.array([index[name] for name in names[1:]], np.int32)
-    interpreter = open_interpreter(write_model(model), kernels, _THREADS)
-    source = interpreter.get_input_details()[0]
-    details = {detail["name"]: detail["index"] for detail in interpreter.get_output_details()}
-    for image in images:
-        codes = frozen.layers[0].grid.quantize(image[None])
-        interpreter.set_tensor(source["index"], codes)
-        interpreter.invoke()
-        yield {names[0]: codes} | {name: interpreter.get_tensor(details[name]) for name in names[1:]}
-
-
-def _same_logits(frozen: FrozenModel, content: bytes, values: Sequence[dict[str, np.ndarray]]) -> bool:
-    """Whether the graph as it is, which the delegate may fuse further, computes the very same logits."""
-    interpreter = open_interpreter(content, "default", _THREADS)
-    source, output = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
-    for codes in values:
-        interpreter.set_tensor(source["index"], codes[frozen.layers[0].name])
-        interpreter.invoke()
-        if not np.array_equal(interpreter.get_tensor(output["index"]), codes[frozen.layers[-1].name]):
-            return False
-    return True
+        worst = max(layers, key=lambda check: (check.off_by_more, check.off_by_one))
+        kernels = worst.kernels
+        passed = more == 0 and (kernels == "builtin" or one <= max(1, MAX_SHARE * elements))
+        named = worst.name if one or more else None
+        summed.append(OperatorCheck(kind, kernels, form, elements, one, more, named, passed))
+    return summed
