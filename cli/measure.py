@@ -36,6 +36,7 @@ device_options = options.stack(
         show_envvar=True,
         help="Configuration file for ssh and scp (their -F).  [default: ~/.ssh/config]",
     ),
+    click.option("--adb", metavar="PATH", help="The adb client.  [default: $ADB, or the one on the PATH]"),
 )
 
 
@@ -55,7 +56,7 @@ device_options = options.stack(
     metavar="TARGET",
     default="local",
     show_default=True,
-    help="local, or ssh:HOST with a host of your ssh configuration or user@host.",
+    help="local, ssh:HOST with a host of your ssh configuration or user@host, or adb[:SERIAL].",
 )
 @click.option(
     "--threads",
@@ -85,6 +86,12 @@ device_options = options.stack(
     help="quick: at least 50 runs and a second in each of 3 processes; mlperf-like: 1024 and a minute.",
 )
 @device_options
+@click.option(
+    "--benchmark-model",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="LiteRT's benchmark_model for the device; what measures on Android.",
+)
 @click.option(
     "--out", metavar="FILE.json", type=options.output_path(), help="Write the result there as well."
 )

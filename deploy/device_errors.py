@@ -108,6 +108,14 @@ class Offline(DeviceError):
     advice = "Plug it in again, or run 'adb reconnect offline'"
 
 
+class AdbServerUnreachable(DeviceError):
+    """The adb client finds no server and cannot start one."""
+
+    kind = "adb_server_unreachable"
+    rule = "The adb server has to answer"
+    advice = "Run 'adb start-server', and check ADB_SERVER_SOCKET if it is set"
+
+
 class LinkLost(DeviceError):
     """The connection broke while something ran."""
 
@@ -216,6 +224,14 @@ class BadAffinity(DeviceError):
     kind = "bad_affinity"
     rule = "--affinity names CPUs of the device"
     advice = "Name others, for example --affinity 0,1"
+
+
+class WrongBinary(DeviceError):
+    """benchmark_model does not start on the device."""
+
+    kind = "wrong_architecture"
+    rule = "benchmark_model has to be one for the device's processor"
+    advice = "Download the one for it (android_aarch64 or android_arm) and name it with --benchmark-model"
 
 
 class BenchmarkModelMissing(DeviceError):

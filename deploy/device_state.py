@@ -61,4 +61,6 @@ def state_warnings(process: Mapping[str, Any], threads: int) -> list[str]:
     governors = {policy.get("scaling_governor") for policy in (before.get("cpufreq") or {}).values()}
     found += [f"the governor is {name}" for name in sorted(governors - {None, "performance"})]
     found += [f"the board reports: {reason}" for reason in throttling(after.get("throttled"))]
+    if after.get("thermal_status"):
+        found.append(f"the phone reports thermal status {after['thermal_status']}: it throttles")
     return found

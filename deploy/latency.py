@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -25,7 +26,7 @@ class Measurement:
         path: The file.
         bytes: Its size.
         sha256: Its digest.
-        median_ms: Median, over all processes.
+        median_ms: Median, over all processes; NaN (null in JSON) for what a tool does not tell.
         p10_ms: 10th percentile; `p90_ms`, `p95_ms` and `p99_ms` likewise.
         min_ms: Fastest run.
         max_ms: Slowest run.
@@ -83,6 +84,7 @@ class Measurement:
     def to_json(self) -> dict[str, Any]:
         """All fields but the processes; null for the times of an emulation."""
         shown = {key: value for key, value in asdict(self).items() if key != "processes"}
+        shown = {key: None if _unknown(value) else value for key, value in shown.items()}
         if self.emulated:
             shown |= {key: None for key in shown if key.endswith("_ms") or key in ("spread", "memory_kb")}
         return {"schema_version": SCHEMA_VERSION, **shown, "energy": None}
@@ -147,7 +149,7 @@ class Measurements:
         return {"files": documents, "comparisons": [item.to_json() for item in self.comparisons]}
 
 
-def statistics(times: Sequence[float] | np.ndarray) -> dict[str, float] | None:
+def statistics(times: Sequence[float] | np.ndarray) -> dict[str, Any] | None:
     """Count, percentiles, mean and deviation of times; None without any."""
     if not len(times):
         return None
@@ -176,8 +178,8 @@ def process_record(raw: Mapping[str, Any], index: int, started_at: str, threads:
         "process_index": index,
         "started_at": started_at,
         **{key: raw[key] for key in ("load_ms", "allocate_ms", "first_inference_ms")},
-        "warmup_ms": statistics(raw["warmup_ms_raw"]),
-        "latency_ms": statistics(times),
+        "warmup_ms": raw.get("warmup_ms") or statistics(raw["warmup_ms_raw"]),
+        "latency_ms": raw.get("latency_ms") or statistics(times),
         "latency_ms_raw": times,
         "drift_last_over_first_quarter": drift(times),
         **{key: raw[key] for key in ("cpu_seconds_over_wall", "memory_kb", "state_before", "state_after")},
@@ -209,8 +211,8 @@ def summarize(
         affinity: CPUs that were kept to.
     """
     times = np.concatenate([np.asarray(record["latency_ms_raw"], np.float64) for record in processes])
-    found = statistics(times) or {}
-    medians = tuple(float(record["latency_ms"]["p50"]) for record in processes)
+    found = statistics(times) or _without_samples([record["latency_ms"] for record in processes])
+    medians = tuple(_typical(record["latency_ms"]) for record in processes)
     device = dict(raws[0]["device"])
     return Measurement(
         path=str(path),
@@ -220,8 +222,8 @@ def summarize(
         **{f"{name}_ms": found[name] for name in _PERCENTILES},
         process_medians_ms=medians,
         spread=(max(medians) - min(medians)) / float(np.median(medians)),
-        runs=times.size,
-        warmup_runs=sum(record["warmup_ms"]["count"] for record in processes),
+        runs=found["count"],
+        warmup_runs=sum((record["warmup_ms"] or {"count": 0})["count"] for record in processes),
         threads=threads,
         runtime=dict(raws[0]["runtime"]),
         delegate_partitions=raws[0]["delegate_partitions"],
@@ -239,6 +241,24 @@ def summarize(
         warnings=tuple(_warnings(processes, medians, device, threads, protocol)),
         processes=tuple(processes),
     )
+
+
+def _typical(latency: Mapping[str, Any]) -> float:
+    """The median of a process; the mean where the tool tells no median."""
+    return float(latency["mean"] if latency["p50"] is None else latency["p50"])
+
+
+def _without_samples(processes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Statistics over processes of a tool that keeps no samples; NaN for what it does not tell."""
+    known = {key: [item[key] for item in processes if item.get(key) is not None] for key in processes[0]}
+    middle = {key: float(np.median(values)) if values else math.nan for key, values in known.items()}
+    return {
+        **dict.fromkeys(_PERCENTILES, math.nan),
+        **middle,
+        "count": sum(known["count"]),
+        "min": min(known["min"]),
+        "max": max(known["max"]),
+    }
 
 
 _PERCENTILES = ("p10", "p90", "p95", "p99", "min", "max", "mean", "stddev")
@@ -264,11 +284,18 @@ def compare(files: Sequence[Measurement]) -> tuple[Comparison, ...]:
     return tuple(found)
 
 
+def _unknown(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)
+
+
 def _memory(processes: Sequence[Mapping[str, Any]]) -> int | None:
-    used = [record["memory_kb"] or {} for record in processes]
-    known = [
-        part["peak"] - part["after_import"] for part in used if part.get("peak") and part.get("after_import")
-    ]
+    known = []
+    for record in processes:
+        used = record["memory_kb"] or {}
+        if used.get("peak") and used.get("after_import"):
+            known.append(used["peak"] - used["after_import"])
+        elif used.get("delta"):
+            known.append(used["delta"])
     return max(known) if known else None
 
 
@@ -291,6 +318,8 @@ def _warnings(
         found.append(f"{threads} threads share {device['cores']} cores")
     if float(np.median(medians)) < _COARSE_MS:
         found.append("below 20 us the call from Python counts")
+    if any(record["latency_ms"]["p50"] is None for record in processes):
+        found.append("this benchmark_model tells no median: processes are compared by their means")
     least = min(record["latency_ms"]["count"] for record in processes)
     if least < protocol.runs:
         found.append(f"a process made {least} runs only, not {protocol.runs}")

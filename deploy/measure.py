@@ -9,10 +9,12 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from tfmpq.deploy.benchmark_model import BenchmarkModel
 from tfmpq.deploy.latency import Measurement, Measurements, compare, process_record, summarize
 from tfmpq.deploy.protocol import PROTOCOLS, Protocol
 from tfmpq.deploy.python_runner import PythonRunner
 from tfmpq.deploy.transports import Transport, transport
+from tfmpq.deploy.transports.adb import AdbTransport
 from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.progress import Reporter, SilentReporter
 from tfmpq.runs import write_json
@@ -31,6 +33,8 @@ def measure(
     protocol: str = "quick",
     python: str | None = None,
     ssh_config: str | Path | None = None,
+    adb: str | Path | None = None,
+    benchmark_model: str | Path | None = None,
     out: str | Path | None = None,
     reporter: Reporter | None = None,
 ) -> Measurements:
@@ -42,13 +46,15 @@ def measure(
 
     Args:
         path: A `.tflite`, or several.
-        on: The device: `local`, `ssh:HOST`.
+        on: The device: `local`, `ssh:HOST`, `adb` or `adb:SERIAL`.
         threads: Threads of the runtime.
         runs: Least number of timed runs of a process; by default the protocol's.
         affinity: CPUs that the process keeps to, as `0,1`.
         protocol: `quick` or `mlperf-like`.
         python: How Python is called on the device; by default found.
         ssh_config: Configuration file for ssh instead of the user's.
+        adb: The adb client; by default found.
+        benchmark_model: LiteRT's program of that name for the device; what measures on Android.
         out: File for the result as JSON.
         reporter: Told about progress.
 
@@ -59,8 +65,9 @@ def measure(
     """
     paths = [Path(path)] if isinstance(path, str | Path) else [Path(item) for item in path]
     plan = _plan(paths, threads, runs, protocol)
-    way = transport(on, python=python, ssh_config=ssh_config)
-    found = _measure(paths, way, plan, threads, affinity, reporter or SilentReporter())
+    way = transport(on, python=python, ssh_config=ssh_config, adb=adb)
+    binary = _binary(way, benchmark_model)
+    found = _measure(paths, way, binary, plan, threads, affinity, reporter or SilentReporter())
     if out is not None:
         _write(Path(out), found)
     return found
@@ -87,9 +94,26 @@ def _plan(paths: Sequence[Path], threads: int, runs: int | None, protocol: str) 
     return replace(PROTOCOLS[protocol], runs=runs) if runs else PROTOCOLS[protocol]
 
 
+def _binary(way: Transport, benchmark_model: str | Path | None) -> Path | None:
+    """The program that was named, where it is of use."""
+    if benchmark_model is None:
+        return None
+    if not isinstance(way, AdbTransport):
+        raise UsageError(
+            f"benchmark_model measures on Android. Received: --benchmark-model with --on {way.name}. Leave "
+            "it out."
+        )
+    if not Path(benchmark_model).is_file():
+        raise UsageError(
+            f"--benchmark-model is a program. Received: {benchmark_model}, which is none. Check the path."
+        )
+    return Path(benchmark_model)
+
+
 def _measure(
     paths: Sequence[Path],
     way: Transport,
+    binary: Path | None,
     plan: Protocol,
     threads: int,
     affinity: str | None,
@@ -97,7 +121,7 @@ def _measure(
 ) -> Measurements:
     reporter.start("measure", plan.processes * len(paths))
     with way as device:
-        program = PythonRunner(device)
+        program = BenchmarkModel(device, binary) if isinstance(device, AdbTransport) else PythonRunner(device)
         program.require_runtime()
         names = [device.push(path) for path in paths]
         raws: list[list[dict[str, Any]]] = [[] for _ in paths]

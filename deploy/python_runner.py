@@ -96,10 +96,10 @@ def _result(done: Finished, device: Transport, what: str) -> dict[str, Any]:
     said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
     if done.code in (126, 127) or "future feature annotations" in done.stderr:
         raise NoPython(device.name, f"{device.python}: {said}")
-    raise Crashed(device.name, f"{what}: {_how(done.code)}: {said}")
+    raise Crashed(device.name, f"{what}: {how_it_ended(done.code)}: {said}")
 
 
-def _how(code: int) -> str:
+def how_it_ended(code: int) -> str:
     """A shell's exit code in words."""
     try:
         return f"the runtime crashed with {signal.Signals(code - 128).name}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tfmpq.deploy.transports.adb import AdbTransport
 from tfmpq.deploy.transports.base import Finished, Transport
 from tfmpq.deploy.transports.local import LocalTransport
 from tfmpq.deploy.transports.ssh import SshTransport
@@ -12,13 +13,20 @@ from tfmpq.errors import UsageError
 __all__ = ["Finished", "Transport", "transport"]
 
 
-def transport(on: str, *, python: str | None = None, ssh_config: str | Path | None = None) -> Transport:
+def transport(
+    on: str,
+    *,
+    python: str | None = None,
+    ssh_config: str | Path | None = None,
+    adb: str | Path | None = None,
+) -> Transport:
     """The way to a device.
 
     Args:
-        on: `local`, `ssh:HOST`.
+        on: `local`, `ssh:HOST`, `adb` or `adb:SERIAL`.
         python: How Python is called there; by default found.
         ssh_config: Configuration file for ssh.
+        adb: The adb client; by default found.
 
     Raises:
         UsageError: `on` is none of them.
@@ -28,4 +36,6 @@ def transport(on: str, *, python: str | None = None, ssh_config: str | Path | No
         return LocalTransport(python)
     if kind == "ssh" and address:
         return SshTransport(address, Path(ssh_config) if ssh_config else None, python)
+    if on == "adb" or (kind == "adb" and address):
+        return AdbTransport(address or None, adb)
     raise UsageError(f"--on is local, ssh:HOST or adb[:SERIAL]. Received: '{on}'. Write --on ssh:pi.")

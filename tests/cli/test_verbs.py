@@ -82,6 +82,8 @@ DEFAULTS = {
             "protocol": "quick",
             "python": None,
             "ssh_config": None,
+            "adb": None,
+            "benchmark_model": None,
             "out": None,
         },
     ),

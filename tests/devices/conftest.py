@@ -282,6 +282,12 @@ def files(tmp_path_factory) -> tuple[Path, Path]:
 
 
 @pytest.fixture
+def needs() -> Callable[..., None]:
+    """`needs(name, *programs)` skips or fails the test where a program of a stand-in is missing."""
+    return require
+
+
+@pytest.fixture
 def eventually() -> Callable[[Callable[[], bool]], bool]:
     """Whether a condition comes true in time."""
     return wait_for
