@@ -225,30 +225,35 @@ def _positions(node: Node, count: int, generator: np.random.Generator) -> tuple[
 def _windows(node: Node, x: np.ndarray, picks: tuple[np.ndarray, ...]) -> np.ndarray:
     """What the kernel sees at some positions of its output: (positions, kernel height * width, channels)."""
     layer = node.main
-    offsets, padding = [], []
-    for axis in range(2):
+    image, *places = (pick[:, None, None] for pick in picks)
+    indices, outside = [], np.zeros((), bool)
+    for axis, place in enumerate(places):
+        size = x.shape[axis + 1]
         reach = (layer.kernel_size[axis] - 1) * layer.dilation_rate[axis] + 1
-        lack = (node.output_shape[axis] - 1) * layer.strides[axis] + reach - x.shape[axis + 1]
-        lack = max(lack, 0) if layer.padding == "same" else 0
-        padding.append((lack // 2, lack - lack // 2))
-        offsets.append(np.arange(layer.kernel_size[axis]) * layer.dilation_rate[axis])
-    x = np.pad(x, ((0, 0), *padding, (0, 0)))
-    image, row, column = (pick[:, None, None] for pick in picks)
-    rows = row * layer.strides[0] + offsets[0][None, :, None]
-    columns = column * layer.strides[1] + offsets[1][None, None, :]
-    return x[image, rows, columns].reshape(len(image), -1, x.shape[-1])
+        lack = (node.output_shape[axis] - 1) * layer.strides[axis] + reach - size
+        before = max(lack, 0) // 2 if layer.padding == "same" else 0
+        offsets = np.arange(layer.kernel_size[axis]) * layer.dilation_rate[axis]
+        index = place * layer.strides[axis] - before + np.expand_dims(offsets, (0, 2 - axis))
+        outside = outside | (index < 0) | (index >= size)
+        indices.append(np.clip(index, 0, size - 1))
+    # Padding the whole tensor instead would copy gigabytes.
+    found = x[image, indices[0], indices[1]]
+    found[np.broadcast_to(outside, found.shape[:3])] = 0
+    return found.reshape(len(image), -1, x.shape[-1])
 
 
 def _run(layers: Sequence[Any], inputs: Sequence[np.ndarray]) -> np.ndarray:
     """Output of a chain of layers, a few images at a time."""
-    found = []
+    found = None
     for begin in range(0, len(inputs[0]), _CHUNK):
         parts = [x[begin : begin + _CHUNK] for x in inputs]
         value: Any = parts if len(parts) > 1 else parts[0]
         for layer in layers:
             value = layer(value, training=False) if _takes_training(layer) else layer(value)
-        found.append(ops.convert_to_numpy(value))
-    return np.concatenate(found)
+        if found is None:
+            found = np.empty((len(inputs[0]), *value.shape[1:]), np.float32)
+        found[begin : begin + _CHUNK] = ops.convert_to_numpy(value)
+    return np.asarray(found)
 
 
 def _takes_training(layer: Any) -> bool:
