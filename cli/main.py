@@ -16,7 +16,19 @@ import click
 
 from .failures import describe
 
-VERBS = ("run", "search", "finetune", "export", "specialize", "evaluate", "measure", "inspect", "probe")
+VERBS = (
+    "run",
+    "search",
+    "finetune",
+    "export",
+    "specialize",
+    "verify",
+    "evaluate",
+    "sharpness",
+    "measure",
+    "inspect",
+    "probe",
+)
 
 
 class VerbGroup(click.Group):

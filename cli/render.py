@@ -90,11 +90,19 @@ def _probe_view(result: Mapping[str, Any]) -> dict[str, Any]:
     return dict(result) | {"cases": cases}
 
 
+def _verify_view(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The layers' table without the columns that the one by kind has, so that names are not cut off."""
+    hidden = ("elements", "builtin_elements", "builtin_off_by_more")
+    layers = [{key: value for key, value in row.items() if key not in hidden} for row in result["layers"]]
+    return dict(result) | {"layers": layers}
+
+
 _VIEWS: Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "run": _run_view,
     "evaluate": _evaluate_view,
     "inspect": _inspect_view,
     "probe": _probe_view,
+    "verify": _verify_view,
     "measure": _measure_view,
 }
 

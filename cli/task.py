@@ -9,7 +9,7 @@ from typing import Any
 from . import environment
 
 
-def perform(verb: str, module: str, as_json: bool, call: Callable[[Any, Any], Any]) -> None:
+def perform(verb: str, module: str, as_json: bool, call: Callable[[Any, Any], Any]) -> dict[str, Any]:
     """Run the function behind a verb and print its result to stdout, as text or as one JSON object.
 
     Args:
@@ -18,6 +18,9 @@ def perform(verb: str, module: str, as_json: bool, call: Callable[[Any, Any], An
         as_json: Print JSON instead of text.
         call: Receives the function and a `tfmpq.progress.Reporter`; returns the function's result, whose
             `to_json` says all that is known as JSON types.
+
+    Returns:
+        What was printed.
     """
     environment.prepare()
     stdout = environment.claim_stdout()
@@ -32,3 +35,4 @@ def perform(verb: str, module: str, as_json: bool, call: Callable[[Any, Any], An
         render.write_json(result, stdout)
     else:
         render.write_text(verb, result, stdout)
+    return result

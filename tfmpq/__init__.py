@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from tfmpq.posttraining import quantize
     from tfmpq.searching import search
     from tfmpq.specializing import specialize
+    from tfmpq.verifying import verify
 
 _HOME = {
     "Policy": "policy",
@@ -45,6 +46,7 @@ _HOME = {
     "save_policy": "policy",
     "search": "searching",
     "specialize": "specializing",
+    "verify": "verifying",
 }
 
 __all__ = [
@@ -62,6 +64,7 @@ __all__ = [
     "save_policy",
     "search",
     "specialize",
+    "verify",
 ]
 
 

@@ -19,7 +19,9 @@ FUNCTIONS = {
     "finetune": "tfmpq.finetuning",
     "export": "tfmpq.exporting",
     "specialize": "tfmpq.specializing",
+    "verify": "tfmpq.verifying",
     "evaluate": "tfmpq.evaluation",
+    "sharpness": "tfmpq.flatness",
     "measure": "tfmpq.deploy.measure",
     "inspect": "tfmpq.inspection",
     "probe": "tfmpq.deploy.probe",
@@ -32,7 +34,7 @@ class Call:
     def __init__(self) -> None:
         self.args: tuple[Any, ...] = ()
         self.kwargs: dict[str, Any] = {}
-        self.result: dict[str, Any] = {"top1": 0.5, "table": [], "cases": []}
+        self.result: dict[str, Any] = {"top1": 0.5, "table": [], "cases": [], "passed": True, "layers": []}
         self.error: BaseException | None = None
         self.prints: str | None = None
 

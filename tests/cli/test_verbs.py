@@ -20,7 +20,9 @@ COMMANDS = {
     "finetune": "finetune r --target digits --out o",
     "export": "export r --tflite",
     "specialize": "specialize m.tflite --out o.tflite",
+    "verify": "verify m.tflite --against r",
     "evaluate": "evaluate m.tflite --data digits",
+    "sharpness": "sharpness r",
     "measure": "measure m.tflite",
     "inspect": "inspect p.yaml",
     "probe": "probe",
@@ -67,11 +69,13 @@ DEFAULTS = {
         FINETUNE_DEFAULTS | {"model": None, "distill_weight": 0.5, "frozen_statistics_epochs": None},
     ),
     "export": ((Path("r"),), {"target": "litert", "out": None, "data_dir": None}),
+    "verify": ((Path("m.tflite"), Path("r")), {"data": None, "data_dir": None, "limit": 1000}),
     "specialize": ((Path("m.tflite"),), {"target": "litert", "out": Path("o.tflite")}),
     "evaluate": (
         (Path("m.tflite"), "digits"),
         {"data_dir": None, "split": "test", "limit": None, "preprocessing": None},
     ),
+    "sharpness": ((Path("r"),), {"radii": (0.01, 0.02, 0.05), "limit": 512, "data_dir": None}),
     "measure": (
         ((Path("m.tflite"),),),
         {
@@ -175,6 +179,12 @@ def test_options_of_the_other_verbs_arrive(calls, tfmpq):
     assert calls["measure"].kwargs["out"] == Path("t.json")
 
 
+def test_every_option_of_sharpness_arrives(calls, tfmpq):
+    tfmpq("sharpness r --radii 0.1,0.2 --limit 7 --data-dir r")
+    calls["sharpness"].kwargs.pop("reporter")
+    assert calls["sharpness"].kwargs == {"radii": (0.1, 0.2), "limit": 7, "data_dir": Path("r")}
+
+
 def test_data_dir_is_read_from_the_environment(calls, tfmpq, monkeypatch):
     monkeypatch.setenv("TFMPQ_DATA_DIR", "r")
     tfmpq(COMMANDS["search"])
@@ -232,7 +242,9 @@ def test_the_example_of_the_help_is_a_valid_call(verb, calls, tfmpq, tmp_path):
     text = tfmpq(f"{verb} --help").stdout.split("Example:")[1].replace("\\\n", " ")
     line = text.split("tfmpq ", 1)[1]
     named = Path(line.split()[1])
-    if not line.split()[1].startswith("-"):
+    if verb == "sharpness":
+        named.mkdir(parents=True)
+    elif not line.split()[1].startswith("-"):
         named.parent.mkdir(parents=True, exist_ok=True)
         named.touch()
     result = tfmpq(line)
@@ -281,6 +293,9 @@ def test_no_command_shows_the_help(tfmpq):
         ("specialize m.tflite --target storage --out o.tflite", "storage"),
         ("specialize m.tflite --out r", "'r'"),
         (COMMANDS["evaluate"] + " --limit 0", "0"),
+        ("sharpness r --radii 0.1,-1", "0.1,-1"),
+        ("sharpness r --radii nan", "nan"),
+        ("sharpness m.tflite", "m.tflite"),
         ("measure r", "r"),
         ("measure m.tflite --threads 0", "0"),
         ("measure m.tflite --affinity 0-1", "0-1"),

@@ -1,0 +1,60 @@
+"""`tfmpq verify`: prove a file against the run that it comes from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tfmpq.errors import TfmpqError
+
+from . import options
+from .task import perform
+
+
+@click.command(
+    short_help="Prove a .tflite against its run.",
+    epilog=options.example(
+        "tfmpq verify mobilenet_v2.tflite --against runs/mobilenet_v2_imagenet --limit 1000"
+    ),
+)
+@click.argument("path", metavar="FILE.tflite", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--against",
+    metavar="RUN",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    required=True,
+    help="Run folder of the fine-tuning that the file comes from.",
+)
+@options.data("--data", "Data set of the images, whose test split is taken", required=False)
+@options.data_dir
+@click.option(
+    "--limit",
+    metavar="N",
+    type=click.IntRange(min=1),
+    default=1000,
+    show_default=True,
+    help="Most images whose answers are compared.",
+)
+@options.json_option
+def verify(as_json: bool, path: Path, against: Path, **choices: Any) -> None:
+    """Prove that a file holds what was trained, and that the runtime computes it.
+
+    Every integer, scale and bias is read from the file, every operator is recomputed from the runtime's own
+    inputs, and answers to real images are compared with the trained model's. The finding is printed whether
+    or not the file passes; one that does not is a failure.
+    """
+    found = perform(
+        "verify",
+        "tfmpq.verifying",
+        as_json,
+        lambda function, reporter: function(path, against, **choices, reporter=reporter),
+    )
+    if not found["passed"]:
+        first, *rest = found["failures"]
+        more = f" (and {len(rest)} more)" if rest else ""
+        raise TfmpqError(
+            f"A file has to hold and compute what was trained. Received: {path}, where {first}{more}. Export "
+            "it again, or give the run that it comes from."
+        )
