@@ -13,8 +13,11 @@ import numpy as np
 from tfmpq.deploy.topology import geometry, window_padding
 from tfmpq.frozen import FrozenLayer, FrozenModel
 
-_TIE = 1e-9
-"""Distance from one half, in output steps, within which both neighbours are right."""
+_TIE = 2.0**-12
+"""Distance from one half, in output steps, within which both neighbours are right.
+
+XNNPACK adds with multipliers of 21 bits, which leaves 2^-13 of a step open at the largest codes.
+"""
 
 
 def expected_value(frozen: FrozenModel, layer: FrozenLayer, codes: list[np.ndarray]) -> np.ndarray:

@@ -115,6 +115,11 @@ def load_model(
 
         skipped = load_weights(loaded.model, weights, skip_classifier=skip_classifier)
         loaded = replace(loaded, new_classifier=skipped)
+    if spec not in _NETWORKS:
+        from tfmpq.lowering import lower
+
+        # Behind the weights, which are for the layers that the user's model has.
+        loaded = replace(loaded, model=lower(loaded.model))
     return loaded
 
 

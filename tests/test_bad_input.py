@@ -87,7 +87,7 @@ CASES = {
     "unsupported layers": (
         SEARCH.replace(":small", ":unsupported"),
         1,
-        ("swishing", "silu", "normalised", "LayerNormalization"),
+        ("bent", "selu", "normalised", "LayerNormalization"),
     ),
     "layer not in the network": (FINETUNE.format("damaged/layer.yaml"), 2, ("dawn", "nearest: down")),
     "bits in a policy": (FINETUNE.format("damaged/bits.yaml"), 2, ("layers.down.weight_bits", "9", "2 to 8")),

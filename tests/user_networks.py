@@ -26,7 +26,7 @@ def small(input_shape: tuple[int, int, int], classes: int) -> keras.Model:
 def unsupported(input_shape: tuple[int, int, int], classes: int) -> keras.Model:
     """Two layers that have no quantized counterpart."""
     image = keras.Input(input_shape, name="image")
-    x = layers.Conv2D(8, 3, activation="swish", name="swishing")(image)
+    x = layers.Conv2D(8, 3, activation="selu", name="bent")(image)
     x = layers.LayerNormalization(name="normalised")(x)
     x = layers.GlobalAveragePooling2D(name="pool")(x)
     return keras.Model(image, layers.Dense(classes, name="logits")(x), name="unsupported")

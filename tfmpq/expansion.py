@@ -1,18 +1,17 @@
 """Nodes that are no operator of the runtime, as the operators that compute them.
 
-Whatever treats each channel by itself is a depthwise 1x1 convolution of 8-bit weights, for which every kernel
-is exact; the weights use the whole range, so that the bias has a fine grid.
+Whatever treats each channel by itself is a depthwise 1x1 convolution of 8-bit weights, which runtimes compute
+exactly.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from tfmpq.folding import affine_of, array, fold
+from tfmpq.folding import affine_of, array, fold_by_channel
 from tfmpq.frozen import Activation, FrozenLayer, FrozenWeights, TensorGrid
 from tfmpq.graph import Node, shortcut_channels
 
-_LARGEST = 127
 _POINT = {"strides": (1, 1), "padding": "valid", "dilation": (1, 1)}
 MAX_CONCATENATED = 5
 """Tensors that XNNPACK concatenates in one operator."""
@@ -41,9 +40,7 @@ def by_channel(
         activation: What the operator absorbs.
     """
     channels = shape[-1]
-    integers = _LARGEST * np.where(factor < 0, -1.0, 1.0).reshape(1, 1, channels, 1)
-    scales = np.abs(factor) / _LARGEST
-    weights = fold(integers, scales, offset, (1, 1, channels, 1), source, target).weights(8)
+    weights = fold_by_channel(factor, offset, source, target).weights(8)
     if len(shape) == 3:
         return [
             FrozenLayer(name, "depthwise_conv2d", (source_name,), target, activation, weights, dict(_POINT))

@@ -13,6 +13,8 @@ from tfmpq.graph import Node
 
 _BIAS_LIMIT = 2.0**30
 _SMALLEST_MULTIPLIER = 2.0**-30
+_LARGEST_MULTIPLIER = 255.0
+_LARGEST_WEIGHT = 127
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,7 +66,20 @@ def fold(
     integers = np.round(integers * (scales / raised).reshape(channel_shape))
     kept = raised.astype(np.float32)
     grid = (np.float32(source.scale) * kept).astype(np.float64)
-    return Folded(integers.astype(np.int8), kept, bias, grid)
+    # The runtime refuses multipliers of 256. From 255 on one step of the accumulator saturates the output, so
+    # that a smaller scale of weights and bias changes nothing.
+    largest = np.float32(_LARGEST_MULTIPLIER * target.scale / source.scale)
+    return Folded(integers.astype(np.int8), np.minimum(kept, largest), bias, grid)
+
+
+def fold_by_channel(factor: np.ndarray, offset: np.ndarray, source: TensorGrid, target: TensorGrid) -> Folded:
+    """A factor and an offset for each channel as a depthwise 1x1 kernel (1, 1, channels, 1).
+
+    Its 8-bit weights use the whole range, so that the offset has a fine grid.
+    """
+    shape = (1, 1, factor.size, 1)
+    integers = _LARGEST_WEIGHT * np.where(factor < 0, -1.0, 1.0).reshape(shape)
+    return fold(integers, np.abs(factor) / _LARGEST_WEIGHT, offset, shape, source, target)
 
 
 def array(tensor: Any, dtype: Any = np.float64) -> np.ndarray:
@@ -94,12 +109,10 @@ def affine_of(node: Node) -> tuple[np.ndarray, np.ndarray]:
             offset = norm_offset(layer, factor)
         case "Rescaling":
             factor, offset = np.asarray(layer.scale, np.float64), np.asarray(layer.offset, np.float64)
-        case "Normalization":
-            deviation = np.maximum(np.sqrt(array(layer.variance)), keras.config.epsilon()).reshape(-1)
-            mean = array(layer.mean).reshape(-1)
-            factor, offset = (deviation, mean) if layer.invert else (1.0 / deviation, -mean / deviation)
         case "Activation" if node.fixed_step is not None:
-            factor, offset = 1.0 / 6.0, 0.5  # hard sigmoid: relu6(x + 3) / 6
+            # Hard sigmoid, relu6(x + 3) / 6. Its value at 0 lies half-way between two codes; training takes
+            # the upper one.
+            factor, offset = 1.0 / 6.0, 0.5 + 2.0**-13
     return (
         np.broadcast_to(factor, (channels,)).astype(np.float64),
         np.broadcast_to(offset, (channels,)).astype(np.float64),

@@ -15,7 +15,7 @@ import numpy as np
 from keras import ops
 
 from tfmpq import expansion
-from tfmpq.folding import Folded, array, fold, norm_factor, norm_offset
+from tfmpq.folding import Folded, affine_of, array, fold, fold_by_channel, norm_factor, norm_offset
 from tfmpq.frozen import FrozenLayer, FrozenModel, FrozenWeights, TensorGrid
 from tfmpq.graph import INPUT_QUANTIZER, Network, Node
 from tfmpq.layers import WEIGHTED, is_transparent, reaches_over_border
@@ -75,10 +75,16 @@ def snap_biases(model: keras.Model, network: Network) -> None:
     BatchNorm's beta, or into its moving mean where it has no beta.
     """
     grids = _grids(model, network)
-    for node in network.weighted:
-        folded = _fold(model, node, grids[network.node(node.inputs[0]).grid_of], grids[node.grid_of])
-        snapped = np.round(folded.bias / folded.bias_grid) * folded.bias_grid
+    for node in network.nodes:
         norm, bias = node.batch_norm, getattr(node.main, "bias", None)
+        if norm is None and (bias is None or node.kind not in WEIGHTED):
+            continue
+        source, target = grids[network.node(node.inputs[0]).grid_of], grids[node.grid_of]
+        if node.kind in WEIGHTED:
+            folded = _fold(model, node, source, target)
+        else:
+            folded = fold_by_channel(*affine_of(node), source, target)
+        snapped = np.round(folded.bias / folded.bias_grid) * folded.bias_grid
         if norm is not None:
             _shift_output(norm, snapped - folded.bias)
         elif bias is not None:

@@ -78,8 +78,8 @@ class Node:
 
     @property
     def batch_norm(self) -> keras.layers.BatchNormalization | None:
-        """The BatchNorm that is folded into the node, unwrapped."""
-        found = [inner(layer) for layer in self.layers[1:] if type_name(layer) == "BatchNormalization"]
+        """The BatchNorm that is folded into the node, or that it is, unwrapped."""
+        found = [inner(layer) for layer in self.layers if type_name(layer) == "BatchNormalization"]
         return found[0] if found else None
 
     @property
@@ -195,6 +195,16 @@ def analyse(model: keras.Model, input_signed: bool = True) -> Network:
     nodes = _signs(_share_grids(nodes), input_signed)
     height, width, channels = model.inputs[0].shape[1:]
     return Network(tuple(nodes), (int(height), int(width), int(channels)))
+
+
+def layer_problems(model: keras.Model) -> list[tuple[keras.layers.Layer, str | None]]:
+    """Every layer of a functional model in order, with the reason why it cannot be deployed; None if it can.
+
+    Raises:
+        TfmpqError: The model is none that `analyse` could take, whatever its layers are.
+    """
+    walk = _Walk(model)
+    return [(layer, walk._problem(layer)) for layer in walk.layers]
 
 
 def _share_grids(nodes: Sequence[Node]) -> list[Node]:

@@ -17,7 +17,10 @@ Candidates = Mapping[str, Sequence[int]]
 """Layer or tensor name to its candidate bit-widths."""
 
 SMALLEST_PEAK = 1e-4
-"""Least magnitude that a tensor's grid spans: the runtime refuses scales with 6 / scale beyond int32."""
+"""Magnitude below which a tensor counts as always zero."""
+
+DEAD_PEAK = 1.0
+"""What the grid of such a tensor spans: with a tiny step, the runtime would refuse the step's neighbours."""
 
 PROBE_BATCH = 16
 """Images whose activation tensors are held at once."""
@@ -161,7 +164,7 @@ def _initialise_activation_steps(
     for name in learned:
         sample = np.concatenate([samples[node] for node in network.on_grid(name)])
         if np.max(np.abs(sample)) < SMALLEST_PEAK:
-            sample = np.full(1, SMALLEST_PEAK)
+            sample = np.full(1, DEAD_PEAK)
         layer = quantized.get_layer(name)
         layer.output_variables["log_step"].assign(layer.output_quantizer.initial_log_step(sample))
     for node in network.nodes:

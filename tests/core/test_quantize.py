@@ -57,8 +57,7 @@ def test_a_tensor_that_is_always_zero_gets_a_step_that_a_runtime_can_divide_by(s
     quantized = searchable((8,), (2, 8), build=build).quantized
     for name in ("relu", "gap"):
         steps = np.exp(quantized.get_layer(name).output_variables["log_step"].numpy())
-        assert np.all(6 / steps < 2**31)
-        assert np.all(steps < 1e-4)
+        np.testing.assert_allclose(steps, [1 / 3, 1 / 255], rtol=0.2)
 
 
 @pytest.mark.parametrize(("bits", "bound"), [(8, 0.03), (6, 0.12), (4, 0.6)])
