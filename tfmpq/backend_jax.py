@@ -21,6 +21,11 @@ def value_and_gradient(function: Callable[[Sequence[Any]], tuple[Any, Any]], inp
     return jax.value_and_grad(function, has_aux=True)(list(inputs))
 
 
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of tensors, compiled when it is first called with their shapes."""
+    return jax.jit(function)
+
+
 class TrainStep:
     """`train_step` for the JAX backend; mixed into the training model."""
 

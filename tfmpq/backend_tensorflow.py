@@ -26,6 +26,11 @@ def value_and_gradient(function: Callable[[Sequence[Any]], tuple[Any, Any]], inp
     )
 
 
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of tensors, compiled when it is first called with their shapes."""
+    return tf.function(function, autograph=False)
+
+
 class TrainStep:
     """`train_step` for the TensorFlow backend; mixed into the training model."""
 

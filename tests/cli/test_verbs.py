@@ -62,11 +62,14 @@ DEFAULTS = {
     "run": (("resnet8", "digits", "digits"), SEARCH_DEFAULTS | FINETUNE_DEFAULTS | {"float_epochs": None}),
     "search": (
         ("resnet8", "digits"),
-        SEARCH_DEFAULTS | KNOBS | {"pareto": (), "target_input": None, "target_classes": None},
+        SEARCH_DEFAULTS
+        | KNOBS
+        | {"pareto": (), "target_input": None, "target_classes": None, "imitate": False},
     ),
     "finetune": (
         (Path("r"), "digits"),
-        FINETUNE_DEFAULTS | {"model": None, "distill_weight": 0.5, "frozen_statistics_epochs": None},
+        FINETUNE_DEFAULTS
+        | {"reconstruct": True, "model": None, "distill_weight": 0.5, "frozen_statistics_epochs": None},
     ),
     "export": ((Path("r"),), {"target": "litert", "out": None, "data_dir": None}),
     "verify": ((Path("m.tflite"), Path("r")), {"data": None, "data_dir": None, "limit": 1000}),
