@@ -20,24 +20,22 @@ from tfmpq.deploy.transports.base import Finished
 CONTROL_SECONDS = 60.0
 """For commands that only look or clean up."""
 COPY_SECONDS = 600.0
-_GRACE_SECONDS = 30.0
-"""How much longer than the command itself the client may take."""
-
 _SENTINEL = re.compile(r"\n?^TFMPQ_RC=(\d+)\s*$", re.MULTILINE)
 
-# The command gets no input. The watcher reads the input of the session instead: its end means that the
-# client is gone, and then the command must go as well. `timeout` is for links that die without a word.
-_GUARDED = """exec 3<&0
-cd {folder} || exit 1
-timeout {seconds} {command} </dev/null 3<&- &
-p=$!
-echo $p > .pid
-( cat <&3; kill $p ) >/dev/null 2>&1 &
+# The command gets no input. A watcher reads the input of the session instead: its end means that the client
+# is gone, and then the command must go as well. It reads by itself, because a child that is left with the
+# input keeps adbd waiting. The command is not put under `timeout`: that of toybox 0.8.9 sometimes says 127
+# for programs that end at once.
+_GUARDED = """cd {folder} || exit 1
+exec 3<&0
+( while read -r x; do :; done <&3; kill $(cat .pid) ) >/dev/null 2>&1 &
 w=$!
-wait $p
+sh -c 'echo $$ > .pid; exec "$@"' sh {command} </dev/null 3<&-
 rc=$?
-kill $w
-printf '\\nTFMPQ_RC=%s\\n' $rc"""
+exec 2>/dev/null
+kill -9 $w
+echo
+echo TFMPQ_RC=$rc"""
 
 _CLEAN = """kill $(cat {folder}/.pid) 2>/dev/null
 rm -rf -- {folder}"""
@@ -126,11 +124,8 @@ class RemoteTransport(ABC):
 
     def run(self, arguments: Sequence[str], timeout: float) -> Finished:
         """Run a program in the work folder."""
-        script = _GUARDED.format(folder=self._folder, seconds=int(timeout), command=shlex.join(arguments))
-        done = self._finished(self._shell(script), timeout + _GRACE_SECONDS)
-        if done.code == 124:
-            raise TimedOut(self.name, f"no result in {timeout:.0f} s")
-        return done
+        script = _GUARDED.format(folder=self._folder, command=shlex.join(arguments))
+        return self._finished(self._shell(script), timeout)
 
     def script(self, text: str, timeout: float) -> Finished:
         """Run lines of shell there.
@@ -138,7 +133,7 @@ class RemoteTransport(ABC):
         Raises:
             DeviceError: The link broke before they ended.
         """
-        return self._finished(self._shell(f"{{ {text}\n}}; printf '\\nTFMPQ_RC=%s\\n' $?"), timeout)
+        return self._finished(self._shell(f"{text}\nrc=$?\necho\necho TFMPQ_RC=$rc"), timeout)
 
     def _finished(self, argv: list[str], timeout: float) -> Finished:
         code, stdout, stderr = self._call(argv, timeout)
@@ -167,7 +162,7 @@ class RemoteTransport(ABC):
         try:
             stdout, stderr = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired as error:
-            raise TimedOut(self.name, f"no answer in {timeout:.0f} s") from error
+            raise TimedOut(self.name, f"no result in {timeout:.0f} s") from error
         finally:
             os.close(writer)
             if process.poll() is None:

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -33,10 +34,22 @@ _HOSTS = {
 }
 
 
-def require(name: str, *programs: str) -> None:
-    """Skip the test, or fail it where `TFMPQ_REQUIRE` names the stand-in, if a program is missing."""
+STAND_INS = Path(os.environ.get("TFMPQ_DEVICES") or Path(__file__).parents[2] / "build" / "devices")
+"""What `make devices` makes."""
+
+
+def require(name: str, *programs: str, folder: str = "") -> None:
+    """Skip the test, or fail it where `TFMPQ_REQUIRE` names the stand-in, if something is missing.
+
+    Args:
+        name: The stand-in.
+        programs: Programs that it needs.
+        folder: Folder below `STAND_INS` that it needs.
+    """
     path = os.environ.get("PATH", "") + os.pathsep + "/usr/sbin"
     missing = [program for program in programs if not shutil.which(program, path=path)]
+    if folder and not (STAND_INS / folder).is_dir():
+        missing.append("'make devices'")
     if not missing:
         return
     text = f"the {name} stand-in needs {', '.join(missing)}"
@@ -279,6 +292,74 @@ def files(tmp_path_factory) -> tuple[Path, Path]:
     for path, outputs in zip(paths, (3, 10), strict=True):
         path.write_bytes(dense_file(outputs))
     return paths
+
+
+@dataclass
+class Phone:
+    """A real adbd in namespaces of its own.
+
+    Attributes:
+        run: Folder of its adb server's socket.
+    """
+
+    run: Path
+    _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
+    serial = "127.0.0.1:6555"
+
+    def start(self) -> None:
+        """Switch it on and wait until adb lists it."""
+        programs = Path(__file__).with_name("stand_ins")
+        line = ["bash", programs / "adbd.sh", "inside", STAND_INS / "adbd", self.run]
+        architecture = {"x86_64": "amd64", "aarch64": "arm64"}[os.uname().machine]
+        log = self.run / "log"
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, programs / "namespaces.py", architecture, *line],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        assert wait_for((self.run / "ready").exists), log.read_text()
+
+    def pids(self, name: str) -> list[int]:
+        """Its processes of a name."""
+        assert self._process is not None
+        return [pid for pid in children(self._process.pid) if _name(pid) == name]
+
+    def signal(self, number: int) -> None:
+        """Send a signal to its adbd."""
+        for pid in self.pids("adbd"):
+            os.kill(pid, number)
+
+    def stop(self) -> None:
+        """Switch it off."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait()
+            self._process = None
+
+
+def _name(pid: int) -> str:
+    try:
+        return Path("/proc", str(pid), "comm").read_text().strip()
+    except OSError:
+        return ""
+
+
+@pytest.fixture
+def phone(monkeypatch: pytest.MonkeyPatch) -> Iterator[Phone]:
+    """A phone that adb, as the tool calls it, finds."""
+    require("adb", "adb", "ip", "ss", folder="adbd")
+    # Paths of sockets are short: pytest's folders are too deep.
+    with tempfile.TemporaryDirectory(prefix="phone") as folder:
+        device = Phone(Path(folder))
+        monkeypatch.setenv("ADB_SERVER_SOCKET", f"localfilesystem:{folder}/adb.sock")
+        monkeypatch.setenv("HOME", folder)
+        monkeypatch.delenv("ANDROID_SERIAL", raising=False)
+        device.start()
+        yield device
+        device.stop()
 
 
 @pytest.fixture
