@@ -80,8 +80,8 @@ class Lowering:
         source = hard_sigmoid_source(operation)
         if source is not None and id(source) in values:
             self.changed = True
-            gate = {"activation": "hard_sigmoid"}
-            return [self.call(keras.layers.Activation, operation.name, values[id(source)], **gate)]
+            kind, name = keras.layers.Activation, operation.name
+            return [self.call(kind, name, values[id(source)], activation="hard_sigmoid")]
         if (step := affine_step(operation, args)) is not None:
             return [self._apply_affine(node, values, step)]
         pending = self._affine.pop(id(node.input_tensors[0]), None)

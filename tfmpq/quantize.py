@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -10,7 +10,6 @@ import numpy as np
 
 from tfmpq.configs import MixedPrecisionQuantizeConfig
 from tfmpq.graph import INPUT_QUANTIZER, Network
-from tfmpq.quantizers import Levels
 from tfmpq.wrapper import QuantizeWrapper, inner
 
 Candidates = Mapping[str, Sequence[int]]
@@ -160,7 +159,8 @@ def _initialise_activation_steps(
     low, high = input_range
     # The grid of the image is given by what pixels can be, not by which pixels were seen.
     span = max(-low, high) if low < 0 else high
-    _give_steps(quantized.get_layer(INPUT_QUANTIZER), lambda grid: span / grid.high)
+    image = quantized.get_layer(INPUT_QUANTIZER)
+    _give_steps(image, [span / grid.high for grid in image.output_quantizer.levels])
     for name in learned:
         sample = np.concatenate([samples[node] for node in network.on_grid(name)])
         if np.max(np.abs(sample)) < SMALLEST_PEAK:
@@ -169,14 +169,12 @@ def _initialise_activation_steps(
         layer.output_variables["log_step"].assign(layer.output_quantizer.initial_log_step(sample))
     for node in network.nodes:
         if node.fixed_step is not None:
-            _give_steps(quantized.get_layer(node.tensor), lambda _, step=node.fixed_step: step)
+            _give_steps(quantized.get_layer(node.tensor), [node.fixed_step])
 
 
-def _give_steps(wrapper: QuantizeWrapper, step_of: Callable[[Levels], float]) -> None:
-    """Set the steps of a grid that is given."""
-    if wrapper.output_quantizer is not None:
-        steps = [np.log(step_of(levels)) for levels in wrapper.output_quantizer.levels]
-        wrapper.output_variables["log_step"].assign(np.asarray(steps, np.float32))
+def _give_steps(wrapper: QuantizeWrapper, steps: Sequence[float]) -> None:
+    """Set the steps of a grid that is given, one for each of its widths."""
+    wrapper.output_variables["log_step"].assign(np.log(np.asarray(steps)).astype(np.float32))
 
 
 def _sample_tensors(model: keras.Model, names: Sequence[str], images: np.ndarray) -> list[np.ndarray]:

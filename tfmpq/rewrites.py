@@ -237,7 +237,9 @@ def hard_sigmoid_source(operation: Any) -> Any | None:
     clip = _producer(operation)
     first = None if clip is None or activation_of(clip) != "relu6" else _producer(clip)
     step = None if first is None else _constant_step(first)
-    if step is None or not (np.allclose(step.factor, 1) and np.allclose(step.offset, 3)):
+    if first is None or step is None:
+        return None
+    if not (np.allclose(step.factor, 1) and np.allclose(step.offset, 3)):
         return None
     return first._inbound_nodes[0].input_tensors[0]
 
