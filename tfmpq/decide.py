@@ -7,13 +7,12 @@ from dataclasses import dataclass
 
 import keras
 import numpy as np
-from scipy.special import softmax
 
 from tfmpq.budget import Budget
 from tfmpq.least_sharp import surrogate_gaps
 from tfmpq.searcher import Choice, Problem
 from tfmpq.select import select
-from tfmpq.spend import narrow, spend
+from tfmpq.spend import drawn, narrow, spend
 from tfmpq.training import SharpnessOptions
 
 SAMPLES = 20
@@ -48,7 +47,7 @@ def decide(problem: Problem, learned: Learned, budgets: Sequence[Budget]) -> Cho
     `argmax`: the most probable width of each layer, narrowed greedily where a budget is exceeded.
     `knapsack`: the most probable assignment within the budgets, then widened while there is room.
     `least-sharp`: the policy of the smallest surrogate gap among that one and `SAMPLES` that are drawn from
-    the probabilities, narrowed and widened to the budgets.
+    the probabilities and brought to the budgets at random.
     """
     if problem.options.select == "argmax":
         likely = Choice(
@@ -63,7 +62,8 @@ def decide(problem: Problem, learned: Learned, budgets: Sequence[Budget]) -> Cho
     distinct = {_key(best): best}
     generator = np.random.default_rng(problem.options.seed)
     for _ in range(SAMPLES):
-        choice = _sampled(problem, learned, budgets, generator)
+        bits = drawn(problem.costs, budgets, problem.space, learned.logits, generator)
+        choice = Choice(*bits, repaired=True)
         distinct.setdefault(_key(choice), choice)
     choices = list(distinct.values())
     gaps = surrogate_gaps(problem, learned.model, learned.sharpness, choices)
@@ -80,25 +80,6 @@ def _knapsack(problem: Problem, learned: Learned, budgets: Sequence[Budget]) -> 
         learned.activation_logits,
     )
     return _spent(problem, learned, budgets, Choice(found.weight_bits, found.activation_bits, found.repaired))
-
-
-def _sampled(
-    problem: Problem, learned: Learned, budgets: Sequence[Budget], generator: np.random.Generator
-) -> Choice:
-    def draw(candidates: Mapping[str, Sequence[int]], logits: Mapping[str, np.ndarray]) -> dict[str, int]:
-        return {
-            name: int(generator.choice(bits, p=softmax(np.asarray(logits[name], np.float64))))
-            if name in logits
-            else bits[0]
-            for name, bits in candidates.items()
-        }
-
-    drawn = Choice(
-        draw(problem.weights, learned.weight_logits),
-        draw(problem.activations, learned.activation_logits),
-        repaired=True,
-    )
-    return _spent(problem, learned, budgets, _narrowed(problem, learned, budgets, drawn))
 
 
 def _narrowed(problem: Problem, learned: Learned, budgets: Sequence[Budget], choice: Choice) -> Choice:

@@ -15,7 +15,7 @@ import numpy as np
 from tfmpq.quantize import quantize_wrappers
 from tfmpq.searcher import Choice, Problem
 from tfmpq.sharpness import RadiusSchedule
-from tfmpq.training import QuantizedTraining, SharpnessOptions
+from tfmpq.training import Distillation, QuantizedTraining, SharpnessOptions
 
 BATCHES = 2
 """Batches that a gap is the mean of; all policies see the same ones."""
@@ -37,10 +37,13 @@ def surrogate_gaps(
             quantizer.kept = tuple(range(len(quantizer.bits)))
     instrument = QuantizedTraining(model.inputs[0], model.outputs[0])
     radius = RadiusSchedule("fixed", sharpness.radius.rho_max)
-    instrument.configure(replace(sharpness, radius=radius, alpha=0.0, second_gradient_every=1, update="mean"))
+    options, task = problem.options, problem.task
+    instrument.configure(
+        replace(sharpness, radius=radius, alpha=0.0, second_gradient_every=1, update="mean"),
+        distillation=Distillation(task.model, 1.0) if options.imitate else None,
+    )
     instrument.compile(optimizer=keras.optimizers.SGD(0.0), jit_compile=keras.backend.backend() == "jax")
-    options = problem.options
-    images = problem.task.batches(options.batch_size, options.seed, augment=False)
+    images = task.batches(options.batch_size, options.seed, augment=False)
     batches = [images[i] for i in range(min(BATCHES, len(images)))]
     before = [np.array(variable) for variable in instrument.variables]
     found = []

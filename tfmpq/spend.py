@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
+from scipy.special import softmax
 
 from tfmpq.budget import Budget, exceeded
 from tfmpq.cost import CostModel
@@ -85,6 +86,44 @@ def narrow(
                 options.append((reluctance / saved, kind, name, width))
         _, kind, name, width = min(options)
         chosen[kind][name] = width
+    return chosen
+
+
+def drawn(
+    costs: CostModel,
+    budgets: Sequence[Budget],
+    candidates: tuple[Candidates, Candidates],
+    logits: Logits,
+    generator: np.random.Generator,
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Draw an assignment, narrow it while a budget is exceeded, and widen it while there is room.
+
+    All of it is left to chance: each width is drawn by its probability, and a layer or tensor to change and
+    its new width by how much of the probability is kept.
+
+    Args:
+        costs: Counts of the network.
+        budgets: Limits that the smallest candidates meet.
+        candidates: Bits to choose from.
+        logits: Unnormalised log-probabilities.
+        generator: Source of chance.
+    """
+    chosen: tuple[dict[str, int], dict[str, int]] = ({}, {})
+    for kind in (0, 1):
+        for name, widths in candidates[kind].items():
+            values = np.asarray(logits[kind].get(name, np.zeros(len(widths))), np.float64)
+            chosen[kind][name] = int(generator.choice(widths, p=softmax(values)))
+    for wider in (False, True):
+        while moves := [
+            move
+            for move in _moves(candidates, logits, chosen, wider)
+            if not (wider and exceeded(budgets, costs, *move[-1]))
+        ]:
+            if not wider and not exceeded(budgets, costs, *chosen):
+                break
+            kept = softmax([-reluctance for *_, reluctance, _ in moves])
+            kind, name, width, *_ = moves[int(generator.choice(len(moves), p=kept))]
+            chosen[kind][name] = width
     return chosen
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -12,87 +11,18 @@ import pytest
 from keras import ops
 
 from tfmpq import sharpness, training
-from tfmpq.cost import ExpectedCost
 from tfmpq.optimizer import QuantizationOptimizer
-from tfmpq.quantize import quantize_wrappers
 from tfmpq.sharpness import RadiusSchedule
-from tfmpq.training import BudgetTerm, Distillation, QuantizedTraining, SharpnessOptions
+from tfmpq.training import QuantizedTraining, SharpnessOptions
 from tfmpq.wrapper import _perturbations
 
 RHO = 0.05
 BITS = (2, 4, 8)
 
 
-@dataclass
-class Trainer:
-    """A configured training model with a batch."""
-
-    model: QuantizedTraining
-    made: Any
-
-    def update(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, float]]:
-        """Gradients and new state by path, and metrics, of one step from the present variables."""
-        trainable, state = self.tensors()
-        gradients, new, metrics = self.model.compute_update(
-            trainable, state, ops.convert_to_tensor(self.made.images), ops.convert_to_tensor(self.made.labels)
-        )
-        return (
-            {v.path: np.asarray(g) for v, g in zip(self.model.trainable_variables, gradients, strict=True)},
-            {
-                short(v.path): np.asarray(s)
-                for v, s in zip(self.model.non_trainable_variables, new, strict=True)
-            },
-            {name: float(value) for name, value in metrics.items()},
-        )
-
-    def tensors(self) -> tuple[list[Any], list[Any]]:
-        model = self.model
-        return [
-            [ops.convert_to_tensor(v.value) for v in variables]
-            for variables in (model.trainable_variables, model.non_trainable_variables)
-        ]
-
-    def wrapper(self, name: str) -> Any:
-        return self.made.quantized.get_layer(name)
-
-
 def short(path: str) -> str:
     """Names of the model's own state without the model's name, which Keras numbers."""
     return path.split("/")[-1] if path.startswith("quantized_training") else path
-
-
-@pytest.fixture
-def trainer(searchable) -> Callable[..., Trainer]:
-    def make(
-        options: SharpnessOptions | None = None,
-        *,
-        limits: dict[str, float] | None = None,
-        rate: float = 0.1,
-        distillation: bool = False,
-        share: float = 0.5,
-        **network: Any,
-    ) -> Trainer:
-        made = searchable(BITS, (4, 8), **network)
-        for i, wrapper in enumerate(quantize_wrappers(made.quantized)):
-            for variables in (wrapper.weight_variables, wrapper.output_variables):
-                if "bit_logits" in variables:
-                    size = variables["bit_logits"].shape[0]
-                    generator = np.random.default_rng(i)
-                    variables["bit_logits"].assign(generator.normal(0, 0.5, size))
-                    steps = variables["log_step"]
-                    # A fitted step may put the largest weight on the very edge of clipping.
-                    steps.assign(steps.numpy() + generator.uniform(-0.2, -0.1, steps.shape))
-        model = QuantizedTraining(made.quantized.inputs[0], made.quantized.outputs[0])
-        budget = None
-        if limits:
-            weights = {node.name: BITS for node in made.network.weighted}
-            activations = {name: (4, 8) for name in made.network.tensors} | {"image": (8,)}
-            expected = ExpectedCost(made.network.cost_model(), weights, activations)
-            budget = BudgetTerm(expected, limits, rate)
-        model.configure(options, budget, Distillation(made.model, share) if distillation else None)
-        return Trainer(model, made)
-
-    return make
 
 
 def asga(rho: float = RHO, alpha: float = 1e-3, kind: str = "fixed", **options: Any) -> SharpnessOptions:

@@ -5,16 +5,14 @@ A search that does not beat this at equal cost has found nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from tfmpq.budget import Budget, exceeded
-from tfmpq.quantize import Candidates
+from tfmpq.budget import Budget
 from tfmpq.search_options import SearchOptions
 from tfmpq.searcher import Choice, Outcome, Problem, refuse_foreign_knobs
-
-_Bits = tuple[dict[str, int], dict[str, int]]
+from tfmpq.spend import drawn
 
 
 class _Random:
@@ -28,36 +26,12 @@ class _Random:
 
 
 def _drawn(problem: Problem, budgets: Sequence[Budget]) -> Choice:
+    weights, activations = (
+        {name: np.zeros(len(widths)) for name, widths in candidates.items()} for candidates in problem.space
+    )
     generator = np.random.default_rng(problem.options.seed)
-    bits: _Bits = (_draw(problem.weights, generator), _draw(problem.activations, generator))
-    repaired = bool(exceeded(budgets, problem.costs, *bits))
-    while exceeded(budgets, problem.costs, *bits):
-        bits = _any(list(_neighbours(problem.space, bits, -1)), generator)
-    while fitting := [
-        wider
-        for wider in _neighbours(problem.space, bits, +1)
-        if not exceeded(budgets, problem.costs, *wider)
-    ]:
-        bits = _any(fitting, generator)
-    return Choice(*bits, repaired=repaired)
-
-
-def _draw(candidates: Candidates, generator: np.random.Generator) -> dict[str, int]:
-    return {name: int(generator.choice(bits)) for name, bits in candidates.items()}
-
-
-def _any(options: Sequence[_Bits], generator: np.random.Generator) -> _Bits:
-    return options[int(generator.integers(len(options)))]
-
-
-def _neighbours(candidates: tuple[Candidates, Candidates], bits: _Bits, step: int) -> Iterator[_Bits]:
-    """All that differ by one candidate in one layer or tensor, in the direction of `step`."""
-    for kind in (0, 1):
-        for name, widths in candidates[kind].items():
-            position = list(widths).index(bits[kind][name]) + step
-            if 0 <= position < len(widths):
-                changed: Mapping[str, int] = bits[kind] | {name: widths[position]}
-                yield (dict(changed), bits[1]) if kind == 0 else (bits[0], dict(changed))
+    bits = drawn(problem.costs, budgets, problem.space, (weights, activations), generator)
+    return Choice(*bits, repaired=True)
 
 
 METHOD = _Random()
