@@ -39,6 +39,12 @@ from .task import perform
     type=click.IntRange(min=2),
     help="Classes for which the budget counts the last layer.  [default: those of the proxy]",
 )
+@click.option(
+    "--imitate",
+    is_flag=True,
+    help="Learn to give what the float network gives on the proxy's images, not their labels; it keeps the "
+    "classes of its weights (--target-classes).",
+)
 @options.sharpness_options
 @options.run_folder
 @options.json_option

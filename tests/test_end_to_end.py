@@ -240,3 +240,31 @@ def test_the_whole_job_in_one_command(workshop) -> None:
     assert rows["mixed"]["size"] <= 0.4 * rows["int8"]["size"]
     assert rows["mixed"]["storage_bytes"] < rows["int8"]["storage_bytes"] < rows["float32"]["bytes"]
     assert (rows["float32"]["mean_weight_bits"], rows["int8"]["mean_weight_bits"]) == (32, 8)
+
+
+def test_a_search_by_imitation_keeps_the_classes_of_the_network(workshop) -> None:
+    """Digits of other classes than the network's: labels are not used, outputs stay ten."""
+    folder = workshop.folder
+    with np.load(_digits_of_four_classes(folder)) as arrays:
+        assert set(arrays["y"]) == {0, 1, 2, 3}
+    line = (
+        "search --model run/search.float.keras --proxy npz:four.npz --preprocess unit --imitate"
+        " --target-classes 10 --epochs 1 --batch-size 64 --out imitated --json"
+    )
+    found = workshop.json(line)
+    assert list(found["bits"]) == list(LAYERS)
+    assert "float" not in found["accuracy"]
+    assert 0 < found["accuracy"]["policy_without_finetuning"] <= 1
+    result = workshop.invoke(line.replace("imitated", "other") + " --float-epochs 1")
+    assert result.exit_code == 2
+    assert "imitate" in result.stderr
+
+
+def _digits_of_four_classes(folder: Path) -> Path:
+    from tfmpq.data import load_dataset
+
+    train = load_dataset("digits").train
+    keep = train.labels < 4
+    assert train.array is not None
+    np.savez(folder / "four.npz", x=train.array[keep], y=train.labels[keep])
+    return folder / "four.npz"

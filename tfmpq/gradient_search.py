@@ -26,7 +26,7 @@ from tfmpq.quantize import Candidates, quantize_wrappers
 from tfmpq.search_options import SearchOptions
 from tfmpq.searcher import Outcome, Problem, refuse_foreign_knobs
 from tfmpq.sharpness import RadiusSchedule
-from tfmpq.training import QuantizedTraining, SharpnessOptions
+from tfmpq.training import Distillation, QuantizedTraining, SharpnessOptions
 
 _LOGIT_TRAVEL = 12.0
 """How far Adam can move a logit in a whole search; the schedule halves it, and e^6 is decided."""
@@ -84,8 +84,9 @@ class GradientMethod:
         rate = options.learning_rate or (0.01 if started else 0.05)
         quantized = problem.searchable()
         trainer = search_trainer(
-            quantized, problem.costs, problem.budgets, problem.space, sharpness, rate, steps
-        )
+            quantized, problem.costs, problem.budgets, problem.space, sharpness, rate, steps,
+            Distillation(task.model, 1.0) if options.imitate else None,
+        )  # fmt: skip
         common: dict[str, Any] = {"stage": problem.stage, "reporter": problem.reporter, "label": "search"}
         begin = time.monotonic()
         if options.prune_below is None:
@@ -110,13 +111,14 @@ def search_trainer(
     sharpness: SharpnessOptions | None,
     rate: float,
     steps: int,
+    distillation: Distillation | None = None,
 ) -> QuantizedTraining:
     """The compiled training model of a search of `steps` steps, at a peak rate of the weights."""
     trainer = QuantizedTraining(quantized.inputs[0], quantized.outputs[0])
     expected = ExpectedCost(costs, *space)
     relative = {budget.key: budget.limit / costs.reference(budget.key) for budget in limits}
     steps = max(1, steps)
-    trainer.configure(sharpness, BudgetTerm(expected, relative, rate=_DUAL_TRAVEL / steps))
+    trainer.configure(sharpness, BudgetTerm(expected, relative, rate=_DUAL_TRAVEL / steps), distillation)
     logit_rate = min(0.1, _LOGIT_TRAVEL / steps)
     schedule = keras.optimizers.schedules.CosineDecay(rate, steps, alpha=0.01)
     optimizer = QuantizationOptimizer(schedule, step_multiplier=0.1, logit_multiplier=logit_rate / rate)

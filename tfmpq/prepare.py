@@ -86,8 +86,19 @@ def load_task(
     preprocessing: str | None,
     reporter: Reporter,
     name: str | None = None,
+    classes: int | None = None,
 ) -> Task:
-    """Load data and a float network for them; `name` is what the network is called, if not by its own name.
+    """Load data and a float network for them.
+
+    Args:
+        model: Built-in name, `.keras` file or `MODULE:FUNCTION`.
+        data: Data set.
+        data_dir: Folder that is looked in first for data.
+        weights: File of float weights, "none" or None.
+        preprocessing: Name; None for what the network expects.
+        reporter: Told what is left out or new.
+        name: What the network is called; None for its own name.
+        classes: Outputs of the network; None for the classes of the data.
 
     Raises:
         UsageError: A name is unknown, the two do not fit, or the data have one class only.
@@ -102,7 +113,7 @@ def load_task(
     loaded = load_model(
         model,
         input_shape=image_shape(dataset),
-        classes=dataset.classes,
+        classes=classes or dataset.classes,
         weights=weights,
         skip_classifier=None,
     )

@@ -65,6 +65,7 @@ class SearchOptions:
     batch_size: int
     seed: int
     float_epochs: int
+    imitate: bool
     learning_rate: float | None
     preprocessing: str | None
     target_input: int | None

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import keras
+import numpy as np
 
 from tfmpq.budget import Budget, check_feasible, parse_budgets
 from tfmpq.errors import UsageError
@@ -20,6 +21,7 @@ from tfmpq.prepare import (
     activation_candidates,
     begins_trained,
     fingerprint,
+    first_images,
     is_trained,
     load_task,
     target_network,
@@ -52,7 +54,8 @@ class SearchResult:
         size: Bytes of `float`, `int8` and `policy`, the latter two in the storage form.
         mean_weight_bits: Mean bits of a weight.
         repaired: Whether the most probable choices had to be changed to meet the budgets.
-        accuracy: Top-1 of the float network and of the policy without fine-tuning, on the first test images.
+        accuracy: Top-1 of the float network and of the policy without fine-tuning, on the first test images;
+            of an imitation, the share of them that get the same class from both.
         search_seconds: Wall-clock time of the search itself, since it was last resumed.
         method: The method with its knobs.
         gmpq: `compression` and `bops` of the policy as the GMPQ and EdMIPS papers count, first and last
@@ -110,6 +113,7 @@ def search(
     batch_size: int = 128,
     seed: int = 0,
     float_epochs: int = 0,
+    imitate: bool = False,
     learning_rate: float | None = None,
     preprocessing: str | None = None,
     target_input: int | None = None,
@@ -144,6 +148,9 @@ def search(
         batch_size: Images in a step.
         seed: Of data order, augmentation, initial weights and drawn policies.
         float_epochs: Epochs of float training before the search.
+        imitate: Learn to give what the float network gives, instead of the labels: the network keeps the
+            classes of its weights (`target_classes`, if they are not those of the proxy), and the search sees
+            what its last layers need for them.
         learning_rate: Peak rate of the weights; None is 0.01 from given or pretrained weights, else 0.05.
         preprocessing: Name; None for what the network expects.
         target_input: Image side at which the budget counts; None for that of the proxy.
@@ -161,8 +168,11 @@ def search(
     reporter = reporter or SilentReporter()
     keras.utils.set_random_seed(seed)
     task = load_task(
-        model, proxy, data_dir=data_dir, weights=weights, preprocessing=preprocessing, reporter=reporter
-    )
+        model, proxy, data_dir=data_dir, weights=weights, preprocessing=preprocessing, reporter=reporter,
+        classes=target_classes if imitate else None,
+    )  # fmt: skip
+    if imitate:
+        _check_imitation(task, options)
     stage = Stage(Path(out or default_folder(model, proxy)), "search")
     problem, front = _problem(task, options, stage, reporter)
     with stage.opened(_record(problem)) as finished:
@@ -179,6 +189,16 @@ def search(
         result = _finish(problem, front, outcome)
         write_json(stage.path(".result.json"), result.to_json())
     return result
+
+
+def _check_imitation(task: Task, options: SearchOptions) -> None:
+    trained = begins_trained(options.model, options.weights) and not task.loaded.new_classifier
+    if options.float_epochs or not trained:
+        why = "float training before it" if options.float_epochs else "no weights that fit its classes"
+        raise UsageError(
+            f"Only a trained network can be imitated. Received: imitate with {why}. "
+            "Give --weights, and --target-classes as many as they have."
+        )
 
 
 def _problem(
@@ -233,6 +253,7 @@ def _record(problem: Problem) -> dict[str, Any]:
         "batch_size": options.batch_size,
         "seed": options.seed,
         "float_epochs": options.float_epochs,
+        **({"imitate": True} if options.imitate else {}),
         "float_is_trained": is_trained(task, options.model, options.weights, options.float_epochs),
         "learning_rate": options.learning_rate,
         "preprocessing": task.preprocessing,
@@ -272,8 +293,8 @@ def _finish(problem: Problem, front: Sequence[Budget], outcome: Outcome) -> Sear
         mean_weight_bits=reports["policy"].mean_weight_bits,
         repaired=chosen.repaired,
         accuracy={
-            "float": _accuracy(task, task.model),
-            "policy_without_finetuning": _accuracy(task, restrict(outcome.model, policy)),
+            **({} if problem.options.imitate else {"float": _accuracy(task, task.model)}),
+            "policy_without_finetuning": _untuned(problem, restrict(outcome.model, policy)),
         },
         search_seconds=round(outcome.seconds, 3),
         method=problem.options.description,
@@ -298,7 +319,7 @@ def _front_row(
         "reached": report.size,
         "bops": report.bops,
         "mean_weight_bits": report.mean_weight_bits,
-        "accuracy": _accuracy(problem.task, restrict(outcome.model, policy)),
+        "accuracy": _untuned(problem, restrict(outcome.model, policy)),
     }
 
 
@@ -327,6 +348,16 @@ def _policy(problem: Problem, budgets: Sequence[Budget], chosen: Choice) -> Poli
         versions=versions(),
         created=date.today(),
     )
+
+
+def _untuned(problem: Problem, model: keras.Model) -> float:
+    """Accuracy of a policy's network; of an imitation, the share of images with the float network's class."""
+    task = problem.task
+    if not problem.options.imitate:
+        return _accuracy(task, model)
+    images = first_images(task.dataset.test, _EVALUATED_IMAGES, task.network.input_shape, task.preprocessing)
+    wanted, given = (np.argmax(m.predict_on_batch(images), axis=-1) for m in (task.model, model))
+    return float(np.mean(wanted == given))
 
 
 def _accuracy(task: Task, model: keras.Model) -> float:

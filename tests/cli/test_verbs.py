@@ -24,6 +24,7 @@ COMMANDS = {
     "evaluate": "evaluate m.tflite --data digits",
     "sharpness": "sharpness r",
     "measure": "measure m.tflite",
+    "devices": "devices",
     "inspect": "inspect p.yaml",
     "probe": "probe",
 }
@@ -94,6 +95,7 @@ DEFAULTS = {
             "out": None,
         },
     ),
+    "devices": ((), {"on": (), "setup": False, "python": None, "ssh_config": None, "adb": None}),
     "inspect": ((Path("p.yaml"),), {}),
     "probe": ((), {"out": None}),
 }
@@ -129,13 +131,15 @@ def test_every_option_of_search_arrives(calls, tfmpq):
         "search --model keras.applications:ResNet50 --proxy cifar10 --data-dir r --weights none"
         " --budget size=0.5x --budget bops=3.2G --weight-bits 8,3,3 --activation-bits 4,8 --method sgd"
         " --perturb latent --learning-rate 1e-2 --epochs 0 --steps-per-epoch 7 --batch-size 32 --seed 5"
-        " --float-epochs 2 --preprocess torch --target-input 224 --target-classes 1000 --out o"
+        " --float-epochs 2 --preprocess torch --target-input 224 --target-classes 1000 --imitate --out o"
     )
     assert tfmpq(line).exit_code == 0
     call = calls["search"]
     call.kwargs.pop("reporter")
     assert call.args == ("keras.applications:ResNet50", "cifar10")
-    assert call.kwargs == {
+    assert call.kwargs == KNOBS | {
+        "pareto": (),
+        "imitate": True,
         "out": Path("o"),
         "data_dir": Path("r"),
         "weights": "none",
