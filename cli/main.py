@@ -26,6 +26,7 @@ VERBS = (
     "evaluate",
     "sharpness",
     "measure",
+    "devices",
     "inspect",
     "probe",
 )

@@ -23,6 +23,7 @@ FUNCTIONS = {
     "evaluate": "tfmpq.evaluation",
     "sharpness": "tfmpq.flatness",
     "measure": "tfmpq.deploy.measure",
+    "devices": "tfmpq.deploy.devices",
     "inspect": "tfmpq.inspection",
     "probe": "tfmpq.deploy.probe",
 }
