@@ -23,7 +23,7 @@ from .task import perform
 @click.option(
     "--against",
     metavar="RUN",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=click.Path(file_okay=False, path_type=Path),
     required=True,
     help="Run folder of the fine-tuning that the file comes from.",
 )
@@ -51,8 +51,8 @@ def verify(as_json: bool, path: Path, against: Path, **choices: Any) -> None:
         as_json,
         lambda function, reporter: function(path, against, **choices, reporter=reporter),
     )
-    if not found["passed"]:
-        first, *rest = found["failures"]
+    if failures := found.get("failures"):
+        first, *rest = failures
         more = f" (and {len(rest)} more)" if rest else ""
         raise TfmpqError(
             f"A file has to hold and compute what was trained. Received: {path}, where {first}{more}. Export "

@@ -89,12 +89,22 @@ def inspect_file(path: str | Path) -> FileFacts:
         TfmpqError: The file is missing or damaged.
     """
     content = read_file(path)
+    with Sandbox(path) as sandbox:
+        return inspect_content(content, path, sandbox)
+
+
+def inspect_content(content: bytes, path: str | Path, sandbox: Sandbox) -> FileFacts:
+    """Read what the bytes of a file hold; the runtime is asked in the sandbox.
+
+    Raises:
+        TfmpqError: The file is damaged.
+    """
     model = read_model(content, path)
     with reading(path):
-        return _facts(path, content, model)
+        return _facts(path, content, model, sandbox)
 
 
-def _facts(path: str | Path, content: bytes, model: Any) -> FileFacts:
+def _facts(path: str | Path, content: bytes, model: Any, sandbox: Sandbox) -> FileFacts:
     graph = model.subgraphs[0]
     bits = read_weight_bits(model, path)
     stored = stored_layers(model)
@@ -113,7 +123,7 @@ def _facts(path: str | Path, content: bytes, model: Any) -> FileFacts:
         )
         for layer in stored
     )
-    partitions, problems = _runtime_facts(path, content)
+    partitions, problems = _runtime_facts(content, sandbox)
     return FileFacts(
         path=str(path),
         bytes=len(content),
@@ -145,10 +155,9 @@ def _describe(tensor: Any) -> str:
     return f"{tensor_name(tensor)} {TYPE_NAMES.get(tensor.type, tensor.type)} {shape}"
 
 
-def _runtime_facts(path: str | Path, content: bytes) -> tuple[int | None, tuple[str, ...]]:
+def _runtime_facts(content: bytes, sandbox: Sandbox) -> tuple[int | None, tuple[str, ...]]:
     """Delegated partitions, and why the runtime does not take the file; asked of a child process."""
     try:
-        with Sandbox(path) as sandbox:
-            return int(sandbox.call("tfmpq.deploy.runtime:plan_facts", content)["partitions"]), ()
+        return int(sandbox.call("tfmpq.deploy.runtime:plan_facts", content)["partitions"]), ()
     except TfmpqError as error:
         return None, (str(error),)

@@ -1,4 +1,4 @@
-"""What a policy, a `.tflite` or a run folder holds."""
+"""What a policy, a `.tflite`, a `.keras` file or a run folder holds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Inspection:
     """Facts about one file or folder.
 
     Attributes:
-        kind: `policy`, `tflite` or `run`.
+        kind: `policy`, `tflite`, `model` or `run`.
         path: What was inspected.
         facts: JSON-able content, by kind.
     """
@@ -31,7 +31,9 @@ class Inspection:
 
 
 def inspect(path: str | Path) -> Inspection:
-    """Say what a policy file, a `.tflite` file or a run folder holds.
+    """Say what a policy file, a `.tflite` file, a `.keras` file or a run folder holds.
+
+    Files of others are opened in a child process, which they may crash.
 
     Raises:
         UsageError: The path is none of these.
@@ -46,8 +48,15 @@ def inspect(path: str | Path) -> Inspection:
         from tfmpq.deploy.inspect_file import inspect_file
 
         return Inspection("tflite", str(path), inspect_file(path).to_json())
+    if path.suffix == ".keras":
+        from tfmpq.deploy.sandbox import Sandbox
+
+        with Sandbox(path) as sandbox:
+            facts = sandbox.call("tfmpq.model_inspection:inspect_model", str(path))
+        return Inspection("model", str(path), facts)
     raise UsageError(
-        f"A policy (.yaml), a .tflite file or a run folder is inspected. Received: {path}. Give one of these."
+        "A policy (.yaml), a .tflite file, a .keras file or a run folder is inspected. "
+        f"Received: {path}. Give one of these."
     )
 
 
