@@ -18,8 +18,6 @@ from .task import perform
     short_help="Write a packed, proved file.",
     epilog=options.example(
         "tfmpq export runs/mobilenet_v2_imagenet --tflite --target litert --out mobilenet_v2.tflite",
-        "tfmpq export mobilenet_v2 --tflite --weights mobilenet_v2.npz --weight-bits 4 \\",
-        "    --calibrate imagenette",
     ),
 )
 @click.argument("source", metavar="RUN|MODEL")

@@ -249,7 +249,7 @@ def test_the_example_of_the_help_is_a_valid_call(verb, calls, tfmpq, tmp_path):
     text = tfmpq(f"{verb} --help").stdout.split("Example:")[1].replace("\\\n", " ")
     line = text.split("tfmpq ", 1)[1]
     named = Path(line.split()[1])
-    if verb == "sharpness":
+    if verb in ("sharpness", "export"):
         named.mkdir(parents=True)
     elif not line.split()[1].startswith("-"):
         named.parent.mkdir(parents=True, exist_ok=True)
