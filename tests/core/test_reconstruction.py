@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from keras import layers
 
 from tfmpq.graph import analyse
+from tfmpq.lowering import lower
 from tfmpq.progress import SilentReporter
 from tfmpq.quantizers import weight_levels
 from tfmpq.reconstruction import MAX_IMAGES, _windows, affordable_images, optimal_rounding, reconstruct
@@ -186,3 +187,31 @@ def test_the_number_of_images_obeys_the_memory() -> None:
     large = keras.Input((1024, 1024, 3))
     count = affordable_images(analyse(keras.Model(large, layers.Conv2D(61, 1)(large))))
     assert count == 8  # 4 GiB / (2 networks * 4 bytes * 64 channels * 2^20 pixels)
+
+
+def test_branches_gates_and_separate_activations_are_passed_through() -> None:
+    """Operators between the kernels: what reads several tensors, and what is no layer with weights."""
+
+    def gated_network() -> keras.Model:
+        image = keras.Input((8, 8, 3), name="image")
+        x = layers.Conv2D(8, 3, padding="same", name="stem")(image)
+        x = layers.Activation("hard_silu", name="stem_act")(x)
+        y = layers.Conv2D(4, 1, activation="relu", name="left")(x)
+        z = layers.Conv2D(4, 3, padding="same", activation="relu", name="right")(x)
+        x = layers.Concatenate(name="join")([y, z])
+        gate = layers.GlobalAveragePooling2D(keepdims=True, name="squeeze")(x)
+        gate = layers.Conv2D(8, 1, activation="sigmoid", name="excite")(gate)
+        x = layers.Multiply(name="scale")([x, gate])
+        x = layers.GlobalAveragePooling2D(name="gap")(x)
+        return keras.Model(image, layers.Dense(4, name="logits")(x))
+
+    keras.utils.set_random_seed(0)
+    model = lower(gated_network())
+    images = images_of(128, 1)
+    network, plain = quantize(model, (3,), (8,), images)
+    _, fitted = quantize(model, (3,), (8,), images)
+    reconstruct(fitted, model, network, images, SilentReporter())
+    others = images_of(64, 2)
+    wanted = model.predict_on_batch(others)
+    errors = [np.mean(np.square(m.predict_on_batch(others) - wanted)) for m in (plain, fitted)]
+    assert errors[1] < 0.7 * errors[0]
