@@ -26,7 +26,8 @@ def describe(error: BaseException) -> tuple[str, int]:
     if isinstance(error, KeyboardInterrupt | click.Abort):
         return "Interrupted. Run the same command again to go on.", INTERRUPTED
     text, code = _explain(error)
-    return f"Error: {' '.join(text.split())}", code
+    line = "".join(character if character.isprintable() else "?" for character in " ".join(text.split()))
+    return f"Error: {line}", code
 
 
 def _explain(error: BaseException) -> tuple[str, int]:

@@ -88,6 +88,11 @@ def read_file(path: str | Path) -> bytes:
         ) from error
 
 
+def printable(text: str) -> str:
+    """A name from a file of others as it may reach a terminal: without line ends and control sequences."""
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
 def _index_problem(model: Any) -> str | None:
     """Why an index of the model points nowhere; None if all are fine."""
     if not model.subgraphs or not model.buffers or model.operatorCodes is None:

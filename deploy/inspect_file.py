@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tfmpq.deploy.flatbuffer import TYPE_NAMES, builtin_name, read_file, read_model, reading
+from tfmpq.deploy.flatbuffer import TYPE_NAMES, builtin_name, printable, read_file, read_model, reading
 from tfmpq.deploy.layout import StoredLayer, stored_layers, tensor_name
 from tfmpq.deploy.record import read_metadata, read_weight_bits
 from tfmpq.deploy.sandbox import Sandbox
@@ -113,7 +113,7 @@ def _facts(path: str | Path, content: bytes, model: Any, sandbox: Sandbox) -> Fi
     mean = sum(_count(layer) * width for layer, width in trained) / weights if weights else None
     layers = tuple(
         LayerFacts(
-            layer.name,
+            printable(layer.name),
             layer.operator or layer.builtin,
             layer.shape,
             bits.get(layer.name),
@@ -152,7 +152,7 @@ def _form(layers: list[StoredLayer]) -> str:
 
 def _describe(tensor: Any) -> str:
     shape = "x".join(str(int(size)) for size in tensor.shape)
-    return f"{tensor_name(tensor)} {TYPE_NAMES.get(tensor.type, tensor.type)} {shape}"
+    return f"{printable(tensor_name(tensor))} {TYPE_NAMES.get(tensor.type, tensor.type)} {shape}"
 
 
 def _runtime_facts(content: bytes, sandbox: Sandbox) -> tuple[int | None, tuple[str, ...]]:

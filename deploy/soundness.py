@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from tfmpq.deploy.flatbuffer import BITS_OF_TYPE, TYPE_NAMES, builtin_name
+from tfmpq.deploy.flatbuffer import BITS_OF_TYPE, TYPE_NAMES, builtin_name, printable
 from tfmpq.deploy.layout import CHANNEL_AXIS, tensor_name
 from tfmpq.errors import TfmpqError
 from tfmpq.kernels import Activations, kernel_for
@@ -38,7 +38,7 @@ def wrong_operators(model: Any) -> Iterator[str]:
             continue
         reason = _reason(model, operator, builtin, bits, activations)
         if reason:
-            name = tensor_name(tensors[int(operator.outputs[0])])
+            name = printable(tensor_name(tensors[int(operator.outputs[0])]))
             kind = TYPE_NAMES[weights.type]
             yield f"layer {name}: {builtin} with {kind} weights and {activations} activations, {reason}"
 

@@ -19,6 +19,7 @@ from tfmpq.deploy.flatbuffer import (
     contents,
     operator_code,
     pack,
+    printable,
     read_model,
     reading,
     unpack,
@@ -132,7 +133,8 @@ def _packed(integers: np.ndarray, bits: int, name: str) -> np.ndarray:
     """Packed weights; a file whose record promises fewer bits than its integers need is refused."""
     if integers.size and not -(2 ** (bits - 1)) <= integers.min() <= integers.max() < 2 ** (bits - 1):
         raise TfmpqError(
-            f"The weights of a layer fit into the bits that its file records. Received: layer {name}, whose "
+            "The weights of a layer fit into the bits that its file records. "
+            f"Received: layer {printable(name)}, whose "
             f"integers from {integers.min()} to {integers.max()} do not fit into {bits} bits. "
             "Export it again."
         )

@@ -20,6 +20,7 @@ SEARCH = "search --model resnet8 --proxy digits --out o --json"
             "Bits are 2 to 8. Received: 9. Choose others.",
         ),
         (TfmpqError("A file must be whole. Received: half."), 1, "A file must be whole. Received: half."),
+        (TfmpqError("Received: layer \x1b[2J\x07."), 1, "Received: layer ?[2J?."),
         (
             OSError(errno.ENOSPC, "No space left on device", "o/log"),
             1,

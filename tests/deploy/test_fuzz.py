@@ -65,16 +65,18 @@ def mutated(content: bytes, generator: random.Random) -> bytes:
 
 
 def fuzz(originals: list[bytes], sandbox: Sandbox, count: int, seed: int) -> Counter[str]:
-    """Have every reader of files work on mutants; counts of results, refusals and crashes of the child."""
+    """Have every reader of files work on mutants; counts of results and refusals."""
     generator = random.Random(seed)
     outcomes: Counter[str] = Counter()
+    crashes = 0
     for number in range(count):
         content = mutated(generator.choice(originals), generator)
         for work in ("inspect", "specialize", "run"):
             begin = time.monotonic()
             try:
                 if work == "inspect":
-                    inspect_content(content, "fuzzed.tflite", sandbox)
+                    facts = inspect_content(content, "fuzzed.tflite", sandbox)
+                    crashes += any("crashed with" in problem for problem in facts.problems)
                 elif work == "specialize":
                     specialize(content, SPECIALIZED[number % len(SPECIALIZED)], "fuzzed.tflite")
                 elif number % 4 == 0:
@@ -82,8 +84,10 @@ def fuzz(originals: list[bytes], sandbox: Sandbox, count: int, seed: int) -> Cou
                     sandbox.call("tfmpq.deploy.runtime:run_network", np.zeros((1, 8, 8, 3), np.float32))
                 outcomes[f"{work}: done"] += 1
             except TfmpqError as error:
+                crashes += "crashed with" in str(error)
                 outcomes[f"{work}: refused" if _clear(str(error)) else f"unclear: {error}"] += 1
             assert time.monotonic() - begin < 60
+    print(f"{count} files, {dict(outcomes)}, {crashes} crashes of the child process")
     return outcomes
 
 
