@@ -43,7 +43,7 @@ def files(networks, tmp_path_factory) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[Sandbox]:
     """One child for all tests, because it imports Keras."""
-    with Sandbox("model.keras", seconds=300) as sandbox:
+    with Sandbox("model.keras") as sandbox:
         yield sandbox
 
 

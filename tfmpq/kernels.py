@@ -18,7 +18,10 @@ Kernel = Literal["delegated", "builtin", "refused", "wrong"]
 """`delegated`: XNNPACK runs it, exactly. `builtin`: LiteRT's own kernels run it, at most one step off (float:
 within what quantizing the input costs). `refused`: an error. `wrong`: other numbers, and no error."""
 
-_D, _B, _R, _W = "delegated", "builtin", "refused", "wrong"
+_D: Kernel = "delegated"
+_B: Kernel = "builtin"
+_R: Kernel = "refused"
+_W: Kernel = "wrong"
 # For each width of the weights: with a scale per channel, with one scale for all.
 _KERNELS: Mapping[tuple[Builtin, Activations], Mapping[int, tuple[Kernel, Kernel]]] = {
     ("CONV_2D", "int8"): {8: (_D, _D), 4: (_B, _B), 2: (_R, _R)},

@@ -67,7 +67,7 @@ def _operators(model: Any) -> dict[str, dict[str, Any]]:
         packed = [
             target
             for target in ("litert", "storage", "tflm")
-            if container_for(cost.operator, _LOW_BITS, cost.fan_in, target).bits < 8  # type: ignore[arg-type]
+            if container_for(cost.operator, _LOW_BITS, cost.fan_in, target).bits < 8
         ]
         rows[node.name] = {
             "operator": operator_of(node),

@@ -299,7 +299,9 @@ class _Comparison:
 
     def run(self, batches: Iterable[np.ndarray], reporter: Reporter) -> Logits:
         """Compare all images; LiteRT's own kernels, which are slow, answer the first ones only."""
-        agreed, own_agreed, distances = [], [], []
+        agreed: list[np.ndarray] = []
+        own_agreed: list[np.ndarray] = []
+        distances: list[np.ndarray] = []
         for images in batches:
             trained = np.asarray(self.model.predict_on_batch(images))
             codes = self._codes(self.fast, images, "default")

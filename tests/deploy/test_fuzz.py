@@ -14,13 +14,15 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 
 from tfmpq.containers import SPECIALIZED
-from tfmpq.deploy.flatbuffer import IDENTIFIER, read_model, write_model
+from tfmpq.deploy.flatbuffer import IDENTIFIER, read_model, reading, write_model
 from tfmpq.deploy.inspect_file import inspect_content
 from tfmpq.deploy.layout import stored_layers
 from tfmpq.deploy.probe_models import Case, all_cases, make_probe
 from tfmpq.deploy.sandbox import Sandbox
 from tfmpq.deploy.specialize import specialize
+from tfmpq.deploy.verify import verify
 from tfmpq.errors import TfmpqError
+from tfmpq.frozen import FrozenModel
 
 QUICK, THOROUGH = 300, 10_000
 
@@ -64,14 +66,16 @@ def mutated(content: bytes, generator: random.Random) -> bytes:
     return bytes(data)
 
 
-def fuzz(originals: list[bytes], sandbox: Sandbox, count: int, seed: int) -> Counter[str]:
+def fuzz(
+    originals: list[bytes], frozen: FrozenModel, sandbox: Sandbox, count: int, seed: int
+) -> Counter[str]:
     """Have every reader of files work on mutants; counts of results and refusals."""
     generator = random.Random(seed)
     outcomes: Counter[str] = Counter()
     crashes = 0
     for number in range(count):
         content = mutated(generator.choice(originals), generator)
-        for work in ("inspect", "specialize", "run"):
+        for work in ("inspect", "specialize", "verify", "run"):
             begin = time.monotonic()
             try:
                 if work == "inspect":
@@ -79,6 +83,9 @@ def fuzz(originals: list[bytes], sandbox: Sandbox, count: int, seed: int) -> Cou
                     crashes += any("crashed with" in problem for problem in facts.problems)
                 elif work == "specialize":
                     specialize(content, SPECIALIZED[number % len(SPECIALIZED)], "fuzzed.tflite")
+                elif work == "verify":
+                    with reading("fuzzed.tflite"):
+                        verify(frozen, content, "litert", None, sandbox)
                 elif number % 4 == 0:
                     sandbox.call("tfmpq.deploy.runtime:open_network", content, "fuzzed.tflite", 1, "default")
                     sandbox.call("tfmpq.deploy.runtime:run_network", np.zeros((1, 8, 8, 3), np.float32))
@@ -95,18 +102,18 @@ def _clear(message: str) -> bool:
     return "Received: " in message and "\n" not in message
 
 
-def test_a_few_hundred_damaged_files(originals, sandbox) -> None:
-    outcomes = fuzz(originals, sandbox, QUICK, seed=1)
-    assert sum(outcomes.values()) == 3 * QUICK
+def test_a_few_hundred_damaged_files(originals, make_small, sandbox) -> None:
+    outcomes = fuzz(originals, make_small(8), sandbox, QUICK, seed=1)
+    assert sum(outcomes.values()) == 4 * QUICK
     assert not [outcome for outcome in outcomes if outcome.startswith("unclear")]
     assert outcomes["inspect: done"] > 10
     assert outcomes["inspect: refused"] > 10
 
 
 @pytest.mark.slow
-def test_ten_thousand_damaged_files(originals, sandbox) -> None:
-    outcomes = fuzz(originals, sandbox, THOROUGH, seed=2)
-    assert sum(outcomes.values()) == 3 * THOROUGH
+def test_ten_thousand_damaged_files(originals, make_small, sandbox) -> None:
+    outcomes = fuzz(originals, make_small(8), sandbox, THOROUGH, seed=2)
+    assert sum(outcomes.values()) == 4 * THOROUGH
     assert not [outcome for outcome in outcomes if outcome.startswith("unclear")]
 
 
