@@ -51,10 +51,22 @@ def write(
         np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
-def keep_previous(path: Path) -> None:
-    """Give the present checkpoint the name of the one before, if there is one."""
-    if path.exists():
+def keep_previous(path: Path, spare: Path) -> None:
+    """Give the present checkpoint, if there is one, the name of the one before as well.
+
+    Args:
+        path: The present checkpoint.
+        spare: A name to use on the way.
+    """
+    if not path.exists():
+        return
+    spare.unlink(missing_ok=True)
+    try:
+        os.link(path, spare)
+    except OSError:  # a file system without hard links: for a moment only the one before is there
         os.replace(path, previous(path))
+    else:
+        os.replace(spare, previous(path))
 
 
 def restore(

@@ -35,7 +35,7 @@ from tfmpq.wrapper import perturbed_kernels
 if keras.backend.backend() == "tensorflow":
     from tfmpq.backend_tensorflow import compiled, value_and_gradient
 else:
-    from tfmpq.backend_jax import compiled, value_and_gradient  # type: ignore[assignment]
+    from tfmpq.backend_jax import compiled, value_and_gradient
 
 BATCH = 64
 """Images that are held at once."""

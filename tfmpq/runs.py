@@ -144,7 +144,7 @@ class Stage:
 
         def write(temporary: Path) -> None:
             checkpoints.write(temporary, variables, position, network)
-            checkpoints.keep_previous(path)
+            checkpoints.keep_previous(path, self.folder / f".{self.name}{_TEMPORARY}link")
 
         write_atomically(path, write)
 

@@ -219,7 +219,8 @@ def test_a_truncated_checkpoint_falls_back_to_the_one_before(tmp_path: Path, kee
     assert len(listener.messages) == 1
 
 
-def test_a_kill_between_two_renamings_leaves_a_checkpoint(tmp_path: Path, monkeypatch) -> None:
+@pytest.mark.parametrize("links", [True, False])
+def test_a_kill_between_two_renamings_leaves_a_checkpoint(tmp_path: Path, monkeypatch, links: bool) -> None:
     stage, restored = Stage(tmp_path, "search"), variables(3)
     stage.save_checkpoint(variables(1), {"step": 5})
     replace = os.replace
@@ -228,11 +229,16 @@ def test_a_kill_between_two_renamings_leaves_a_checkpoint(tmp_path: Path, monkey
         replace(source, target)
         raise SystemExit
 
+    def unsupported(source: Path, target: Path) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", killed)
+        if not links:
+            patch.setattr(os, "link", unsupported)
         with pytest.raises(SystemExit):
             stage.save_checkpoint(variables(2), {"step": 6})
-    assert content(tmp_path) == ["search.previous.npz"]
+    assert content(tmp_path) == ["search.npz"] * links + ["search.previous.npz"]
     assert stage.load_checkpoint(restored) == {"step": 5}
     stage.save_checkpoint(variables(2), {"step": 6})
     assert stage.load_checkpoint(restored) == {"step": 6}
