@@ -94,6 +94,7 @@ class Sshd:
     folder: Path
     environment: dict[str, str]
     port: int = 0
+    user: str = field(default_factory=getpass.getuser)
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
 
     @property
@@ -119,19 +120,20 @@ class Sshd:
                 line = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", self.folder / name]
                 subprocess.run(line, check=True)
         self.port = self.port or _free_port()
-        self._write_server()
         self._write_client()
-        if os.geteuid() == 0:
-            Path("/run/sshd").mkdir(exist_ok=True)
         log = self.folder / "sshd.log"
         with log.open("wb") as stderr:
             self._process = subprocess.Popen(
-                [_sshd_path(), "-D", "-e", "-f", self.folder / "sshd_config"],
-                stdin=subprocess.DEVNULL,
-                stderr=stderr,
-                start_new_session=True,
+                self._command(), stdin=subprocess.DEVNULL, stderr=stderr, start_new_session=True
             )
-        assert wait_for(lambda: "Server listening" in log.read_text()), log.read_text()
+        assert wait_for(lambda: "Server listening" in log.read_text(), 60), log.read_text()
+
+    def _command(self) -> list[str | Path]:
+        """Write the server's configuration; the program that serves."""
+        self._write_server()
+        if os.geteuid() == 0:
+            Path("/run/sshd").mkdir(exist_ok=True)
+        return [_sshd_path(), "-D", "-e", "-f", self.folder / "sshd_config"]
 
     def _write_server(self) -> None:
         shutil.copy(self.folder / "user.pub", self.folder / "authorized_keys")
@@ -155,7 +157,7 @@ class Sshd:
         common = {
             "HostName": "127.0.0.1",
             "Port": str(self.port),
-            "User": getpass.getuser(),
+            "User": self.user,
             "IdentityFile": f"{self.folder}/user",
             "IdentitiesOnly": "yes",
             "UserKnownHostsFile": f"{self.folder}/known_hosts",
@@ -188,6 +190,26 @@ class Sshd:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
+
+
+@dataclass
+class Raspberry(Sshd):
+    """An arm64 machine that is emulated, with `python-ai_edge_litert` and `python-tflite_runtime`.
+
+    Attributes:
+        cpu: Its processor, as qemu names it.
+    """
+
+    cpu: str = "cortex-a72"
+    user: str = "pi"
+
+    def _command(self) -> list[str | Path]:
+        programs = Path(__file__).with_name("stand_ins")
+        line = ["bash", programs / "arm64.sh", "inside", STAND_INS / "arm64", self.folder]
+        return [
+            *("env", "NET=host", sys.executable, programs / "namespaces.py", "arm64"),
+            *(*line, str(self.port), self.cpu),
+        ]
 
 
 def _sshd_path() -> str:
@@ -238,6 +260,16 @@ def pi(tmp_path_factory) -> Iterator[Sshd]:
     require("ssh", "sshd", "ssh", "ssh-keygen", "scp")
     folder = tmp_path_factory.mktemp("pi")
     machine = Sshd(folder, {"PATH": f"{python_in(folder / 'bin', THIS_PYTHON)}:{PATH}"})
+    machine.start()
+    yield machine
+    machine.stop()
+
+
+@pytest.fixture(scope="module", params=["cortex-a72", "cortex-a76"])
+def raspberry(request: pytest.FixtureRequest, tmp_path_factory) -> Iterator[Raspberry]:
+    """An emulated Raspberry Pi 4, without dot products, and 5, with them."""
+    require("arm64", "qemu-aarch64-static", "ssh", "ssh-keygen", "scp", folder="arm64")
+    machine = Raspberry(tmp_path_factory.mktemp("raspberry"), {}, cpu=request.param)
     machine.start()
     yield machine
     machine.stop()
