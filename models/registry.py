@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tfmpq.errors import UsageError
+from tfmpq.errors import TfmpqError, UsageError
 
 if TYPE_CHECKING:
     import keras
@@ -111,16 +111,31 @@ def load_model(
     """
     loaded = _load(spec, input_shape, classes)
     if weights is not None and str(weights) != "none":
-        from tfmpq.models.weights import load_weights
-
-        skipped = load_weights(loaded.model, weights, skip_classifier=skip_classifier)
-        loaded = replace(loaded, new_classifier=skipped)
+        loaded = _with_weights(loaded, weights, skip_classifier)
     if spec not in _NETWORKS:
         from tfmpq.lowering import lower
 
         # Behind the weights, which are for the layers that the user's model has.
         loaded = replace(loaded, model=lower(loaded.model))
     return loaded
+
+
+def _with_weights(loaded: LoadedModel, weights: str | Path, skip_classifier: bool | None) -> LoadedModel:
+    from tfmpq.lowering import lower
+    from tfmpq.models.weights import load_weights
+
+    try:
+        skipped = load_weights(loaded.model, weights, skip_classifier=skip_classifier)
+    except TfmpqError:
+        # Files of this toolchain hold the layers that the user's became.
+        loaded = replace(loaded, model=lower(loaded.model))
+        try:
+            skipped = load_weights(loaded.model, weights, skip_classifier=skip_classifier)
+        except TfmpqError:
+            skipped = None
+        if skipped is None:
+            raise
+    return replace(loaded, new_classifier=skipped)
 
 
 def _load(spec: str, input_shape: tuple[int, int, int], classes: int) -> LoadedModel:

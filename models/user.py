@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
+import re
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +50,39 @@ def call_function(spec: str, input_shape: tuple[int, int, int], classes: int) ->
     }
     try:
         taken = inspect.signature(function).parameters
-        return function(**{name: value for name, value in known.items() if name in taken})
+        model = function(**{name: value for name, value in known.items() if name in taken})
     except Exception as error:
         raise TfmpqError(
             f"The function of a model must return a Keras model. Received: {spec}, which raised "
             f"{one_line(error)}. Correct the function."
         ) from error
+    _name_by_order(model, Counter(), set())
+    return model
+
+
+def _name_by_order(model: Any, counts: Counter[str], seen: set[int]) -> None:
+    """Give layers without a name of the user's the names that a first call of the function gives them.
+
+    Keras numbers them over all models of a process; a policy needs the same names in every call.
+    """
+    operations = getattr(getattr(model, "_functional", None) or model, "operations", [])
+    for operation in operations:
+        if id(operation) not in seen and _named_by_keras(operation):
+            base = _snake_case(type(operation).__name__)
+            operation.name = f"{base}_{counts[base]}" if counts[base] else base
+            counts[base] += 1
+        seen.add(id(operation))
+        _name_by_order(operation, counts, seen)
+
+
+def _named_by_keras(operation: Any) -> bool:
+    return re.fullmatch(rf"{_snake_case(type(operation).__name__)}(_\d+)?", operation.name) is not None
+
+
+def _snake_case(name: str) -> str:
+    """A class name as Keras writes it in the names of layers."""
+    name = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", name)
+    return re.sub("([a-z])([A-Z])", r"\1_\2", name).lower()
 
 
 def _import(spec: str) -> Any:

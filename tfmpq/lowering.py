@@ -35,8 +35,10 @@ def lower(model: keras.Model) -> keras.Model:
     Returns:
         A model of new layers that computes the same; `model` itself if there is nothing to rewrite.
     """
-    lowering = Lowering(model)
-    image = keras.Input(model.inputs[0].shape[1:], name=model.inputs[0].name, dtype=model.inputs[0].dtype)
+    image = model.inputs[0]
+    name = image._keras_history.operation.name
+    lowering = Lowering(name)
+    image = keras.Input(image.shape[1:], name=name, dtype=image.dtype)
     (output,) = lowering.replay(model, [image])
     return keras.Model(image, output, name=model.name) if lowering.changed else model
 
@@ -48,9 +50,9 @@ class Lowering:
         changed: Whether anything had to be rewritten.
     """
 
-    def __init__(self, model: keras.Model) -> None:
+    def __init__(self, image: str) -> None:
         self.changed = False
-        self._names: set[str] = {model.inputs[0].name}
+        self._names: set[str] = {image}
         self._affine: dict[int, Channels] = {}  # by id of a tensor of the old graph: still to be applied
         self._readers: dict[int, list[Any]] = {}
 

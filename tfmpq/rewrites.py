@@ -100,7 +100,10 @@ def takes_affine(reader: Any, step: Channels) -> bool:
 
 
 def fold_into(lowering: Lowering, layer: Any, source: Any, step: Channels) -> Any:
-    """Copy a convolution with a factor and an offset of its input in its weights."""
+    """Copy a convolution with a factor and an offset of its input in its weights.
+
+    It gets another name, so that weights of the one are not taken for those of the other.
+    """
     channels = source.shape[-1]
     kernel = np.asarray(layer.kernel, np.float64)
     factor = np.broadcast_to(step.factor, (channels,)).reshape(1, 1, channels, 1)
@@ -115,7 +118,7 @@ def fold_into(lowering: Lowering, layer: Any, source: Any, step: Channels) -> An
     if layer.use_bias or step.offset.any():
         config["use_bias"] = True
         weights.append(added + (np.asarray(layer.bias, np.float64) if layer.use_bias else 0.0))
-    config["name"] = lowering.name(layer.name)
+    config["name"] = lowering.name(f"{layer.name}_rescaled")
     if activation_of(layer) is None:
         config["activation"] = "linear"
     copy = type(layer).from_config(config)

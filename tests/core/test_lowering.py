@@ -127,6 +127,48 @@ def test_factors_and_offsets_go_into_the_next_convolution_where_that_is_exact(
     assert kinds(check(build)) == found
 
 
+def test_weights_of_both_forms_are_loaded_as_what_they_are(tmp_path, monkeypatch) -> None:
+    from tfmpq.models.registry import load_model
+
+    (tmp_path / "rescaling_net.py").write_text(
+        "import keras\n"
+        "from keras import layers\n"
+        "def build(input_shape, classes):\n"
+        "    image = keras.Input(input_shape)\n"
+        "    x = layers.Conv2D(3, 3, name='conv')(layers.Rescaling(0.5)(image))\n"
+        "    x = layers.SeparableConv2D(3, 3, name='separable')(x)\n"
+        "    return keras.Model(image, layers.Dense(classes, name='logits')(layers.Flatten()(x)))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    import rescaling_net
+
+    own = rescaling_net.build((8, 8, 4), 2)
+    own.save("own.keras")
+    lower(own).save("lowered.keras")
+    images = np.random.default_rng(0).uniform(-1, 1, (2, 8, 8, 4)).astype("float32")
+    for name in ("own.keras", "lowered.keras"):
+        loaded = load_model("rescaling_net:build", input_shape=(8, 8, 4), classes=2, weights=name)
+        assert [layer.name for layer in loaded.model.layers[1:3]] == ["conv_rescaled", "separable_depthwise"]
+        np.testing.assert_allclose(
+            loaded.model(images, training=False), own(images, training=False), rtol=1e-4, atol=1e-5
+        )
+
+
+def test_layers_that_the_user_did_not_name_have_the_same_names_in_every_call() -> None:
+    from tfmpq.models.registry import load_model
+
+    def names() -> list[str]:
+        loaded = load_model(
+            "keras.applications:MobileNetV3Small", input_shape=(32, 32, 3), classes=2, weights=None
+        )
+        return [layer.name for layer in loaded.model.layers]
+
+    first = names()
+    assert first[:6] == ["input_layer", "rescaling", "conv", "conv_bn", "activation_gate", "activation"]
+    assert names() == first
+
+
 def test_an_input_that_two_layers_read_is_rescaled_once() -> None:
     def build(x):
         x = layers.Rescaling(2.0, 0.1, name="scaled")(x)
