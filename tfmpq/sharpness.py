@@ -33,13 +33,18 @@ class Ascent(NamedTuple):
     Attributes:
         deltas: What is added, in the order, shapes and dtypes of the gradients.
         norm: Global norm of the (scaled) gradients.
-        shortening: What alignment took away: `deltas` plus this has the full radius.
+        directions: What `deltas` are multiples of: the gradients, times the square of their scales.
+        groups: Positions of the tensors that share a norm.
+        alphas: Alignment constant of each group after the guard: by this multiple of `directions` the step
+            is shorter than the radius.
         guarded: Whether the guard lowered alpha (in any group); boolean scalar.
     """
 
     deltas: list[Tensor]
     norm: Tensor
-    shortening: list[Tensor]
+    directions: list[Tensor]
+    groups: Sequence[Sequence[int]]
+    alphas: list[Tensor]
     guarded: Tensor
 
 
@@ -83,13 +88,16 @@ def ascent(
         groups: Positions of the tensors that share a norm; None for one norm of all. Each group moves by
             rho / sqrt(number of groups), so that the whole step keeps its length.
     """
-    scaled = gradients if scales is None else [t * g for t, g in zip(scales, gradients, strict=True)]
-    directions = scaled if scales is None else [t * g for t, g in zip(scales, scaled, strict=True)]
+    scaled = directions = list(gradients)
+    if scales is not None:
+        scaled = [t * g for t, g in zip(scales, gradients, strict=True)]
+        directions = [t * g for t, g in zip(scales, scaled, strict=True)]
     norm = global_norm(scaled)
     groups = [range(len(scaled))] if groups is None else groups
     rho = _as(rho, norm) / math.sqrt(max(1, len(groups)))
     alpha = _as(alpha, norm)
-    deltas, shortening = list(directions), list(directions)
+    deltas = list(directions)
+    alphas: list[Tensor] = []
     guarded = ops.convert_to_tensor(False)
     for members in groups:
         length = norm if len(groups) == 1 else global_norm([scaled[i] for i in members])
@@ -98,10 +106,9 @@ def ascent(
         limited = ops.minimum(alpha, largest)
         factor = (rho - limited * length) / (length + _EPSILON)
         for i in members:
-            direction = ops.cast(directions[i], norm.dtype)
-            deltas[i] = ops.cast(factor * direction, gradients[i].dtype)
-            shortening[i] = limited * direction
-    return Ascent(deltas, norm, shortening, guarded)
+            deltas[i] = ops.cast(factor * ops.cast(directions[i], norm.dtype), gradients[i].dtype)
+        alphas.append(limited)
+    return Ascent(deltas, norm, directions, groups, alphas, guarded)
 
 
 def combine(first: Sequence[Tensor], second: Sequence[Tensor]) -> list[Tensor]:
@@ -146,21 +153,22 @@ def reused_second(first: Sequence[Tensor], rejection: Sequence[Tensor]) -> list[
     return [g + ops.cast(global_norm([g]), g.dtype) * r for g, r in zip(first, rejection, strict=True)]
 
 
-def surrogate_gap(
-    loss: Tensor, shifted_loss: Tensor, shortening: Sequence[Tensor], second: Sequence[Tensor]
-) -> Tensor:
+def surrogate_gap(loss: Tensor, shifted_loss: Tensor, step: Ascent, second: Sequence[Tensor]) -> Tensor:
     """Surrogate gap h, the rise of the loss at full radius.
 
     The second pass sees the loss at a radius that is shorter by alpha ||g||; to first order the difference is
-    <g2, alpha g>, which is added back.
+    alpha <g2, g>, which is added back.
 
     Args:
         loss: Loss at the weights, scalar.
-        shifted_loss: Loss at the weights plus `ascent(...).deltas`, scalar.
-        shortening: `ascent(...).shortening`.
+        shifted_loss: Loss at the weights plus `step.deltas`, scalar.
+        step: The ascent.
         second: Gradients g2 at the shifted point, of the same tensors.
     """
-    correction = inner(shortening, second)
+    correction = ops.zeros((), _accumulator((*step.directions, *second)))
+    for members, alpha in zip(step.groups, step.alphas, strict=True):
+        product = inner([step.directions[i] for i in members], [second[i] for i in members])
+        correction = correction + ops.cast(alpha, correction.dtype) * ops.cast(product, correction.dtype)
     return _as(shifted_loss, correction) - _as(loss, correction) + correction
 
 

@@ -304,7 +304,7 @@ class QuantizedTraining(TrainStep, keras.Model):
         for position, delta in zip(positions, ascent.deltas[kernels:], strict=True):
             moved[position] = moved[position] + delta
         (perturbed_loss, _), second = value_and_gradient(loss_at, [*moved, *ascent.deltas[:kernels]])
-        gap = sharpness.surrogate_gap(loss, perturbed_loss, ascent.shortening, ball(second))
+        gap = sharpness.surrogate_gap(loss, perturbed_loss, ascent, ball(second))
         values = (
             perturbed_loss,
             gap,

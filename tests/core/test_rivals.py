@@ -86,9 +86,10 @@ def test_asam_has_its_length_in_its_own_metric(seed, rho, share):
     alpha = share * rho / norm
     found = sharpness.ascent(g, rho, alpha, t)
     assert float(found.norm) == pytest.approx(norm, rel=1e-12)
-    for delta, shortening, a, b in zip(found.deltas, found.shortening, t, g, strict=True):
+    assert float(found.alphas[0]) == pytest.approx(alpha, rel=1e-9)
+    for delta, direction, a, b in zip(found.deltas, found.directions, t, g, strict=True):
         np.testing.assert_allclose(delta, (rho / norm - alpha) * a**2 * b, rtol=1e-9)
-        np.testing.assert_allclose(delta + np.asarray(shortening), rho / norm * a**2 * b, rtol=1e-9)
+        np.testing.assert_allclose(direction, a**2 * b, rtol=1e-12)
     length = np.linalg.norm(flat(np.asarray(d) / a for d, a in zip(found.deltas, t, strict=True)))
     assert length == pytest.approx(rho - alpha * norm, rel=1e-9)
 
@@ -125,7 +126,7 @@ def test_the_gap_is_that_of_the_full_radius_whatever_the_metric():
         found = sharpness.ascent([g], 0.01, alpha, scales)
         moved = theta + np.asarray(found.deltas[0])
         before, after = (v @ matrix @ v / 2 for v in (theta, moved))
-        return float(sharpness.surrogate_gap(before, after, found.shortening, [matrix @ moved]))
+        return float(sharpness.surrogate_gap(before, after, found, [matrix @ moved]))
 
     for scales in (None, [t]):
         errors = [gap(alpha, scales) - gap(0.0, scales) for alpha in (1e-5, 1e-6)]
