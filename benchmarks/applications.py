@@ -183,7 +183,7 @@ def remarks(records: dict[str, Any]) -> list[str]:
     """Reasons of refusals, and what more than one partition means."""
     lines = [
         "More than one partition: XNNPACK has no int8 average over the border (`AveragePooling2D` with",
-        "padding `same`); LiteRT's own kernel computes it, exactly.",
+        "padding `same`) and no GELU; LiteRT's own kernels compute them, exactly.",
     ]
     for name, record in records.items():
         if "refused" in record:

@@ -104,6 +104,13 @@ def _sigmoid(layer: FrozenLayer, inputs: list[np.ndarray], scales: list[float]) 
     return 1.0 / (1.0 + np.exp(-inputs[0] * scales[0]))
 
 
+def _gelu(layer: FrozenLayer, inputs: list[np.ndarray], scales: list[float]) -> np.ndarray:
+    from scipy.special import ndtr
+
+    real = inputs[0] * scales[0]
+    return real * ndtr(real)
+
+
 def _global_average(layer: FrozenLayer, inputs: list[np.ndarray], scales: list[float]) -> np.ndarray:
     return inputs[0].mean((1, 2), keepdims=bool(layer.attributes.get("keepdims"))) * scales[0]
 
@@ -164,6 +171,7 @@ _COMPUTE: dict[str, Callable[[FrozenLayer, list[np.ndarray], list[float]], np.nd
     "multiply": _multiply,
     "concatenate": _concatenate,
     "sigmoid": _sigmoid,
+    "gelu": _gelu,
     "global_average_pooling2d": _global_average,
     "average_pooling2d": _average_pool,
     "max_pooling2d": _max_pool,

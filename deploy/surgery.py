@@ -33,6 +33,7 @@ _EXPECTED = {
     "multiply": ("MUL",),
     "concatenate": ("CONCATENATION",),
     "sigmoid": ("LOGISTIC",),
+    "gelu": ("GELU",),
     "average_pooling2d": ("DEPTHWISE_CONV_2D", "AVERAGE_POOL_2D"),
     "max_pooling2d": ("MAX_POOL_2D", "DEPTHWISE_CONV_2D"),
     "zero_padding": ("PAD",),

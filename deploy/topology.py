@@ -55,7 +55,7 @@ def _computation(layer: FrozenLayer) -> str:
 
 def undelegated(layer: FrozenLayer) -> bool:
     """Whether XNNPACK has no int8 operator for a layer, so that LiteRT's own kernel runs it, exactly."""
-    return layer.kind == "average_pooling2d" and layer.keeps_grid
+    return layer.kind == "gelu" or (layer.kind == "average_pooling2d" and layer.keeps_grid)
 
 
 def _average_of_one(layer: FrozenLayer, shape: Shape) -> list[FrozenLayer]:

@@ -23,6 +23,7 @@ LayerKind = Literal[
     "multiply",
     "concatenate",
     "sigmoid",
+    "gelu",
     "global_average_pooling2d",
     "average_pooling2d",
     "max_pooling2d",

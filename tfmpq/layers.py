@@ -56,6 +56,7 @@ _OF_ACTIVATION: dict[str, NodeKind] = {
     "relu6": "affine",
     "hard_sigmoid": "affine",
     "sigmoid": "sigmoid",
+    "gelu": "gelu",
 }
 
 FIXED_STEPS = {"sigmoid": 1.0 / 256, "hard_sigmoid": 1.0 / 255}

@@ -58,6 +58,7 @@ OPERATORS: dict[str, Build] = {
     "hard_sigmoid": lambda x: squeeze_and_excite(x, "hard_sigmoid"),
     "silu": lambda x: layers.Activation("silu")(norm(conv(x))),
     "hard_silu": lambda x: layers.Activation("hard_silu")(norm(conv(x))),
+    "gelu": lambda x: conv(layers.Activation("gelu")(norm(conv(x)))),
     "leaky_relu": lambda x: layers.LeakyReLU(0.13)(conv(x)),
     "prelu": lambda x: layers.PReLU(shared_axes=[1, 2])(conv(x)),
     "relu_alone": lambda x: layers.ReLU(6.0)(layers.MaxPooling2D(2)(conv(x))),
