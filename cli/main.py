@@ -27,6 +27,7 @@ VERBS = (
     "sharpness",
     "measure",
     "devices",
+    "deploy",
     "inspect",
     "probe",
 )

@@ -218,6 +218,14 @@ class Crashed(ModelInvalid):
     kind = "crashed"
 
 
+class OutputsDiffer(DeviceError):
+    """The device classifies images otherwise than this machine."""
+
+    kind = "outputs_differ"
+    rule = "Images have to get the same class on the device and here, but for rounding"
+    advice = "Update the runtime there, and measure that device only after its outputs agree"
+
+
 class BadAffinity(DeviceError):
     """There are no such CPUs."""
 

@@ -110,8 +110,9 @@ class SshTransport(RemoteTransport):
         log = Path(self._sockets.name, "log")
         with log.open("wb") as stderr:
             self._master = subprocess.Popen(
-                ["ssh", *self._options, "-M", "-N", "-S", str(socket), self._address],
-                stdin=subprocess.DEVNULL,
+                # Not -N: cat ends with its input, so the connection ends when this process does, anyhow.
+                ["ssh", *self._options, "-M", "-S", str(socket), "-T", self._address, "cat >/dev/null"],
+                stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,
                 start_new_session=True,
@@ -129,6 +130,8 @@ class SshTransport(RemoteTransport):
     def _disconnect(self) -> None:
         if self._master is not None:
             self._master.terminate()
+            if self._master.stdin:
+                self._master.stdin.close()
             try:
                 self._master.wait(5)
             except subprocess.TimeoutExpired:

@@ -24,6 +24,7 @@ FUNCTIONS = {
     "sharpness": "tfmpq.flatness",
     "measure": "tfmpq.deploy.measure",
     "devices": "tfmpq.deploy.devices",
+    "deploy": "tfmpq.deploy.delivery",
     "inspect": "tfmpq.inspection",
     "probe": "tfmpq.deploy.probe",
 }

@@ -25,6 +25,7 @@ COMMANDS = {
     "sharpness": "sharpness r",
     "measure": "measure m.tflite",
     "devices": "devices",
+    "deploy": "deploy r --data digits",
     "inspect": "inspect p.yaml",
     "probe": "probe",
 }
@@ -96,6 +97,18 @@ DEFAULTS = {
         },
     ),
     "devices": ((), {"on": (), "setup": False, "python": None, "ssh_config": None, "adb": None}),
+    "deploy": (
+        (Path("r"), "digits"),
+        {
+            "on": "local",
+            "limit": 100,
+            "threads": 1,
+            "out": None,
+            "data_dir": None,
+            "python": None,
+            "ssh_config": None,
+        },
+    ),
     "inspect": ((Path("p.yaml"),), {}),
     "probe": ((), {"out": None}),
 }

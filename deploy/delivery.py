@@ -1,0 +1,225 @@
+"""A network on a device: the form for its processor, the outputs there, the time that it takes."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfmpq.containers import Target
+from tfmpq.deploy.device_errors import OutputsDiffer
+from tfmpq.deploy.flatbuffer import read_file
+from tfmpq.deploy.latency import Measurement
+from tfmpq.deploy.measure import measure
+from tfmpq.deploy.python_runner import PythonRunner
+from tfmpq.deploy.record import read_metadata
+from tfmpq.deploy.runtime import open_interpreter, to_codes
+from tfmpq.deploy.transports import Transport, transport
+from tfmpq.deploy.transports.adb import AdbTransport
+from tfmpq.errors import UsageError
+from tfmpq.progress import Reporter, SilentReporter
+
+LEAST_AGREEMENT = 0.95
+"""Share of images that must get the class that they get here; rounding differs between processors."""
+
+_INFER_SECONDS = 1800.0
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """Outputs of the device beside those of this machine.
+
+    Attributes:
+        images: Number of images.
+        max_lsb: Largest distance of two outputs in quantization steps; None for float outputs.
+        differing: Number of outputs that differ.
+        total: Number of outputs.
+        top1_agreement: Share of images with the same class, 0 to 1.
+        top1: Share of images that the device classifies as labelled, 0 to 1.
+        top1_here: The same for this machine.
+    """
+
+    images: int
+    max_lsb: int | None
+    differing: int
+    total: int
+    top1_agreement: float
+    top1: float
+    top1_here: float
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A network that ran on a device.
+
+    Attributes:
+        source: Run folder or file that it came from.
+        path: File that was written for the device.
+        form: What it was written for.
+        bytes: Its size.
+        agreement: Its outputs.
+        measurement: Its latency.
+    """
+
+    source: str
+    path: str
+    form: Target
+    bytes: int
+    agreement: Agreement
+    measurement: Measurement
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields; the measurement as `measure` writes it."""
+        shown = {name: getattr(self, name) for name in ("source", "path", "form", "bytes")}
+        return {**shown, "agreement": asdict(self.agreement), "measurement": self.measurement.to_json()}
+
+
+def deploy(
+    source: str | Path,
+    data: str,
+    *,
+    on: str = "local",
+    limit: int = 100,
+    threads: int = 1,
+    out: str | Path | None = None,
+    data_dir: str | Path | None = None,
+    python: str | None = None,
+    ssh_config: str | Path | None = None,
+    reporter: Reporter | None = None,
+) -> Delivery:
+    """Write a network for a device, compare its outputs there with those here, and measure it.
+
+    Args:
+        source: Run folder of a fine-tuning, or a `.tflite` of one.
+        data: Data set whose test images are used.
+        on: The device: `local` or `ssh:HOST`.
+        limit: Number of images.
+        threads: Threads of the runtime.
+        out: File to write; by default beside the source, named after the form.
+        data_dir: Folder that is looked in first for data.
+        python: How Python is called on the device; by default found.
+        ssh_config: Configuration file for ssh instead of the user's.
+        reporter: Told about progress.
+
+    Raises:
+        UsageError: The device has no Python, or the source is none.
+        DeviceError: The device or the way to it fails, or its outputs are others.
+        TfmpqError: The network cannot be written.
+    """
+    reporter = reporter or SilentReporter()
+    source = Path(source)
+    way = transport(on, python=python, ssh_config=ssh_config)
+    if isinstance(way, AdbTransport):
+        raise UsageError(
+            f"Outputs are compared by Python on the device. Received: --on {on}. Use ssh:HOST, or tfmpq "
+            "measure for a phone."
+        )
+    with way as device:
+        program = PythonRunner(device)
+        program.require_runtime()
+        form = choose_form(program.probe())
+        path = _write(source, form, Path(out) if out else None, data_dir, reporter)
+        images, labels = _images(path, data, limit, data_dir, reporter)
+        agreement = _compare(device, program, path, images, labels)
+    if agreement.top1_agreement < LEAST_AGREEMENT:
+        raise OutputsDiffer(on, f"{agreement.top1_agreement:.1%} of {agreement.images} images do")
+    found = measure(path, on=on, threads=threads, python=python, ssh_config=ssh_config, reporter=reporter)
+    return Delivery(str(source), str(path), form, path.stat().st_size, agreement, found[0])
+
+
+def choose_form(probed: dict[str, Any]) -> Target:
+    """What to write for a device: see `tfmpq.containers` for what each form is.
+
+    Args:
+        probed: The runner's answer: runtime and device.
+    """
+    if probed["runtime"]["name"] == "tflite-runtime":
+        return "tflite-runtime"
+    machine, features = probed["device"]["machine"], (probed["device"]["features"] or "").split()
+    # ARM cores without the dot product, and 32-bit systems, have no fast kernels for packed weights.
+    if machine.startswith("arm") or (machine == "aarch64" and "asimddp" not in features):
+        return "litert-int8"
+    return "litert"
+
+
+def _write(
+    source: Path, form: Target, out: Path | None, data_dir: str | Path | None, reporter: Reporter
+) -> Path:
+    """Export the run, or rewrite the file."""
+    if source.is_dir():
+        from tfmpq.exporting import export
+
+        return Path(export(source, target=form, out=out, data_dir=data_dir, reporter=reporter).path)
+    from tfmpq.specializing import specialize
+
+    target = out or source.with_name(f"{source.name.split('.')[0]}.{form}.tflite")
+    specialize(source, target, form)
+    return target
+
+
+def _images(
+    path: Path, data: str, limit: int, data_dir: str | Path | None, reporter: Reporter
+) -> tuple[np.ndarray, np.ndarray]:
+    """Codes of the input tensor, int8 (N, height, width, channels), and labels of the first test images."""
+    from tfmpq.data import ImageBatches, load_dataset
+
+    content = read_file(path)
+    detail = open_interpreter(content).get_input_details()[0]
+    preprocessing = read_metadata(content, str(path)).get("preprocessing")
+    if preprocessing is None:
+        raise UsageError(
+            f"Pixels become inputs as in training. Received: {path}, which has no record. Give a file of "
+            "tfmpq export."
+        )
+    split = load_dataset(data, data_dir=data_dir, reporter=reporter).test
+    batches = ImageBatches(
+        split,
+        min(limit, len(split)),
+        image_shape=tuple(int(size) for size in detail["shape"][1:]),
+        preprocessing=preprocessing,
+        shuffle=False,
+        drop_remainder=False,
+    )
+    images, labels = batches[0]
+    return to_codes(np.asarray(images), detail), np.asarray(labels)
+
+
+def _compare(
+    device: Transport, program: PythonRunner, path: Path, images: np.ndarray, labels: np.ndarray
+) -> Agreement:
+    with tempfile.TemporaryDirectory() as folder:
+        inputs, outputs = Path(folder, "inputs.npy"), Path(folder, "outputs.npy")
+        np.save(inputs, images)
+        name, pushed = device.push(path), device.push(inputs)
+        program.infer(name, path, pushed, "outputs.npy", _INFER_SECONDS)
+        device.pull("outputs.npy", outputs)
+        there = np.load(outputs)
+    here = _outputs(path, images)
+    integers = np.issubdtype(here.dtype, np.integer)
+    distance = np.abs(there.astype(np.float64) - here.astype(np.float64))
+    classes, classes_here = there.argmax(axis=-1), here.argmax(axis=-1)
+    return Agreement(
+        images=len(images),
+        max_lsb=int(distance.max()) if integers else None,
+        differing=int(np.count_nonzero(distance)),
+        total=distance.size,
+        top1_agreement=float(np.mean(classes == classes_here)),
+        top1=float(np.mean(classes == labels)),
+        top1_here=float(np.mean(classes_here == labels)),
+    )
+
+
+def _outputs(path: Path, images: np.ndarray) -> np.ndarray:
+    """What the runtime of this machine answers, as it is in the output tensor."""
+    interpreter = open_interpreter(path.read_bytes())
+    source = interpreter.get_input_details()[0]["index"]
+    target = interpreter.get_output_details()[0]["index"]
+    outputs = []
+    for index in range(len(images)):
+        interpreter.set_tensor(source, images[index : index + 1])
+        interpreter.invoke()
+        outputs.append(interpreter.get_tensor(target)[0].copy())
+    return np.stack(outputs)

@@ -1,0 +1,88 @@
+"""A network on a device: form, outputs, latency."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from tfmpq.cli.main import main
+from tfmpq.deploy import device_errors as errors
+from tfmpq.deploy import python_runner
+from tfmpq.deploy.delivery import choose_form, deploy
+from tfmpq.errors import UsageError
+
+pytestmark = pytest.mark.usefixtures("short")
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory) -> Path:
+    """A network of 8x8 images in storage form."""
+    from tfmpq.deploy.surgery import build_tflite
+
+    source = Path(__file__).parents[1] / "deploy" / "conftest.py"
+    spec = importlib.util.spec_from_file_location("networks_for_delivery", source)
+    assert spec is not None
+    assert spec.loader is not None
+    fixtures = sys.modules["networks_for_delivery"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(fixtures)
+    path = tmp_path_factory.mktemp("storage") / "toy.storage.tflite"
+    path.write_bytes(build_tflite(fixtures.small(4), "storage"))
+    return path
+
+
+def test_a_file_is_written_for_the_machine_compared_and_measured(pi, storage, tmp_path) -> None:
+    source = Path(shutil.copy(storage, tmp_path))
+    line = ["deploy", str(source), "--data", "digits", "--on", "ssh:pi", "--limit", "30", "--json"]
+    done = CliRunner().invoke(main, [*line, "--ssh-config", str(pi.config)], prog_name="tfmpq")
+    assert done.exit_code == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["form"] == "litert"
+    assert result["path"] == str(tmp_path / "toy.litert.tflite")
+    assert result["bytes"] == (tmp_path / "toy.litert.tflite").stat().st_size
+    # The device is this machine with this runtime.
+    agreement = result["agreement"]
+    assert (agreement["images"], agreement["total"]) == (30, 120)
+    assert (agreement["max_lsb"], agreement["differing"], agreement["top1_agreement"]) == (0, 0, 1.0)
+    assert agreement["top1"] == agreement["top1_here"]
+    assert result["measurement"]["target"]["kind"] == "ssh"
+    assert result["measurement"]["median_ms"] > 0
+    assert pi.folders() == []
+
+
+def test_other_outputs_are_an_error(storage, tmp_path, monkeypatch) -> None:
+    program = tmp_path / "program.py"
+    source = python_runner.PROGRAM.read_text()
+    program.write_text(source.replace("np.stack(outputs)", "np.stack(outputs)[:, ::-1]"))
+    assert program.read_text() != source
+    monkeypatch.setattr(python_runner, "PROGRAM", program)
+    with pytest.raises(errors.OutputsDiffer, match=r"Received: local: \d+\.\d% of 20 images do"):
+        deploy(storage, "digits", limit=20, out=tmp_path / "out.tflite")
+
+
+@pytest.mark.parametrize(
+    ("machine", "features", "runtime", "form"),
+    [
+        ("x86_64", "fpu avx2", "ai-edge-litert", "litert"),
+        ("aarch64", "fp asimd crc32 asimddp", "ai-edge-litert", "litert"),
+        ("aarch64", "fp asimd crc32", "ai-edge-litert", "litert-int8"),
+        ("armv7l", "neon asimddp", "ai-edge-litert", "litert-int8"),
+        ("aarch64", "fp asimddp", "tflite-runtime", "tflite-runtime"),
+        ("aarch64", None, "ai-edge-litert", "litert-int8"),
+    ],
+)
+def test_the_form_suits_processor_and_runtime(machine, features, runtime, form) -> None:
+    probed = {"runtime": {"name": runtime}, "device": {"machine": machine, "features": features}}
+    assert choose_form(probed) == form
+
+
+def test_what_cannot_be_delivered(files, tmp_path) -> None:
+    with pytest.raises(UsageError, match="tfmpq measure for a phone"):
+        deploy(files[0], "digits", on="adb")
+    with pytest.raises(UsageError, match="no record"):
+        deploy(files[0], "digits", out=tmp_path / "out.tflite")
