@@ -174,11 +174,12 @@ def _images(
             f"Pixels become inputs as in training. Received: {path}, which has no record. Give a file of "
             "tfmpq export."
         )
+    _, height, width, channels = (int(size) for size in detail["shape"])
     split = load_dataset(data, data_dir=data_dir, reporter=reporter).test
     batches = ImageBatches(
         split,
         min(limit, len(split)),
-        image_shape=tuple(int(size) for size in detail["shape"][1:]),
+        image_shape=(height, width, channels),
         preprocessing=preprocessing,
         shuffle=False,
         drop_remainder=False,
