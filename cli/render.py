@@ -97,6 +97,13 @@ def _verify_view(result: Mapping[str, Any]) -> dict[str, Any]:
     return dict(result) | {"layers": layers}
 
 
+def _deploy_view(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The measurement without samples."""
+    if "measurement" not in result:
+        return dict(result)
+    return {**result, "measurement": _measure_view(result["measurement"])}
+
+
 _VIEWS: Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "run": _run_view,
     "evaluate": _evaluate_view,
@@ -104,6 +111,7 @@ _VIEWS: Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "probe": _probe_view,
     "verify": _verify_view,
     "measure": _measure_view,
+    "deploy": _deploy_view,
 }
 
 
