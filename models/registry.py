@@ -126,15 +126,13 @@ def _with_weights(loaded: LoadedModel, weights: str | Path, skip_classifier: boo
 
     try:
         skipped = load_weights(loaded.model, weights, skip_classifier=skip_classifier)
-    except TfmpqError:
+    except TfmpqError as error:
         # Files of this toolchain hold the layers that the user's became.
         loaded = replace(loaded, model=lower(loaded.model))
         try:
             skipped = load_weights(loaded.model, weights, skip_classifier=skip_classifier)
         except TfmpqError:
-            skipped = None
-        if skipped is None:
-            raise
+            raise error from None
     return replace(loaded, new_classifier=skipped)
 
 
