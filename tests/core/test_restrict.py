@@ -5,9 +5,10 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
+from keras import layers
 
 from tfmpq.errors import UsageError
-from tfmpq.graph import INPUT_QUANTIZER
+from tfmpq.graph import INPUT_QUANTIZER, analyse
 from tfmpq.policy import LayerChoice, Policy
 from tfmpq.quantize import quantize_wrappers
 from tfmpq.restrict import restrict
@@ -90,3 +91,33 @@ def test_bits_that_were_not_searched_are_refused(searchable) -> None:
         restrict(made.quantized, policy(dw=3))
     with pytest.raises(UsageError, match=r"4 bits for the output of add, searched: \(8,\)"):
         restrict(made.quantized, policy())
+
+
+def test_a_quantizer_that_tensors_share_stays_one(searchable) -> None:
+    def build() -> keras.Model:
+        image = keras.Input((8, 8, 3), name="image")
+        x = layers.Conv2D(4, 3, padding="same", activation="relu", name="a")(image)
+        gate = layers.Activation("sigmoid", name="gate")(layers.Conv2D(4, 1, name="b")(x))
+        x = layers.Concatenate(name="cat")([x, layers.Conv2D(4, 3, padding="same", name="c")(x)])
+        x = layers.Concatenate(name="cat2")([x, layers.Multiply(name="product")([gate, gate])])
+        x = layers.GlobalAveragePooling2D(name="gap")(x)
+        return keras.Model(image, layers.Dense(4, name="logits")(x), name="shared")
+
+    made = searchable((2, 8), (4, 8), build=build)
+    chosen = Policy(
+        format="tfmpq-policy/1",
+        model="shared",
+        layers={name: LayerChoice(weight_bits=8) for name in ("a", "b", "c", "logits")},
+        activations={"cat_grid": 4},
+    )
+    restricted = restrict(made.quantized, chosen)
+    shared, gate = restricted.get_layer("cat_grid"), restricted.get_layer("gate")
+    assert len(shared._inbound_nodes) == 3
+    assert shared.output_quantizer.bits == (4,)
+    np.testing.assert_array_equal(
+        shared.output_variables["log_step"].numpy()[0],
+        made.quantized.get_layer("cat_grid").output_variables["log_step"].numpy()[0],
+    )
+    assert gate.output_quantizer.bits == (8,)
+    np.testing.assert_allclose(np.exp(gate.output_variables["log_step"].numpy()), [1 / 256], rtol=1e-6)
+    assert analyse(restricted).tensors == made.network.tensors
