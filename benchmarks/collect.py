@@ -15,38 +15,37 @@ from typing import Any
 
 RUNS = {
     "resnet20, CIFAR-10": [
-        ("int8, calibrated", "int8", "r20-int8"),
-        ("uniform 4 bits, QAT", "uniform", "r20-u4"),
+        ("int8", "int8", "r20-u8"),
+        ("uniform 4 bits", "uniform", "r20-u4"),
         ("searched, 0.5x", "mixed", "r20-050"),
         ("searched, 0.35x", "mixed", "r20-035"),
+        ("sensitivity, 0.35x", "others", "r20-sens"),
+        *((f"random policy {seed}, 0.35x", "others", f"r20-random{seed}") for seed in range(3)),
     ],
     "resnet8, CIFAR-10": [
-        ("int8, calibrated", "int8", "r8-int8"),
-        ("uniform 4 bits, QAT", "uniform", "r8-u4"),
+        ("int8", "int8", "r8-u8"),
+        ("uniform 4 bits", "uniform", "r8-u4"),
         ("searched, 0.5x", "mixed", "r8-050"),
         ("searched, 0.35x", "mixed", "r8-035"),
+        ("sensitivity, 0.35x", "others", "r8-sens"),
+        *((f"random policy {seed}, 0.35x", "others", f"r8-random{seed}") for seed in range(3)),
     ],
     "mobilenet_v2, Imagenette validation": [
-        ("int8, calibrated", "int8", "mbv2-int8"),
-        ("searched on CIFAR-10, 0.5x", "mixed", "mbv2-imagenet"),
+        ("int8", "int8", "mbv2-u8"),
+        ("searched on CIFAR-10, 0.5x", "mixed", "mbv2"),
+        ("the same, calibrated and tuned on samples only", "mixed", "mbv2-samples"),
     ],
 }
+"""By network: label, family for the figures, name of the run without training; NAME-ft is the tuned one."""
+
 STAGE_FILES = (
     "search.json",
     "search.csv",
     "search.result.json",
+    "sensitivity.json",
     "finetune.json",
     "finetune.csv",
     "policy.yaml",
-)
-OUTPUTS = (
-    "export-litert",
-    "export-storage",
-    "evaluate-litert",
-    "evaluate-storage",
-    "evaluate-samples-test",
-    "evaluate-samples-all",
-    "finetune",
 )
 
 
@@ -61,39 +60,54 @@ def without_folders(text: str) -> str:
 
 
 def copy(runs: Path, name: str, raw: Path) -> None:
-    """The small files of one run."""
+    """The small files of one run folder, and what was printed about it."""
     target = raw / name
     target.mkdir(parents=True, exist_ok=True)
     names = {"search.json": "search.options.json", "search.result.json": "search.json"}
     for file in STAGE_FILES:
         if (runs / name / file).exists():
             (target / names.get(file, file)).write_text(without_folders((runs / name / file).read_text()))
-    for output in OUTPUTS:
-        if content := read(runs / f"{name}.{output}.json"):
+    for printed in runs.glob(f"{name}.*.json"):
+        if (content := read(printed)) and printed.name != f"{name}.search.json":
             content.pop("data_dir", None)
-            (target / f"{output}.json").write_text(without_folders(json.dumps(content, indent=2)) + "\n")
+            text = json.dumps(content, indent=2) + "\n"
+            (target / printed.name.removeprefix(f"{name}.")).write_text(without_folders(text))
 
 
-def row(
-    runs: Path, network: str, label: str, family: str, name: str, int8_size: int | None
-) -> dict[str, Any]:
+def row(network: str, label: str, family: str, name: str, found: dict[str, Any]) -> dict[str, Any]:
     """One line of the table; everything from the files that the commands wrote."""
-    storage, litert = read(runs / f"{name}.export-storage.json"), read(runs / f"{name}.export-litert.json")
-    scored, tuned = read(runs / f"{name}.evaluate-litert.json"), read(runs / f"{name}.finetune.json")
+    return {"network": network, "name": label, "family": family, "run": name, **found}
+
+
+def scored(runs: Path, file: str) -> dict[str, Any]:
+    """What `evaluate` printed of a file on the data that the table is about."""
+    return read(runs / f"{file}.evaluate-cifar10.json") or read(runs / f"{file}.evaluate-imagenette.json")
+
+
+def facts(accuracy: dict[str, Any], network: dict[str, Any], steps: int) -> dict[str, Any]:
+    """What all lines have."""
     return {
-        "network": network,
-        "name": label,
-        "family": family,
-        "run": name,
-        "top1": round(100 * scored["top1"], 2),
-        "images": scored["count"],
-        "size": storage["size"],
-        "relative_size": round(storage["size"] / (int8_size or storage["size"]), 4),
-        "storage_bytes": storage["bytes"],
-        "litert_bytes": litert["bytes"],
-        "mean_weight_bits": round(tuned["mean_weight_bits"], 3),
-        "steps": tuned["steps"],
+        "top1": round(100 * accuracy["top1"], 2),
+        "images": accuracy["count"],
+        "size": network["size"],
+        "mean_weight_bits": round(network["mean_weight_bits"], 3),
+        "steps": steps,
     }
+
+
+def without_training(runs: Path, name: str) -> dict[str, Any]:
+    """What `export --calibrate` and `evaluate` printed."""
+    network = read(runs / f"{name}.reconstruct.json")["quantized"]
+    return facts(scored(runs, f"{name}.reconstruct"), network, 0)
+
+
+def tuned(runs: Path, name: str) -> dict[str, Any]:
+    """What `finetune`, `export` and `evaluate` printed."""
+    trained = read(runs / f"{name}.finetune.json")
+    forms = {
+        f"{form}_bytes": read(runs / f"{name}.export-{form}.json")["bytes"] for form in ("storage", "litert")
+    }
+    return facts(scored(runs, f"{name}.litert"), trained, trained["steps"]) | forms
 
 
 def main() -> None:
@@ -103,22 +117,25 @@ def main() -> None:
     for network, entries in RUNS.items():
         int8_size = None
         for label, family, name in entries:
-            if not (runs / f"{name}.evaluate-litert.json").exists():
-                print(f"not run: {name}", file=sys.stderr)
-                continue
-            copy(runs, name, results / "raw")
-            rows.append(row(runs, network, label, family, name, int8_size))
-            int8_size = int8_size or rows[-1]["size"]
-    for name in ("mbv2",):
-        if (runs / name).exists():
-            copy(runs, name, results / "raw")
+            for run, find, done in (
+                (name, without_training, f"{name}.reconstruct.json"),
+                (f"{name}-ft", tuned, f"{name}-ft.finetune.json"),
+            ):
+                if not (runs / done).exists():
+                    print(f"not run: {run}", file=sys.stderr)
+                    continue
+                copy(runs, run, results / "raw")
+                rows.append(row(network, label, family, run, find(runs, run)))
+                int8_size = int8_size or rows[-1]["size"]
+                rows[-1]["relative_size"] = round(rows[-1]["size"] / int8_size, 4)
     (results / "table.json").write_text(json.dumps(rows, indent=2) + "\n")
-    print("| network | | top-1, % | weights / int8 | storage, bytes | litert, bytes | bits | tuning steps |")
-    print("|---|---|---|---|---|---|---|---|")
+    print("| network | | top-1, % | size / int8 | storage file, bytes | bits a weight | steps of training |")
+    print("|---|---|---|---|---|---|---|")
     for r in rows:
+        stored = f"{r['storage_bytes']:,}" if "storage_bytes" in r else ""
         print(
             f"| {r['network']} | {r['name']} | {r['top1']:.2f} | {r['relative_size']:.3f} "
-            f"| {r['storage_bytes']:,} | {r['litert_bytes']:,} | {r['mean_weight_bits']:.2f} | {r['steps']} |"
+            f"| {stored} | {r['mean_weight_bits']:.2f} | {r['steps']:,} |"
         )
 
 

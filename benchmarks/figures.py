@@ -20,15 +20,15 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 COLOURS = {2: "#b2182b", 3: "#ef8a62", 4: "#fddbc7", 5: "#d1e5f0", 6: "#92c5de", 8: "#2166ac"}
 FAMILIES = {
-    "float": "#555555",
-    "int8": "#2166ac",
-    "uniform": "#f4a582",
-    "mixed": "#1b7837",
-    "others": "#b2182b",
+    "int8": ("#2166ac", "s", "int8"),
+    "uniform": ("#e08214", "s", "uniform 4 bits"),
+    "mixed": ("#1b7837", "o", "searched"),
+    "others": ("#b2182b", "x", "random, sensitivity"),
 }
 
 
@@ -81,7 +81,7 @@ def course(folder: Path, figures: Path) -> None:
         ("task loss", "surrogate gap h", "radius rho", "expected size / int8 size"),
         strict=True,
     ):
-        axes.plot(steps, [float(row[key]) for row in rows], linewidth=0.8, color=FAMILIES["mixed"])
+        axes.plot(steps, [float(row[key]) for row in rows], linewidth=0.8, color=FAMILIES["mixed"][0])
         axes.set_title(title, fontsize=9)
         axes.grid(alpha=0.3)
     for axes in grid[1]:
@@ -93,27 +93,29 @@ def accuracy(rows: list[dict[str, Any]], figures: Path) -> None:
     """Top-1 with its standard error against the share of the int8 bytes, one panel a network."""
     counts = Counter(row["network"] for row in rows)
     networks = [network for network, count in counts.items() if count > 1]
-    figure, panels = plt.subplots(1, len(networks), figsize=(4.4 * len(networks), 3.4), squeeze=False)
+    figure, panels = plt.subplots(1, len(networks), figsize=(4.2 * len(networks), 3.6), squeeze=False)
     for axes, network in zip(panels[0], networks, strict=True):
         for row in (row for row in rows if row["network"] == network):
             x, y = row["relative_size"], row["top1"]
             error = 100 * math.sqrt(y / 100 * (1 - y / 100) / row["images"])
-            colour, marker = FAMILIES[row["family"]], "o" if row["family"] == "mixed" else "s"
-            axes.errorbar(x, y, yerr=error, color=colour, marker=marker, capsize=3, linestyle="none")
-            side = {"ha": "right", "xytext": (-6, 6)} if x > 0.8 else {"ha": "left", "xytext": (6, 6)}
-            if row["family"] == "uniform":
-                side["xytext"] = (6, -12)
-            elif x < 0.4:
-                side = {"ha": "center", "xytext": (0, 28)}
-            axes.annotate(row["name"], (x, y), fontsize=7, textcoords="offset points", **side)
-        tops = [row["top1"] for row in rows if row["network"] == network]
+            colour, marker, _ = FAMILIES[row["family"]]
+            filled = row["steps"] or marker == "x"
+            axes.errorbar(x, y, yerr=error, color=colour, marker=marker, capsize=3, linestyle="none",
+                          alpha=0.8, markerfacecolor=colour if filled else "white")  # fmt: skip
         axes.set_xlim(0.2, 1.1)
-        axes.set_ylim(min(tops) - 3, max(tops) + 2)
         axes.set_xlabel("weights, scales and biases / int8")
         axes.set_ylabel("top-1 of the .tflite, %")
         axes.set_title(network, fontsize=10)
         axes.grid(alpha=0.3)
+    shown = [
+        Line2D([], [], color=colour, marker=marker, linestyle="none", label=label)
+        for colour, marker, label in FAMILIES.values()
+    ]
+    hollow = {"marker": "o", "linestyle": "none", "color": "#333333"}
+    shown.append(Line2D([], [], markerfacecolor="white", label="no training", **hollow))
+    shown.append(Line2D([], [], label="fine-tuned", **hollow))
     figure.tight_layout()
+    figure.legend(handles=shown, ncols=6, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, 0.01))
     save(figure, figures, "accuracy-size")
 
 

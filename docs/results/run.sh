@@ -5,66 +5,96 @@
 set -euo pipefail
 export TFMPQ_DATA_DIR=$DATA
 RUNS=${RUNS:-runs}
-W8=$DATA/cifar10_resnet8_mlperftiny.h5
-W20=$DATA/cifar10_resnet20_weights.npz
-WMB=$DATA/imagenet_mobilenetv2_weights.npz
 
-search() { # folder model weights budget
-    tfmpq search --model "$2" --proxy cifar10 --weights "$3" --budget "size=$4" --epochs 1 --seed 0 \
-        --out "$RUNS/$1" --json > "$RUNS/$1.search.json"
+network() { # short name -> MODEL, WEIGHTS
+    case $1 in
+        r8) MODEL=resnet8 WEIGHTS=$DATA/cifar10_resnet8_mlperftiny.h5 ;;
+        r20) MODEL=resnet20 WEIGHTS=$DATA/cifar10_resnet20_weights.npz ;;
+        mbv2) MODEL=mobilenet_v2 WEIGHTS=$DATA/imagenet_mobilenetv2_weights.npz ;;
+    esac
 }
-finetune() { # folder epochs source [option ...]
-    local out=$1 epochs=$2 source=$3
-    shift 3
-    tfmpq finetune "$source" --target cifar10 --epochs "$epochs" --learning-rate 0.02 --seed 0 "$@" \
-        --out "$RUNS/$out" --json > "$RUNS/$out.finetune.json"
+search() { # network name [option ...]
+    network "$1"
+    local name=$2
+    shift 2
+    tfmpq search --model $MODEL --proxy cifar10 --weights "$WEIGHTS" --epochs 1 --out "$RUNS/$name" --json "$@" \
+        > "$RUNS/$name.search.json"
 }
-files() { # folder data
-    local data=$2
-    for form in litert storage; do
-        tfmpq export "$RUNS/$1" --tflite --target $form --out "$RUNS/$1/$form.tflite" --json \
-            > "$RUNS/$1.export-$form.json"
-        tfmpq evaluate "$RUNS/$1/$form.tflite" --data "$data" --json > "$RUNS/$1.evaluate-$form.json"
-    done
-}
-uniform() { # bits folder-of-a-search -> policy file with these bits everywhere
-    mkdir -p "$RUNS"
+uniform() { # bits name-of-a-search network: a policy file with these bits everywhere
     { echo "format: tfmpq-policy/1"; echo "model: $(sed -n 's/^model: //p' "$RUNS/$2/policy.yaml")"; echo "layers:"
       sed -n "s/{weight_bits: [0-9]*}/{weight_bits: $1}/p" "$RUNS/$2/policy.yaml"; echo "method: uniform"; } \
-        > "$RUNS/$2.uniform$1.yaml"
-    echo "$RUNS/$2.uniform$1.yaml"
+        > "$RUNS/$3-u$1.yaml"
+}
+without_training() { # network name policy images [label and data to evaluate on ...]
+    network "$1"
+    local name=$2 policy=$3 images=$4 how
+    for how in reconstruct no-reconstruct; do
+        tfmpq export $MODEL --tflite --weights "$WEIGHTS" --calibrate "$images" --policy "$policy" --$how \
+            --out "$RUNS/$name.$how.tflite" --json > "$RUNS/$name.$how.json"
+        evaluate "$RUNS/$name.$how" "${@:5}"
+    done
+}
+evaluate() { # file without its ending, label, data, label, data, ...
+    local file=$1
+    shift
+    while (($#)); do
+        tfmpq evaluate "$file.tflite" --data "$2" --json > "$file.evaluate-$1.json"
+        shift 2
+    done
+}
+finetune() { # network name policy epochs target [option ...]; EVALUATE has labels and data
+    network "$1"
+    local name=$2 policy=$3 epochs=$4 target=$5
+    shift 5
+    tfmpq finetune "$policy" --model $MODEL --weights "$WEIGHTS" --target "$target" --epochs "$epochs" --seed 0 \
+        --out "$RUNS/$name" --json "$@" > "$RUNS/$name.finetune.json"
+    for form in litert storage; do
+        tfmpq export "$RUNS/$name" --tflite --target $form --out "$RUNS/$name/$form.tflite" --json \
+            > "$RUNS/$name.export-$form.json"
+    done
+    cp "$RUNS/$name/litert.tflite" "$RUNS/$name.litert.tflite"
+    evaluate "$RUNS/$name.litert" "${EVALUATE[@]}"
 }
 
-part_resnet20() {
-    search r20-035 resnet20 "$W20" 0.35x; finetune r20-035 8 "$RUNS/r20-035"; files r20-035 cifar10
-    search r20-050 resnet20 "$W20" 0.5x;  finetune r20-050 4 "$RUNS/r20-050"; files r20-050 cifar10
-    finetune r20-u4 4 "$(uniform 4 r20-050)" --model resnet20 --weights "$W20"; files r20-u4 cifar10
-    finetune r20-int8 0 "$(uniform 8 r20-050)" --model resnet20 --weights "$W20"; files r20-int8 cifar10
-}
-part_resnet8() {
-    search r8-035 resnet8 "$W8" 0.35x; finetune r8-035 10 "$RUNS/r8-035"; files r8-035 cifar10
-    search r8-050 resnet8 "$W8" 0.5x;  finetune r8-050 6 "$RUNS/r8-050"; files r8-050 cifar10
-    finetune r8-u4 6 "$(uniform 4 r8-050)" --model resnet8 --weights "$W8"; files r8-u4 cifar10
-    finetune r8-int8 0 "$(uniform 8 r8-050)" --model resnet8 --weights "$W8"; files r8-int8 cifar10
-}
-part_mobilenet() {
-    tfmpq search --model mobilenet_v2 --proxy cifar10 --weights "$WMB" --budget size=0.5x --target-input 224 \
-        --target-classes 1000 --float-epochs 1 --epochs 1 --steps-per-epoch 200 --batch-size 64 --seed 0 \
-        --out "$RUNS/mbv2" --json > "$RUNS/mbv2.search.json"
-    # 759 of the 949 sample images, without their labels; the other 190 and Imagenette are never seen.
-    tfmpq finetune "$RUNS/mbv2" --target "tfrecord:$DATA/imagenet_samples.tfrecord" --weights "$WMB" --epochs 30 \
-        --batch-size 32 --learning-rate 0.01 --distill-weight 1 --seed 0 \
-        --out "$RUNS/mbv2-imagenet" --json > "$RUNS/mbv2-imagenet.finetune.json"
-    tfmpq finetune "$(uniform 8 mbv2)" --target imagenette --model mobilenet_v2 --weights "$WMB" --epochs 0 \
-        --batch-size 32 --seed 0 --out "$RUNS/mbv2-int8" --json > "$RUNS/mbv2-int8.finetune.json"
-    for run in mbv2-imagenet mbv2-int8; do
-        files $run imagenette
-        for split in test all; do
-            tfmpq evaluate "$RUNS/$run/litert.tflite" --data "tfrecord:$DATA/imagenet_samples.tfrecord" --split $split \
-                --json > "$RUNS/$run.evaluate-samples-$split.json"
+part_cifar10() {
+    EVALUATE=(cifar10 cifar10)
+    for n in r8 r20; do
+        search $n $n-035 --budget size=0.35x --seed 0
+        search $n $n-050 --budget size=0.5x --seed 0
+        for s in 0 1 2; do search $n $n-random$s --budget size=0.35x --method random --seed $s; done
+        search $n $n-sens --budget size=0.35x --method sensitivity --seed 0
+        for bits in 4 8; do
+            uniform $bits $n-050 $n
+            without_training $n $n-u$bits "$RUNS/$n-u$bits.yaml" cifar10 "${EVALUATE[@]}"
+        done
+        for name in $n-035 $n-050 $n-random{0,1,2} $n-sens; do
+            without_training $n $name "$RUNS/$name/policy.yaml" cifar10 "${EVALUATE[@]}"
         done
     done
+    finetune r8 r8-035-ft "$RUNS/r8-035/policy.yaml" 4 cifar10
+    finetune r8 r8-random0-ft "$RUNS/r8-random0/policy.yaml" 4 cifar10
+    finetune r8 r8-050-ft "$RUNS/r8-050/policy.yaml" 4 cifar10
+    finetune r8 r8-u4-ft "$RUNS/r8-u4.yaml" 4 cifar10
+    finetune r20 r20-035-ft "$RUNS/r20-035/policy.yaml" 3 cifar10
+    finetune r20 r20-050-ft "$RUNS/r20-050/policy.yaml" 2 cifar10
+    finetune r20 r20-u4-ft "$RUNS/r20-u4.yaml" 2 cifar10
+}
+part_mobilenet() {
+    # `both`: 1,239 of the 1,549 images of imagenet_samples and imagenette_train, without their labels; the other
+    # 310 and imagenette_val are not seen. `samples`: 759 of the 949 images of imagenet_samples.
+    local both="tfrecord:$DATA/imagen*_[st]*.tfrecord" samples="tfrecord:$DATA/imagenet_samples.tfrecord"
+    local tuning=(--batch-size 32 --learning-rate 0.0002 --distill-weight 1)
+    search mbv2 mbv2 --budget size=0.5x --target-input 224 --target-classes 1000 --float-epochs 1 \
+        --steps-per-epoch 200 --batch-size 64 --seed 0
+    uniform 8 mbv2 mbv2
+    EVALUATE=(imagenette imagenette unseen "$both")
+    without_training mbv2 mbv2-u8 "$RUNS/mbv2-u8.yaml" "$both" "${EVALUATE[@]}"
+    without_training mbv2 mbv2 "$RUNS/mbv2/policy.yaml" "$both" "${EVALUATE[@]}"
+    finetune mbv2 mbv2-ft "$RUNS/mbv2/policy.yaml" 8 "$both" "${tuning[@]}" --frozen-statistics-epochs 8
+    EVALUATE=(imagenette imagenette unseen "$samples")
+    without_training mbv2 mbv2-samples "$RUNS/mbv2/policy.yaml" "$samples" "${EVALUATE[@]}"
+    finetune mbv2 mbv2-samples-ft "$RUNS/mbv2/policy.yaml" 10 "$samples" "${tuning[@]}" --frozen-statistics-epochs 10
 }
 
 mkdir -p "$RUNS"
-for part in "${@:-resnet20 resnet8 mobilenet}"; do for name in $part; do "part_$name"; done; done
+for part in "${@:-cifar10 mobilenet}"; do for name in $part; do "part_$name"; done; done
