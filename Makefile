@@ -13,13 +13,14 @@ TYPED := build/typed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow test-jax check clean
+.PHONY: help demo test test-slow test-jax check devices clean
 
 help:
 	@echo "make demo       install and run the whole job on handwritten digits (a few minutes)"
 	@echo "make test       install and run linter, type checker and tests"
 	@echo "make test-slow  the same with the slow tests"
 	@echo "make test-jax   only the tests of the JAX backend, in .venv-jax without TensorFlow (part of make test)"
+	@echo "make devices    stand-ins of a phone and of a Raspberry Pi for tests/devices (Debian, as root)"
 	@echo "make clean      remove .venv, .venv-jax, .demo and all caches"
 
 # The stamps depend on pyproject.toml, so that packages are installed again only when they change.
@@ -70,6 +71,14 @@ test-jax: $(JAX_VENV)/.installed $(VENV)/.installed-dev
 	@rm -rf $(HANDOVER)
 	KERAS_BACKEND=jax TFMPQ_HANDOVER=$(HANDOVER) $(JAX_VENV)/bin/pytest tests/jax/test_jax_backend.py
 	KERAS_BACKEND=tensorflow TFMPQ_HANDOVER=$(HANDOVER) $(BIN)/pytest tests/jax/test_handover.py
+
+# Stand-ins from Debian packages: openssh-server adb mmdebstrap qemu-user-static iproute2.
+devices: build/devices/adbd build/devices/arm64
+
+build/devices/adbd build/devices/arm64: build/devices/%: $(VENV)/.created
+	@rm -rf $@.new && mkdir -p $@.new
+	PATH=$(CURDIR)/$(BIN):$$PATH bash tests/devices/stand_ins/$*.sh setup $@.new
+	@mv $@.new $@
 
 clean:
 	rm -rf $(VENV) $(JAX_VENV) .demo build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
