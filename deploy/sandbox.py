@@ -71,8 +71,10 @@ class Sandbox:
             UsageError: The function raised it.
             TfmpqError: The function raised it, or the child crashed, took too long or too much memory.
         """
-        process = self._start()
+        process, fresh = self._start()
         try:
+            if fresh:  # a slow start of Python is nothing that the file does
+                _receive(_Deadline(process.stdout, SECONDS))
             _send(process.stdin, {"function": function, "arguments": list(arguments)})
             answer = _receive(_Deadline(process.stdout, self.seconds))
         except _TooLong:
@@ -97,7 +99,9 @@ class Sandbox:
             self._log.close()
             self._log = None
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    def _start(self) -> tuple[subprocess.Popen[bytes], bool]:
+        """The child, and whether it has only just been started."""
+        fresh = self._process is None or self._process.poll() is not None
         if self._process is None or self._process.poll() is not None:
             self.close()
             self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the child)
@@ -107,7 +111,7 @@ class Sandbox:
                 stdout=subprocess.PIPE,
                 stderr=self._log,
             )
-        return self._process
+        return self._process, fresh
 
     def _obituary(self) -> str:
         """What happened to the child, in one line; the child is gone afterwards."""
@@ -215,6 +219,7 @@ def serve(memory: int) -> None:
     _limit_memory(memory)
     stdin, stdout = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not get between the answers
+    _send(stdout, "ready")
     while True:
         try:
             request = _receive(stdin)
