@@ -71,6 +71,8 @@ def reconstruct(
         copies = [quantized.get_layer(layer.name) for layer in node.layers]
         if _fittable(node):
             _fit(node, copies, _rows(node, wanted[0], given[0], generator))
+        if node.rounds and node.grid_of != node.tensor:
+            copies.append(quantized.get_layer(node.grid_of))  # a quantizer that several tensors share
         tensors[node.name] = (_run(node.layers, wanted), _run(copies, given))
         for name in node.inputs:
             readers.remove(name)

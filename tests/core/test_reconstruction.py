@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from keras import layers
 
+from tfmpq import reconstruction
 from tfmpq.graph import analyse
 from tfmpq.lowering import lower
 from tfmpq.progress import SilentReporter
@@ -215,3 +216,27 @@ def test_branches_gates_and_separate_activations_are_passed_through() -> None:
     wanted = model.predict_on_batch(others)
     errors = [np.mean(np.square(m.predict_on_batch(others) - wanted)) for m in (plain, fitted)]
     assert errors[1] < 0.7 * errors[0]
+
+
+def test_what_a_layer_is_given_is_what_the_quantized_network_computes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Concatenated tensors are put on a grid that they share, by a layer of its own."""
+    image = keras.Input((8, 8, 3), name="image")
+    parts = [layers.Conv2D(4, 1, activation="relu", name=name)(image) for name in ("left", "right")]
+    x = layers.Conv2D(4, 3, name="behind")(layers.Concatenate(name="join")(parts))
+    model = randomise(keras.Model(image, layers.GlobalAveragePooling2D(name="gap")(x)), 3)
+    images = images_of(8, 1)
+    network, quantized = quantize(model, (4,), (4,), images)
+    given_: dict[str, np.ndarray] = {}
+    fit = reconstruction._fit
+    monkeypatch.setattr(
+        reconstruction,
+        "_fit",
+        lambda node, *rest: given_.update({node.name: rest[1].given}) or fit(node, *rest),
+    )
+    reconstruct(quantized, model, network, images, SilentReporter())
+    before = quantized.get_layer("behind").input
+    computed = keras.Model(quantized.inputs, before).predict_on_batch(images)
+    levels = np.unique(np.round(np.asarray(computed), 5))
+    np.testing.assert_array_equal(np.unique(np.round(given_["behind"], 5)), levels)
