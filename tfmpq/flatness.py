@@ -102,6 +102,12 @@ def sharpness(
             that the run was trained on.
         TfmpqError: A file is damaged.
     """
+    if keras.backend.backend() != "tensorflow":
+        # JAX differentiates a hand-written gradient's forward pass as it stands, and rounding has no slope.
+        raise UsageError(
+            "Sharpness is measured on the TensorFlow backend. "
+            f"Received: {keras.backend.backend()}. Set KERAS_BACKEND=tensorflow."
+        )
     if any(not 0 < radius < np.inf for radius in radii):
         raise UsageError(f"Radii are positive numbers. Received: {list(radii)}. Correct them.")
     reporter = reporter or SilentReporter()
