@@ -11,8 +11,9 @@ from tfmpq.containers import Target
 from tfmpq.errors import UsageError
 from tfmpq.exporting import export
 from tfmpq.finetuning import FinetuneResult, finetune
+from tfmpq.graph import Network
 from tfmpq.models.registry import display_name
-from tfmpq.policy import FORMAT, LayerChoice, Policy, save_policy
+from tfmpq.policy import LayerChoice, Policy, save_policy
 from tfmpq.prepare import begins_trained, load_task
 from tfmpq.progress import Reporter, SilentReporter
 
@@ -93,8 +94,7 @@ def quantize(
     reporter = reporter or SilentReporter()
     out = Path(out or f"{display_name(model)}.{target}.tflite")
     with tempfile.TemporaryDirectory() as folder:
-        if policy is None:
-            policy = Path(folder) / "uniform.yaml"
+        if weight_bits is not None:
             task = load_task(
                 model,
                 calibration,
@@ -103,11 +103,11 @@ def quantize(
                 preprocessing=preprocessing,
                 reporter=SilentReporter(),
             )
-            layers = {node.name: LayerChoice(weight_bits=weight_bits) for node in task.network.weighted}
-            save_policy(Policy(format=FORMAT, model=model, layers=layers, method="uniform"), policy)
+            policy = Path(folder) / "uniform.yaml"
+            save_policy(_uniform(model, task.network, weight_bits), policy)
         run = Path(folder) / "run"
         quantized = finetune(
-            policy,
+            str(policy),
             calibration,
             out=run,
             model=model,
@@ -120,3 +120,8 @@ def quantize(
         )
         written = export(run, target=target, out=out, data_dir=data_dir, reporter=reporter)
     return PosttrainingReport(written, quantized, calibration)
+
+
+def _uniform(model: str, network: Network, bits: int) -> Policy:
+    layers = {node.name: LayerChoice(weight_bits=bits) for node in network.weighted}
+    return Policy(format="tfmpq-policy/1", model=model, layers=layers, method="uniform")

@@ -158,16 +158,10 @@ def _fit(node: Node, copies: Sequence[keras.layers.Layer], rows: _Rows) -> None:
     wanted, given = (
         x - mean.astype(np.float32) for x, mean in zip((rows.wanted, rows.given), means, strict=True)
     )
-    quantizer, levels = wrapper.weight_quantizer, wrapper.weight_quantizer.levels[0]
-    inputs = weights.shape[1]
-    if inputs > MAX_FAN_IN:
-        best, moments = weights, None
-    else:
-        moments = _moments(given, given)
-        damping = _DAMPING * np.einsum("gii->g", moments) / inputs + 1e-10
-        ridge = damping[:, None, None] * np.eye(inputs)
-        moments += ridge
-        best = np.linalg.solve(moments, (_moments(given, wanted) + ridge) @ weights)
+    quantizer = wrapper.weight_quantizer
+    assert quantizer is not None  # noqa: S101 narrowed for the type checker; the node has a kernel
+    levels = quantizer.levels[0]
+    best, moments = _best_kernel(weights, wanted, given)
     log_step = quantizer.initial_log_step(_as_kernel(best, node, kernel.shape))
     # The step as the network has it, in float32.
     steps = np.exp(log_step[0]).reshape(len(weights), 1, -1).astype(np.float64)
@@ -178,6 +172,20 @@ def _fit(node: Node, copies: Sequence[keras.layers.Layer], rows: _Rows) -> None:
     wrapper.weight_variables["log_step"].assign(log_step)
     wrapper.layer.kernel.assign(_as_kernel(integers * steps, node, kernel.shape).astype(np.float32))
     _shift(copies, (means[1] @ (integers * steps) - means[0] @ weights).reshape(-1))
+
+
+def _best_kernel(
+    weights: np.ndarray, wanted: np.ndarray, given: np.ndarray
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """The real-valued kernel that gives what is wanted, and H; the weights and None for too long inputs."""
+    inputs = weights.shape[1]
+    if inputs > MAX_FAN_IN:
+        return weights, None
+    moments = _moments(given, given)
+    damping = _DAMPING * np.einsum("gii->g", moments) / inputs + 1e-10
+    ridge = damping[:, None, None] * np.eye(inputs)
+    moments += ridge
+    return np.linalg.solve(moments, (_moments(given, wanted) + ridge) @ weights), moments
 
 
 def _shift(copies: Sequence[keras.layers.Layer], shift: np.ndarray) -> None:
