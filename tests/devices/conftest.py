@@ -422,3 +422,14 @@ def meanwhile() -> Iterator[Callable[..., None]]:
     yield begin
     for thread in threads:
         thread.join()
+
+
+@pytest.fixture
+def tool() -> list[str]:
+    """The command line as a process that can be interrupted."""
+    # A process in the background begins with SIGINT ignored, and so would what it starts.
+    program = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from tfmpq.cli.main import main; main(prog_name='tfmpq')"
+    )
+    return [sys.executable, "-c", program]

@@ -150,15 +150,18 @@ def test_nothing_to_measure_with(phone, files) -> None:
     assert _left() == []
 
 
-def test_interrupting_ends_the_process_there(phone, files, program, eventually) -> None:
-    line = [sys.executable, "-m", "tfmpq.cli.main", "measure", str(files[0]), "--on", "adb"]
+def test_interrupting_ends_the_process_there(tool, phone, files, program, eventually) -> None:
+    line = [*tool, "measure", str(files[0]), "--on", "adb"]
     binary = program("exec sleep 1000")
     with subprocess.Popen(
         [*line, "--benchmark-model", str(binary)], stderr=subprocess.PIPE, text=True
     ) as process:
         assert eventually(lambda: bool(phone.pids("sleep")))
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=30)
+        try:
+            process.communicate(timeout=60)
+        finally:
+            process.kill()  # leaving the block waits for the process, for ever if need be
     assert process.returncode == 130
     assert eventually(lambda: not phone.pids("sleep"))
     assert _left() == []

@@ -288,15 +288,22 @@ def test_a_broken_model(pi, tmp_path) -> None:
     assert pi.folders() == []
 
 
-def test_interrupting_ends_the_process_there(make_pi, files, eventually) -> None:
+def _end(process: subprocess.Popen[str]) -> tuple[str, str]:
+    try:
+        return process.communicate(timeout=60)
+    finally:
+        process.kill()  # leaving the block waits for the process, for ever if need be
+
+
+def test_interrupting_ends_the_process_there(tool, make_pi, files, eventually) -> None:
     machine = make_pi(f"{PROBED}; exec sleep 1000")
-    line = [sys.executable, "-m", "tfmpq.cli.main", "measure", str(files[0]), "--on", "ssh:pi"]
+    line = [*tool, "measure", str(files[0]), "--on", "ssh:pi"]
     with subprocess.Popen(
         [*line, "--ssh-config", str(machine.config)], stderr=subprocess.PIPE, text=True
     ) as process:
         assert eventually(lambda: "sleep" in _sleepers(machine))
         process.send_signal(signal.SIGINT)
-        _, stderr = process.communicate(timeout=30)
+        _, stderr = _end(process)
     assert process.returncode == 130
     assert stderr.splitlines()[-1].startswith("Interrupted")
     assert machine.folders() == []
