@@ -23,7 +23,7 @@ class Eigenvalue:
         value: The eigenvalue, a lower bound of the largest one up to rounding.
         iterations: Products that were taken.
         residual: ||H v - value v|| / |value| of the unit vector v that was found; how far v is from an
-            eigenvector. Where eigenvalues lie close together it stays large while `value` is right.
+            eigenvector; for a value of 0 in units of the matrix' largest magnitude instead. Where eigenvalues lie close together it stays large while `value` is right.
     """
 
     value: float
@@ -49,7 +49,8 @@ def top_eigenvalue(product: Callable[[np.ndarray], np.ndarray], size: int, seed:
     second = _iterate(lambda vector: product(vector) - shift * vector, size, seed)
     value = second.value + shift
     distance = second.residual * second.value
-    return Eigenvalue(value, first.iterations + second.iterations, distance / abs(value) if distance else 0.0)
+    residual = distance / (abs(value) or abs(shift))
+    return Eigenvalue(value, first.iterations + second.iterations, residual)
 
 
 def _iterate(product: Callable[[np.ndarray], np.ndarray], size: int, seed: int) -> Eigenvalue:
@@ -65,4 +66,4 @@ def _iterate(product: Callable[[np.ndarray], np.ndarray], size: int, seed: int) 
             break
         before, vector = value, image / length
     distance = float(np.linalg.norm(image - value * vector))
-    return Eigenvalue(value, count, distance / abs(value) if distance else 0.0)
+    return Eigenvalue(value, count, distance / (abs(value) or length or 1.0))

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from keras import layers
 
@@ -40,6 +40,7 @@ def test_the_top_eigenvalue_of_a_quadratic_is_found(seed: int) -> None:
 
 
 @given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=8), st.integers(0, 9))
+@example([0.0, -1.0, 0.0], 0)
 def test_no_eigenvalue_is_overestimated(eigenvalues: list[float], seed: int) -> None:
     matrix = symmetric(eigenvalues, seed)
     found = top_eigenvalue(lambda v: matrix @ v, len(matrix))
