@@ -123,9 +123,8 @@ def main() -> None:
     """Draw everything that there is data for."""
     root = Path(sys.argv[1])
     for folder in sorted((root / "raw").iterdir()):
-        if (folder / "search.json").exists():
-            policy(folder, root / "figures")
         if (folder / "search.csv").exists():
+            policy(folder, root / "figures")
             course(folder, root / "figures")
     if (root / "table.json").exists():
         accuracy(json.loads((root / "table.json").read_text()), root / "figures")
