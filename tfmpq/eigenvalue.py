@@ -23,7 +23,8 @@ class Eigenvalue:
         value: The eigenvalue, a lower bound of the largest one up to rounding.
         iterations: Products that were taken.
         residual: ||H v - value v|| / |value| of the unit vector v that was found; how far v is from an
-            eigenvector; for a value of 0 in units of the matrix' largest magnitude instead. Where eigenvalues lie close together it stays large while `value` is right.
+            eigenvector; for a value of 0 in units of the largest magnitude instead. Where eigenvalues lie
+            close together it stays large while `value` is right.
     """
 
     value: float

@@ -18,9 +18,6 @@ Candidates = Mapping[str, Sequence[int]]
 SMALLEST_PEAK = 1e-4
 """Magnitude below which a tensor counts as always zero."""
 
-DEAD_PEAK = 1.0
-"""What the grid of such a tensor spans: with a tiny step, the runtime would refuse the step's neighbours."""
-
 PROBE_BATCH = 16
 """Images whose activation tensors are held at once."""
 
@@ -164,12 +161,23 @@ def _initialise_activation_steps(
     for name in learned:
         sample = np.concatenate([samples[node] for node in network.on_grid(name)])
         if np.max(np.abs(sample)) < SMALLEST_PEAK:
-            sample = np.full(1, DEAD_PEAK)
+            sample = np.full(1, _span_of_source(quantized, network, name))
         layer = quantized.get_layer(name)
         layer.output_variables["log_step"].assign(layer.output_quantizer.initial_log_step(sample))
     for node in network.nodes:
         if node.fixed_step is not None:
             _give_steps(quantized.get_layer(node.tensor), [node.fixed_step])
+
+
+def _span_of_source(quantized: keras.Model, network: Network, name: str) -> float:
+    """What a tensor that is always zero is made to span: as much as what it is computed from.
+
+    With a step far from its neighbours', the runtime refuses the operators between them.
+    """
+    source = network.node(network.on_grid(name)[0].inputs[0]).grid_of
+    wrapper = quantized.get_layer(INPUT_QUANTIZER if source == network.tensors[0] else source)
+    step = np.exp(np.asarray(wrapper.output_variables["log_step"])[-1])
+    return max(float(step) * wrapper.output_quantizer.levels[-1].high, SMALLEST_PEAK)
 
 
 def _give_steps(wrapper: QuantizeWrapper, steps: Sequence[float]) -> None:
