@@ -200,22 +200,17 @@ def _from_keras(path: Path, preprocessing: str | None) -> Classifier:
 
 
 def _from_run(path: Path, preprocessing: str | None) -> Classifier:
-    from tfmpq.runs import Stage, read_json
+    from tfmpq.restrict import finished_model
+    from tfmpq.runs import read_json
 
-    for name in ("finetune", "search"):
-        stage = Stage(path, name)
-        if stage.path(".result.json").exists():
-            from tfmpq.policy import load_policy
-            from tfmpq.restrict import restrict
-
-            recorded = read_json(stage.path(".result.json"))["preprocessing"]
-            model = stage.load_model()
-            if name == "search":
-                model = restrict(model, load_policy(path / "policy.yaml"))
-            return _from_model(model, preprocessing or recorded, True, "run")
-    raise UsageError(
-        f"A run folder holds a finished search or fine-tuning. Received: {path}. Run tfmpq search first."
-    )
+    found = finished_model(path)
+    if found is None:
+        raise UsageError(
+            f"A run folder holds a finished search or fine-tuning. Received: {path}. Run tfmpq search first."
+        )
+    stage, model = found
+    recorded = read_json(stage.path(".result.json"))["preprocessing"]
+    return _from_model(model, preprocessing or recorded, True, "run")
 
 
 def _from_model(model: Any, preprocessing: str, quantized: bool, form: str) -> Classifier:

@@ -25,11 +25,10 @@ from keras import ops
 from tfmpq.data import ImageBatches, Split, load_dataset
 from tfmpq.eigenvalue import top_eigenvalue
 from tfmpq.errors import UsageError
-from tfmpq.policy import load_policy
 from tfmpq.progress import Reporter, SilentReporter
 from tfmpq.quantize import quantize_wrappers
-from tfmpq.restrict import restrict
-from tfmpq.runs import Stage, read_json
+from tfmpq.restrict import finished_model
+from tfmpq.runs import read_json
 from tfmpq.wrapper import perturbed_kernels
 
 if keras.backend.backend() == "tensorflow":
@@ -111,8 +110,14 @@ def sharpness(
     if any(not 0 < radius < np.inf for radius in radii):
         raise UsageError(f"Radii are positive numbers. Received: {list(radii)}. Correct them.")
     reporter = reporter or SilentReporter()
-    model, stage, options = _finished(Path(run))
-    data = options["target" if stage == "finetune" else "proxy"]
+    finished = finished_model(Path(run))
+    if finished is None:
+        raise UsageError(
+            f"Sharpness is that of a finished search or fine-tuning. Received: {run}. Run tfmpq search first."
+        )
+    stage, model = finished
+    options = read_json(stage.path(".json"))
+    data = options["target" if stage.name == "finetune" else "proxy"]
     dataset = load_dataset(data, data_dir=data_dir, reporter=reporter)
     if dataset.fingerprint != options["data"]:
         raise UsageError(
@@ -138,23 +143,9 @@ def sharpness(
         for radius, gap in zip(radii, rise, strict=True)
     ]
     return Sharpness(
-        str(run), stage, data, len(labels), loss, norm, gaps,
+        str(run), stage.name, data, len(labels), loss, norm, gaps,
         found.value, found.iterations, found.residual, landscape.size,
     )  # fmt: skip
-
-
-def _finished(run: Path) -> tuple[keras.Model, str, dict[str, Any]]:
-    """Model, name and options of the last finished stage."""
-    for name in ("finetune", "search"):
-        stage = Stage(run, name)
-        if stage.path(".result.json").exists():
-            model = stage.load_model()
-            if name == "search":
-                model = restrict(model, load_policy(run / "policy.yaml"))
-            return model, name, read_json(stage.path(".json"))
-    raise UsageError(
-        f"Sharpness is that of a finished search or fine-tuning. Received: {run}. Run tfmpq search first."
-    )
 
 
 def _images(split: Split, shape: Any, preprocessing: str, limit: int) -> tuple[np.ndarray, np.ndarray]:

@@ -14,7 +14,7 @@ from tfmpq.errors import UsageError
 from tfmpq.evaluation import evaluate
 from tfmpq.exporting import export
 from tfmpq.finetuning import FinetuneResult, finetune
-from tfmpq.policy import LayerChoice, Policy, load_policy, save_policy
+from tfmpq.policy import load_policy, save_policy, uniform_policy
 from tfmpq.prepare import begins_trained, image_shape, load_task
 from tfmpq.progress import Reporter, SilentReporter
 from tfmpq.runs import Stage, default_folder, load_keras, write_json
@@ -179,12 +179,7 @@ def _deployed_form(
 def _baseline(out: Path, model: str, target: str, epochs: int, training: dict[str, Any]) -> FinetuneResult:
     """The uniform 8-bit network, trained from the float weights that the search began with."""
     policy = load_policy(out / "policy.yaml")
-    uniform = Policy(
-        format=policy.format,
-        model=policy.model,
-        layers={name: LayerChoice(weight_bits=8) for name in policy.layers},
-        method="uniform",
-    )
+    uniform = uniform_policy(policy.model, policy.layers, 8)
     folder = out / "int8"
     folder.mkdir(exist_ok=True)
     save_policy(uniform, folder / "uniform8.yaml")

@@ -152,6 +152,12 @@ class Policy(_Record):
             )
 
 
+def uniform_policy(model: str, layer_names: Iterable[str], bits: int) -> Policy:
+    """The policy that gives every layer the same weight bits."""
+    layers = {name: LayerChoice(weight_bits=bits) for name in layer_names}
+    return Policy(format="tfmpq-policy/1", model=model, layers=layers, method="uniform")
+
+
 def load_policy(path: str | os.PathLike[str]) -> Policy:
     """Reads and checks a policy file; nothing in it is executed.
 

@@ -11,9 +11,8 @@ from tfmpq.containers import Target
 from tfmpq.errors import UsageError
 from tfmpq.exporting import export
 from tfmpq.finetuning import FinetuneResult, finetune
-from tfmpq.graph import Network
 from tfmpq.models.registry import display_name
-from tfmpq.policy import LayerChoice, Policy, save_policy
+from tfmpq.policy import save_policy, uniform_policy
 from tfmpq.prepare import begins_trained, load_task
 from tfmpq.progress import Reporter, SilentReporter
 
@@ -104,7 +103,8 @@ def quantize(
                 reporter=SilentReporter(),
             )
             policy = Path(folder) / "uniform.yaml"
-            save_policy(_uniform(model, task.network, weight_bits), policy)
+            names = [node.name for node in task.network.weighted]
+            save_policy(uniform_policy(model, names, weight_bits), policy)
         run = Path(folder) / "run"
         quantized = finetune(
             str(policy),
@@ -120,8 +120,3 @@ def quantize(
         )
         written = export(run, target=target, out=out, data_dir=data_dir, reporter=reporter)
     return PosttrainingReport(written, quantized, calibration)
-
-
-def _uniform(model: str, network: Network, bits: int) -> Policy:
-    layers = {node.name: LayerChoice(weight_bits=bits) for node in network.weighted}
-    return Policy(format="tfmpq-policy/1", model=model, layers=layers, method="uniform")

@@ -259,12 +259,8 @@ def _run(layers: Sequence[Any], inputs: Sequence[np.ndarray]) -> np.ndarray:
         parts = [x[begin : begin + _CHUNK] for x in inputs]
         value: Any = parts if len(parts) > 1 else parts[0]
         for layer in layers:
-            value = layer(value, training=False) if _takes_training(layer) else layer(value)
+            value = layer(value)
         if found is None:
             found = np.empty((len(inputs[0]), *value.shape[1:]), np.float32)
         found[begin : begin + _CHUNK] = ops.convert_to_numpy(value)
     return np.asarray(found)
-
-
-def _takes_training(layer: Any) -> bool:
-    return bool(getattr(layer, "_call_has_training_arg", False))

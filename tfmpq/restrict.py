@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 
 import keras
 import numpy as np
 
 from tfmpq.configs import MixedPrecisionQuantizeConfig
 from tfmpq.errors import UsageError
-from tfmpq.policy import Policy
+from tfmpq.policy import Policy, load_policy
 from tfmpq.quantize import quantize_wrappers
+from tfmpq.runs import Stage
 from tfmpq.wrapper import QuantizeWrapper, inner
 
 
@@ -75,3 +77,22 @@ def _copy_steps(source: QuantizeWrapper, copy: QuantizeWrapper) -> None:
         if old is not None and new is not None:
             steps = np.asarray(old_variables["log_step"])
             new_variables["log_step"].assign(np.asarray([steps[old.bits.index(new.bits[0])]]))
+
+
+def finished_model(run: Path) -> tuple[Stage, keras.Model] | None:
+    """The fine-tuned model of a run folder or, before that, the network of its searched policy.
+
+    Returns:
+        The stage and its model; None if neither is finished.
+
+    Raises:
+        TfmpqError: A file is damaged.
+    """
+    for name in ("finetune", "search"):
+        stage = Stage(run, name)
+        if stage.path(".result.json").exists():
+            model = stage.load_model()
+            if name == "search":
+                model = restrict(model, load_policy(run / "policy.yaml"))
+            return stage, model
+    return None
