@@ -25,8 +25,9 @@ from tfmpq.deploy.surgery import build_tflite
 from tfmpq.deploy.verify import verify
 from tfmpq.errors import TfmpqError
 from tfmpq.freeze import freeze, snap_biases
-from tfmpq.graph import Network, analyse
+from tfmpq.graph import analyse
 from tfmpq.models.registry import load_model
+from tfmpq.network import Network
 from tfmpq.quantize import quantize_model
 
 SIDES = {

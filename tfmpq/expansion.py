@@ -10,7 +10,7 @@ import numpy as np
 
 from tfmpq.folding import affine_of, array, fold_by_channel
 from tfmpq.frozen import Activation, FrozenLayer, FrozenWeights, TensorGrid
-from tfmpq.graph import Node, shortcut_channels
+from tfmpq.network import Node, shortcut_channels
 
 _POINT = {"strides": (1, 1), "padding": "valid", "dilation": (1, 1)}
 MAX_CONCATENATED = 5

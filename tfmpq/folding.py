@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from tfmpq.frozen import FrozenWeights, TensorGrid
-from tfmpq.graph import Node
+from tfmpq.network import Node
 
 _BIAS_LIMIT = 2.0**30
 _SMALLEST_MULTIPLIER = 2.0**-30

@@ -17,8 +17,8 @@ from keras import ops
 from tfmpq import expansion
 from tfmpq.folding import Folded, affine_of, array, fold, fold_by_channel, norm_factor, norm_offset
 from tfmpq.frozen import FrozenLayer, FrozenModel, FrozenWeights, TensorGrid
-from tfmpq.graph import INPUT_QUANTIZER, Network, Node
 from tfmpq.layers import WEIGHTED, is_transparent, reaches_over_border
+from tfmpq.network import INPUT_QUANTIZER, Network, Node
 from tfmpq.quantizers import LearnedStepQuantizer
 from tfmpq.wrapper import QuantizeWrapper
 

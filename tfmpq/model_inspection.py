@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from tfmpq.containers import container_for
-from tfmpq.graph import analyse, layer_problems, operator_of
+from tfmpq.graph import analyse, layer_problems
 from tfmpq.layers import type_name
 from tfmpq.models.registry import load_model
+from tfmpq.network import operator_of
 from tfmpq.quantize import quantize_wrappers
 
 _LOW_BITS = 4

@@ -16,8 +16,9 @@ from tfmpq.data import Dataset, ImageBatches, Split, load_dataset
 from tfmpq.data.batches import Augmentation
 from tfmpq.data.preprocess import value_range
 from tfmpq.errors import UsageError
-from tfmpq.graph import Network, analyse
+from tfmpq.graph import analyse
 from tfmpq.models.registry import MODEL_FILES, LoadedModel, load_model
+from tfmpq.network import Network
 from tfmpq.progress import Reporter
 
 IMAGENET_SIDE = 224

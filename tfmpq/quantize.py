@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from tfmpq.configs import MixedPrecisionQuantizeConfig
-from tfmpq.graph import INPUT_QUANTIZER, Network
+from tfmpq.network import INPUT_QUANTIZER, Network
 from tfmpq.wrapper import QuantizeWrapper, inner
 
 Candidates = Mapping[str, Sequence[int]]

@@ -19,7 +19,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfmpq.graph import INPUT_QUANTIZER, Network, Node
+from tfmpq.network import INPUT_QUANTIZER, Network, Node
 from tfmpq.progress import Reporter
 from tfmpq.quantizers import Levels
 from tfmpq.wrapper import QuantizeWrapper, inner

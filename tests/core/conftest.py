@@ -15,7 +15,8 @@ import pytest
 from keras import layers, ops
 
 from tfmpq.cost import ExpectedCost
-from tfmpq.graph import Network, analyse
+from tfmpq.graph import analyse
+from tfmpq.network import Network
 from tfmpq.quantize import quantize_model, quantize_wrappers
 from tfmpq.training import BudgetTerm, Distillation, QuantizedTraining, SharpnessOptions
 

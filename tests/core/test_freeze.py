@@ -11,8 +11,9 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from tfmpq.freeze import freeze, snap_biases
 from tfmpq.frozen import FrozenLayer, FrozenModel
-from tfmpq.graph import INPUT_QUANTIZER, Network, analyse
+from tfmpq.graph import analyse
 from tfmpq.models.shortcut import PadShortcut
+from tfmpq.network import INPUT_QUANTIZER, Network
 
 
 def padded(codes: np.ndarray, layer: FrozenLayer, size: tuple[int, int], value: float) -> np.ndarray:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from keras import layers
 
-from tfmpq.graph import INPUT_QUANTIZER
 from tfmpq.models.shortcut import PadShortcut
+from tfmpq.network import INPUT_QUANTIZER
 from tfmpq.quantize import quantize_wrappers
 from tfmpq.runs import load_keras
 from tfmpq.wrapper import QuantizeWrapper, inner

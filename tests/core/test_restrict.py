@@ -8,7 +8,8 @@ import pytest
 from keras import layers
 
 from tfmpq.errors import UsageError
-from tfmpq.graph import INPUT_QUANTIZER, analyse
+from tfmpq.graph import analyse
+from tfmpq.network import INPUT_QUANTIZER
 from tfmpq.policy import LayerChoice, Policy
 from tfmpq.quantize import quantize_wrappers
 from tfmpq.restrict import restrict
