@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -57,6 +58,10 @@ def test_search_reports_what_it_found(workshop) -> None:
     assert found["search_seconds"] > 0
     written = yaml.safe_load((workshop.folder / "run" / "policy.yaml").read_text())
     assert {name: layer["weight_bits"] for name, layer in written["layers"].items()} == found["bits"]
+    # What the search would have chosen after each epoch; the last line is what it chose.
+    with (workshop.folder / "run" / "search.choices.csv").open() as file:
+        last = list(csv.DictReader(file))[-1]
+    assert {name: int(last[f"weight:{name}"]) for name in LAYERS} == found["bits"]
 
 
 def test_files_have_the_size_that_was_searched_and_pass_the_proof(workshop) -> None:

@@ -56,7 +56,7 @@ def decide(problem: Problem, learned: Learned, budgets: Sequence[Budget]) -> Cho
             repaired=False,
         )
         return _narrowed(problem, learned, budgets, likely)
-    best = _knapsack(problem, learned, budgets)
+    best = likeliest(problem, learned, budgets)
     if problem.options.select == "knapsack":
         return best
     distinct = {_key(best): best}
@@ -70,7 +70,8 @@ def decide(problem: Problem, learned: Learned, budgets: Sequence[Budget]) -> Cho
     return choices[int(np.argmin(gaps))]
 
 
-def _knapsack(problem: Problem, learned: Learned, budgets: Sequence[Budget]) -> Choice:
+def likeliest(problem: Problem, learned: Learned, budgets: Sequence[Budget]) -> Choice:
+    """The most probable bit-widths within the budgets, widened while there is room."""
     found = select(
         problem.costs,
         budgets,

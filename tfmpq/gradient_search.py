@@ -16,7 +16,7 @@ import numpy as np
 
 from tfmpq.budget import Budget
 from tfmpq.cost import CostModel, ExpectedCost
-from tfmpq.decide import Learned, decide
+from tfmpq.decide import Learned, decide, likeliest
 from tfmpq.loop import train
 from tfmpq.optimizer import QuantizationOptimizer
 from tfmpq.prepare import begins_trained
@@ -24,7 +24,7 @@ from tfmpq.pressure import BudgetTerm
 from tfmpq.pruning import train_and_prune
 from tfmpq.quantize import Candidates, quantize_wrappers
 from tfmpq.search_options import SearchOptions
-from tfmpq.searcher import Outcome, Problem, refuse_foreign_knobs
+from tfmpq.searcher import Choice, Outcome, Problem, refuse_foreign_knobs
 from tfmpq.sharpness import RadiusSchedule
 from tfmpq.training import Distillation, QuantizedTraining, SharpnessOptions
 
@@ -87,20 +87,25 @@ class GradientMethod:
             quantized, problem.costs, problem.budgets, problem.space, sharpness, rate, steps,
             Distillation(task.model, 1.0) if options.imitate else None,
         )  # fmt: skip
-        common: dict[str, Any] = {"stage": problem.stage, "reporter": problem.reporter, "label": "search"}
+        decided_by = sharpness or SharpnessOptions(RadiusSchedule("fixed"))
+
+        def learned(model: keras.Model) -> Learned:
+            return Learned(quantized, bit_logits(model, "weight"), bit_logits(model, "output"), decided_by)
+
+        common: dict[str, Any] = {
+            "stage": problem.stage,
+            "reporter": problem.reporter,
+            "label": "search",
+            "choices": lambda model: _columns(likeliest(problem, learned(model), problem.budgets)),
+        }
         begin = time.monotonic()
         if options.prune_below is None:
             train(trainer, batches, epochs=options.epochs, **common)
         else:
             train_and_prune(trainer, batches, options.epochs, options.prune_below, **common)
         seconds = time.monotonic() - begin
-        learned = Learned(
-            quantized,
-            bit_logits(quantized, "weight"),
-            bit_logits(quantized, "output"),
-            sharpness or SharpnessOptions(RadiusSchedule("fixed")),
-        )
-        return Outcome(quantized, lambda budgets: decide(problem, learned, budgets), seconds)
+        end = learned(trainer)
+        return Outcome(quantized, lambda budgets: decide(problem, end, budgets), seconds)
 
 
 def search_trainer(
@@ -124,6 +129,12 @@ def search_trainer(
     optimizer = QuantizationOptimizer(schedule, step_multiplier=0.1, logit_multiplier=logit_rate / rate)
     trainer.compile(optimizer=optimizer, jit_compile=keras.backend.backend() == "jax")
     return trainer
+
+
+def _columns(choice: Choice) -> dict[str, float]:
+    """A choice as a line of a table."""
+    weights = {f"weight:{name}": bits for name, bits in choice.weight_bits.items()}
+    return weights | {f"activation:{name}": bits for name, bits in choice.activation_bits.items()}
 
 
 def bit_logits(model: keras.Model, kind: str) -> dict[str, np.ndarray]:

@@ -7,7 +7,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 from typing import Any
 
@@ -40,6 +40,7 @@ def train(
     reporter: Reporter,
     label: str,
     frozen_statistics_epochs: int = 0,
+    choices: Callable[[keras.Model], Mapping[str, float]] | None = None,
 ) -> None:
     """Train a compiled model from its last checkpoint, or from the start, to the end.
 
@@ -52,6 +53,8 @@ def train(
         label: Name of the stage for people.
         frozen_statistics_epochs: Number of last epochs in which BatchNorm uses its moving statistics, as the
             deployed network does.
+        choices: What a search would choose now, by name, from the model; a line of `STAGE.choices.csv` at the
+            end of every epoch.
 
     Raises:
         TfmpqError: The loss is not finite; the step and the first layer with such numbers are named, and the
@@ -62,7 +65,7 @@ def train(
     initial = [np.asarray(v) for v in _variables(model)]
     position = stage.load_checkpoint(_variables(model), described(model), reporter) or {"step": 0}
     done = position["step"]
-    recorder = _Recorder(model, batches, stage, reporter, done)
+    recorder = _Recorder(model, batches, stage, reporter, done, choices)
     if done < epochs * steps:
         reporter.log(f"Compiling {label}; for a large network that takes minutes.")
     reporter.start(label, epochs * steps)
@@ -212,7 +215,13 @@ class _Recorder(_Counter):
     """Log, progress, checkpoints and the check for a finite loss, after every step."""
 
     def __init__(
-        self, model: keras.Model, batches: ImageBatches, stage: Stage, reporter: Reporter, done: int
+        self,
+        model: keras.Model,
+        batches: ImageBatches,
+        stage: Stage,
+        reporter: Reporter,
+        done: int,
+        choices: Callable[[keras.Model], Mapping[str, float]] | None,
     ) -> None:
         super().__init__(model, batches, done)
         self.interrupted = False
@@ -220,6 +229,7 @@ class _Recorder(_Counter):
         self._network = described(model)
         self._log = StepLog(stage.path(".csv"), done)
         self._events = event_log(stage, self._log.kept, reporter)
+        self._choices, self._choice_log = choices, StepLog(stage.path(".choices.csv"), done)
         self._saved_at, self._cost = time.monotonic(), 0.0
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
@@ -241,6 +251,10 @@ class _Recorder(_Counter):
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Save at the end of every epoch."""
+        if self._choices is not None:
+            # Before the checkpoint: without that one, a resumed training drops the line and writes it again.
+            self._choice_log.add(self.done - 1, self._choices(self.model))
+            self._choice_log.flush()
         self.checkpoint()
 
     def checkpoint(self) -> None:

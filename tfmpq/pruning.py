@@ -7,7 +7,7 @@ was dropped can be read from them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import keras
 import numpy as np
@@ -34,6 +34,7 @@ def train_and_prune(
     stage: Stage,
     reporter: Reporter,
     label: str,
+    choices: Callable[[keras.Model], Mapping[str, float]] | None = None,
 ) -> None:
     """`loop.train`, which after each epoch drops candidates of a probability below `threshold`.
 
@@ -49,7 +50,7 @@ def train_and_prune(
             drop_improbable(model, threshold)
             stage.save_checkpoint(variables, {"step": epoch * steps}, described(model))
         leave_out_dropped(model)
-        train(model, batches, epochs=epoch + 1, stage=stage, reporter=reporter, label=label)
+        train(model, batches, epochs=epoch + 1, stage=stage, reporter=reporter, label=label, choices=choices)
 
 
 def drop_improbable(model: keras.Model, threshold: float) -> None:

@@ -79,8 +79,14 @@ def train(folder: Path, interrupt_at: int | None = None) -> QuantizedTraining:
     reporter, stage = Interrupter(interrupt_at), Stage(folder, "search")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "time", reporter)
-        train_and_prune(made, batches, EPOCHS, 0.05, stage=stage, reporter=reporter, label="search")
+        train_and_prune(
+            made, batches, EPOCHS, 0.05, stage=stage, reporter=reporter, label="search", choices=likely
+        )
     return made
+
+
+def likely(model: QuantizedTraining) -> dict[str, float]:
+    return {name: float(np.max(logits_of(model.get_layer(name)))) for name in ("conv", "logits")}
 
 
 def test_a_dropped_width_has_no_probability_and_no_part_in_the_mixture() -> None:
@@ -125,4 +131,10 @@ def test_a_search_that_drops_widths_resumes_exactly(tmp_path: Path) -> None:
     resumed = train(tmp_path / "parts")
     for one, other in zip(whole.variables, resumed.variables, strict=True):
         np.testing.assert_array_equal(one.numpy(), other.numpy(), one.path)
-    assert (tmp_path / "parts" / "search.csv").read_text() == (tmp_path / "whole" / "search.csv").read_text()
+    for name in ("search.csv", "search.choices.csv"):
+        assert (tmp_path / "parts" / name).read_text() == (tmp_path / "whole" / name).read_text()
+    course = (tmp_path / "whole" / "search.choices.csv").read_text().split()
+    assert [line.split(",")[0] for line in course] == [
+        "step",
+        *(str(e * STEPS - 1) for e in range(1, EPOCHS + 1)),
+    ]
