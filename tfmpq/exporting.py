@@ -49,7 +49,7 @@ class Finetuned:
             TfmpqError: A file of it is damaged.
         """
         stage = Stage(run, "finetune")
-        if not stage.path(".result.json").exists():
+        if not stage.finished:
             raise UsageError(
                 f"A fine-tuned run is exported. Received: {run}, not fine-tuned. Run tfmpq finetune {run}."
             )

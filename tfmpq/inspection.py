@@ -69,7 +69,7 @@ def _run(folder: Path) -> dict[str, Any]:
     stages = {}
     for name in ("float", "search", "finetune"):
         stage = Stage(folder, name)
-        if stage.path(".result.json").exists():
+        if stage.finished:
             stages[name] = {"state": "finished", "result": read_json(stage.path(".result.json"))}
         elif stage.path(".npz").exists() or stage.path(".json").exists():
             stages[name] = {"state": "finished" if name == "float" else "begun"}

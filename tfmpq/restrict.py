@@ -90,7 +90,7 @@ def finished_model(run: Path) -> tuple[Stage, keras.Model] | None:
     """
     for name in ("finetune", "search"):
         stage = Stage(run, name)
-        if stage.path(".result.json").exists():
+        if stage.finished:
             model = stage.load_model()
             if name == "search":
                 model = restrict(model, load_policy(run / "policy.yaml"))

@@ -91,6 +91,11 @@ class Stage:
         """File of this stage."""
         return self.folder / f"{self.name}{suffix}"
 
+    @property
+    def finished(self) -> bool:
+        """Whether the stage has its result, which is written last."""
+        return self.path(".result.json").exists()
+
     @contextlib.contextmanager
     def opened(self, options: Mapping[str, Any]) -> Iterator[dict[str, Any] | None]:
         """Lock the folder and match the options with those of an earlier call.
@@ -114,9 +119,8 @@ class Stage:
                 _refuse_other_options(self.folder, read_json(self.path(".json")), options)
             else:
                 write_json(self.path(".json"), options)
-            finished = self.path(".result.json").exists()
             try:
-                yield read_json(self.path(".result.json")) if finished else None
+                yield read_json(self.path(".result.json")) if self.finished else None
                 self._sweep()
             except BaseException:
                 # Nothing to resume yet: a corrected command must not be refused for the wrong one's options.
@@ -133,7 +137,7 @@ class Stage:
         for name in (self.name, "float", "policy"):
             for path in self.folder.glob(f".{name}*{_TEMPORARY}*"):
                 path.unlink(missing_ok=True)
-        if self.path(".result.json").exists():
+        if self.finished:
             checkpoints.previous(self.path(".npz")).unlink(missing_ok=True)
 
     def save_checkpoint(

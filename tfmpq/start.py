@@ -48,7 +48,7 @@ class Origin:
         """
         if source.is_dir():
             stage = Stage(source, "search")
-            if not stage.path(".result.json").exists():
+            if not stage.finished:
                 raise UsageError(
                     f"Fine-tuning begins with a finished search or a policy. Received: {source}, unfinished. "
                     "Finish tfmpq search with this --out."
