@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from tfmpq.units import bops_text, bytes_text
+
 PLAIN_WIDTH = 160
 """Columns for text that goes to a file or a pipe, where nothing tells the width."""
 
@@ -188,16 +190,6 @@ def _text(name: str, value: Any, about: str = "") -> str:
     return str(value)
 
 
-def bytes_text(value: float) -> str:
-    """Decimal units, as a budget reads them: 1 kB is 1000 bytes."""
-    return _scaled(value, ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))) or f"{value:.0f} B"
-
-
-def bops_text(value: float) -> str:
-    """For example `3.2 G`."""
-    return _scaled(value, ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))) or f"{value:.0f}"
-
-
 _BY_NAME: tuple[tuple[Callable[[str], bool], Callable[[float], str]], ...] = (
     (lambda name: name in ("top1", "top5", "accuracy"), lambda value: f"{100 * value:.2f} %"),
     (lambda name: name in ("bytes", "size") or name.endswith("_bytes"), bytes_text),
@@ -213,10 +205,3 @@ def _number_text(names: Sequence[str], value: float) -> str:
             if matches(name):
                 return convert(value)
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _scaled(value: float, units: Sequence[tuple[float, str]]) -> str | None:
-    for factor, unit in units:
-        if abs(value) >= factor:
-            return f"{value / factor:.4g} {unit}"
-    return None
