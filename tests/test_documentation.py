@@ -1,0 +1,25 @@
+"""The code of docs/python.md runs as it stands there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PAGE = Path(__file__).parents[1] / "docs" / "python.md"
+
+
+def test_the_code_of_the_python_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    names: dict[str, Any] = {}
+    for block in blocks:
+        exec(compile(block, PAGE.name, "exec"), names)
+    assert len(blocks) == 4
+    assert names["report"].verification.passed
+    history = names["history"].history
+    assert history["expected_size"][-1] < 1
+    assert all(value > 0 for value in history["rho"])
+    assert set(names["bit_logits"](names["quantized"], "weight")) == {"conv", "logits"}
