@@ -8,19 +8,23 @@ DEMO := .demo/resnet8_digits
 JAX_VENV := .venv-jax
 JAX_PACKAGES := click jax keras numpy pillow pydantic PyYAML rich scikit-learn scipy hypothesis pytest
 HANDOVER := $(CURDIR)/build/handover
+# A phone of this machine's processor, a Raspberry Pi; for slow tests also a 32-bit one, an emulated phone, its Python.
+DEVICES := phone-$(shell dpkg --print-architecture 2>/dev/null) raspberry-arm64
+SLOW_DEVICES := raspberry-armhf phone-arm64 bundle
 # The folders are one package only where they are installed; links show the type checker the same.
 TYPED := build/typed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow test-jax check devices clean
+.PHONY: help demo test test-slow test-jax check devices devices-slow clean
 
 help:
 	@echo "make demo       install and run the whole job on handwritten digits (a few minutes)"
 	@echo "make test       install and run linter, type checker and tests"
 	@echo "make test-slow  the same with the slow tests"
 	@echo "make test-jax   only the tests of the JAX backend, in .venv-jax without TensorFlow (part of make test)"
-	@echo "make devices    stand-ins of a phone and of a Raspberry Pi for tests/devices (Debian, as root)"
+	@echo "make devices    stand-ins of a phone and of a Raspberry Pi for tests/devices (Debian, as root);"
+	@echo "                make devices-slow also makes those of the slow tests"
 	@echo "make clean      remove .venv, .venv-jax, .demo and all caches"
 
 # The stamps depend on pyproject.toml, so that packages are installed again only when they change.
@@ -72,13 +76,18 @@ test-jax: $(JAX_VENV)/.installed $(VENV)/.installed-dev
 	KERAS_BACKEND=jax TFMPQ_HANDOVER=$(HANDOVER) $(JAX_VENV)/bin/pytest tests/jax/test_jax_backend.py
 	KERAS_BACKEND=tensorflow TFMPQ_HANDOVER=$(HANDOVER) $(BIN)/pytest tests/jax/test_handover.py
 
-# Stand-ins from Debian packages: openssh-server adb mmdebstrap qemu-user-static iproute2.
-devices: build/devices/adbd build/devices/arm64
+# Stand-ins need Debian's packages openssh-server adb mmdebstrap qemu-user-static iproute2.
+devices: $(addprefix build/devices/,$(DEVICES))
 
-build/devices/adbd build/devices/arm64: build/devices/%: $(VENV)/.created
+devices-slow: $(addprefix build/devices/,$(sort $(DEVICES) $(SLOW_DEVICES)))
+
+# phone-arm64 is what phone.sh makes for arm64.
+build/devices/%: $(VENV)/.created $(wildcard tests/devices/stand_ins/*.sh)
+	@echo "Making $@"
 	@rm -rf $@.new && mkdir -p $@.new
-	PATH=$(CURDIR)/$(BIN):$$PATH bash tests/devices/stand_ins/$*.sh setup $@.new
-	@mv $@.new $@
+	@PATH=$(CURDIR)/$(BIN):$$PATH bash tests/devices/stand_ins/$(firstword $(subst -, ,$*)).sh setup $@.new \
+		$(lastword $(subst -, ,$*))
+	@rm -rf $@ && mv $@.new $@ && touch $@
 
 clean:
 	rm -rf $(VENV) $(JAX_VENV) .demo build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache

@@ -194,21 +194,29 @@ class Sshd:
 
 @dataclass
 class Raspberry(Sshd):
-    """An arm64 machine that is emulated, with `python-ai_edge_litert` and `python-tflite_runtime`.
+    """An ARM machine that is emulated, with `python-ai_edge_litert` and `python-tflite_runtime`.
 
     Attributes:
+        architecture: `arm64` or `armhf`, as Debian calls it.
         cpu: Its processor, as qemu names it.
     """
 
+    architecture: str = "arm64"
     cpu: str = "cortex-a72"
     user: str = "pi"
 
+    @property
+    def inside(self) -> Path:
+        """Its root folder, seen from here."""
+        assert self._process is not None
+        return Path("/proc", str(children(self._process.pid)[0]), "root")
+
     def _command(self) -> list[str | Path]:
         programs = Path(__file__).with_name("stand_ins")
-        line = ["bash", programs / "arm64.sh", "inside", STAND_INS / "arm64", self.folder]
+        root = STAND_INS / f"raspberry-{self.architecture}"
         return [
-            *("env", "NET=host", sys.executable, programs / "namespaces.py", "arm64"),
-            *(*line, str(self.port), self.cpu),
+            *("env", "NET=host", sys.executable, programs / "namespaces.py", self.architecture),
+            *("bash", programs / "raspberry.sh", "inside", root, self.folder, str(self.port), self.cpu),
         ]
 
 
@@ -268,7 +276,7 @@ def pi(tmp_path_factory) -> Iterator[Sshd]:
 @pytest.fixture(scope="module", params=["cortex-a72", "cortex-a76"])
 def raspberry(request: pytest.FixtureRequest, tmp_path_factory) -> Iterator[Raspberry]:
     """An emulated Raspberry Pi 4, without dot products, and 5, with them."""
-    require("arm64", "qemu-aarch64-static", "ssh", "ssh-keygen", "scp", folder="arm64")
+    require("arm64", "qemu-aarch64-static", "ssh", "ssh-keygen", "scp", folder="raspberry-arm64")
     machine = Raspberry(tmp_path_factory.mktemp("raspberry"), {}, cpu=request.param)
     machine.start()
     yield machine
@@ -332,21 +340,25 @@ class Phone:
 
     Attributes:
         run: Folder of its adb server's socket.
+        architecture: As Debian calls it.
+        cpu: Processor to emulate, as qemu names it; none for one that this machine runs.
     """
 
     run: Path
+    architecture: str
+    cpu: str = ""
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
     serial = "127.0.0.1:6555"
 
     def start(self) -> None:
         """Switch it on and wait until adb lists it."""
         programs = Path(__file__).with_name("stand_ins")
-        line = ["bash", programs / "adbd.sh", "inside", STAND_INS / "adbd", self.run]
-        architecture = {"x86_64": "amd64", "aarch64": "arm64"}[os.uname().machine]
+        root = STAND_INS / f"phone-{self.architecture}"
+        line = ["bash", programs / "phone.sh", "inside", root, self.run, self.cpu]
         log = self.run / "log"
         with log.open("wb") as output:
             self._process = subprocess.Popen(
-                [sys.executable, programs / "namespaces.py", architecture, *line],
+                [sys.executable, programs / "namespaces.py", self.architecture, *line],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -379,19 +391,24 @@ def _name(pid: int) -> str:
         return ""
 
 
-@pytest.fixture
-def phone(monkeypatch: pytest.MonkeyPatch) -> Iterator[Phone]:
-    """A phone that adb, as the tool calls it, finds."""
-    require("adb", "adb", "ip", "ss", folder="adbd")
+def switched_on(monkeypatch: pytest.MonkeyPatch, architecture: str, cpu: str = "") -> Iterator[Phone]:
+    """A phone that adb, as the tool calls it, finds; for fixtures."""
+    require("adb", "adb", "ip", "ss", folder=f"phone-{architecture}")
     # Paths of sockets are short: pytest's folders are too deep.
     with tempfile.TemporaryDirectory(prefix="phone") as folder:
-        device = Phone(Path(folder))
+        device = Phone(Path(folder), architecture, cpu)
         monkeypatch.setenv("ADB_SERVER_SOCKET", f"localfilesystem:{folder}/adb.sock")
         monkeypatch.setenv("HOME", folder)
         monkeypatch.delenv("ANDROID_SERIAL", raising=False)
         device.start()
         yield device
         device.stop()
+
+
+@pytest.fixture
+def phone(monkeypatch: pytest.MonkeyPatch) -> Iterator[Phone]:
+    """A phone with this machine's processor."""
+    yield from switched_on(monkeypatch, {"x86_64": "amd64", "aarch64": "arm64"}[os.uname().machine])
 
 
 @pytest.fixture
