@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from . import options
+from .measure import benchmark_model_option, device_options
 from .task import perform
 
 
@@ -22,7 +23,7 @@ from .task import perform
     metavar="TARGET",
     default="local",
     show_default=True,
-    help="local, or ssh:HOST with a host of your ssh configuration or user@host.",
+    help="local, ssh:HOST with a host of your ssh configuration or user@host, or adb[:SERIAL].",
 )
 @click.option(
     "--limit",
@@ -41,15 +42,8 @@ from .task import perform
     help="Threads of the runtime.",
 )
 @options.data_dir
-@click.option("--python", metavar="PATH", help="Python on the device.  [default: as for tfmpq measure]")
-@click.option(
-    "--ssh-config",
-    metavar="FILE",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    envvar="TFMPQ_SSH_CONFIG",
-    show_envvar=True,
-    help="Configuration file for ssh and scp (their -F).  [default: ~/.ssh/config]",
-)
+@device_options
+@benchmark_model_option
 @click.option(
     "--out",
     metavar="FILE.tflite",
@@ -60,7 +54,8 @@ from .task import perform
 def deploy(as_json: bool, source: Path, data: str, **choices: Any) -> None:
     """Write a network in the form for a device's processor, run it there on real images and measure it.
 
-    The outputs are compared with those of this machine by their distance and by the classes.
+    The outputs are compared with those of this machine by their distance and by the classes; on Android only
+    where --python is a bundle, because benchmark_model shows none.
     """
     perform(
         "deploy",

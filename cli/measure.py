@@ -26,7 +26,7 @@ device_options = options.stack(
         "--python",
         metavar="PATH",
         help="Python on the device that has numpy and ai-edge-litert or tflite-runtime.  [default: the one "
-        "that 'tfmpq devices --setup' made, else python3; local: this one]",
+        "that 'tfmpq devices --setup' made, else python3; local: this one; adb: none, or a bundle FILE.tar]",
     ),
     click.option(
         "--ssh-config",
@@ -37,6 +37,13 @@ device_options = options.stack(
         help="Configuration file for ssh and scp (their -F).  [default: ~/.ssh/config]",
     ),
     click.option("--adb", metavar="PATH", help="The adb client.  [default: $ADB, or the one on the PATH]"),
+)
+
+benchmark_model_option = click.option(
+    "--benchmark-model",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="LiteRT's benchmark_model for the device; what measures on Android.",
 )
 
 
@@ -86,12 +93,7 @@ device_options = options.stack(
     help="quick: at least 50 runs and a second in each of 3 processes; mlperf-like: 1024 and a minute.",
 )
 @device_options
-@click.option(
-    "--benchmark-model",
-    metavar="FILE",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="LiteRT's benchmark_model for the device; what measures on Android.",
-)
+@benchmark_model_option
 @click.option(
     "--out", metavar="FILE.json", type=options.output_path(), help="Write the result there as well."
 )

@@ -11,7 +11,8 @@ _DEVICE = """getprop
 echo TFMPQ_MACHINE=$(uname -m)
 echo TFMPQ_KERNEL=$(uname -r)
 echo TFMPQ_CORES=$(nproc)
-grep MemTotal /proc/meminfo"""
+grep MemTotal /proc/meminfo
+grep -m 1 -E '^(Features|flags)' /proc/cpuinfo"""
 
 # Unrooted phones often refuse the thermal files, but answer dumpsys.
 _STATE = """for p in /sys/devices/system/cpu/cpufreq/policy*; do
@@ -43,6 +44,7 @@ def parse_device(text: str) -> dict[str, Any]:
     properties = dict(re.findall(r"^\[(.+?)\]: \[(.*)\]\s*$", text, re.MULTILINE))
     said = dict(re.findall(r"^TFMPQ_(\w+)=(.*?)\s*$", text, re.MULTILINE))
     memory = re.search(r"MemTotal:\s*(\d+)", text)
+    features = re.search(r"^(?:Features|flags)\s*:\s*(.*?)\s*$", text, re.MULTILINE)
     maker, model = properties.get("ro.product.manufacturer"), properties.get("ro.product.model")
     hardware = properties.get("ro.soc.model") or properties.get("ro.hardware")
     release = properties.get("ro.build.version.release")
@@ -50,6 +52,7 @@ def parse_device(text: str) -> dict[str, Any]:
         "machine": said.get("MACHINE"),
         "cpu": hardware,
         "board": " ".join(part for part in (maker, model, properties.get("ro.hardware")) if part) or None,
+        "features": features[1] if features else None,
         "abi": properties.get("ro.product.cpu.abi"),
         "cores": int(said["CORES"]) if said.get("CORES", "").isdigit() else None,
         "os": f"Android {release} (API {properties.get('ro.build.version.sdk')})" if release else None,

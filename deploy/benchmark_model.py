@@ -67,6 +67,11 @@ class BenchmarkModel:
             raise WrongBinary(self.device.name, f"{self._facts['abi']}: {text}")
         self._has_result_file = "result_file_path" in text
 
+    def probe(self) -> dict[str, Any]:
+        """What the device is, with the keys of `PythonRunner.probe`."""
+        runtime = {"name": self.source, "version": None, "sha256": self._sha256}
+        return {"device": self._facts, "runtime": runtime, "problem": None}
+
     def measure(
         self, name: str, path: Path, threads: int, protocol: Protocol, affinity: str | None
     ) -> dict[str, Any]:
@@ -99,7 +104,7 @@ class BenchmarkModel:
         content = path.read_bytes()
         return {
             "model": {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()},
-            "runtime": {"name": "benchmark_model", "version": None, "sha256": self._sha256},
+            "runtime": self.probe()["runtime"],
             "device": self._facts,
             **found,
             "latency_ms_raw": [],

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 
 from tfmpq.containers import Target
+from tfmpq.deploy.benchmark_model import BenchmarkModel
 from tfmpq.deploy.device_errors import OutputsDiffer
 from tfmpq.deploy.flatbuffer import read_file
 from tfmpq.deploy.latency import Measurement
-from tfmpq.deploy.measure import measure
+from tfmpq.deploy.measure import binary_for, measure, program_for
 from tfmpq.deploy.python_runner import PythonRunner
 from tfmpq.deploy.record import read_metadata
 from tfmpq.deploy.runtime import open_interpreter, to_codes
 from tfmpq.deploy.transports import Transport, transport
-from tfmpq.deploy.transports.adb import AdbTransport
 from tfmpq.errors import UsageError
 from tfmpq.progress import Reporter, SilentReporter
 
@@ -60,7 +60,7 @@ class Delivery:
         path: File that was written for the device.
         form: What it was written for.
         bytes: Its size.
-        agreement: Its outputs.
+        agreement: Its outputs; None where benchmark_model runs it, which shows none.
         measurement: Its latency.
     """
 
@@ -68,13 +68,14 @@ class Delivery:
     path: str
     form: Target
     bytes: int
-    agreement: Agreement
+    agreement: Agreement | None
     measurement: Measurement
 
     def to_json(self) -> dict[str, Any]:
         """All fields; the measurement as `measure` writes it."""
         shown = {name: getattr(self, name) for name in ("source", "path", "form", "bytes")}
-        return {**shown, "agreement": asdict(self.agreement), "measurement": self.measurement.to_json()}
+        agreement = asdict(self.agreement) if self.agreement else None
+        return {**shown, "agreement": agreement, "measurement": self.measurement.to_json()}
 
 
 def deploy(
@@ -88,45 +89,52 @@ def deploy(
     data_dir: str | Path | None = None,
     python: str | None = None,
     ssh_config: str | Path | None = None,
+    adb: str | Path | None = None,
+    benchmark_model: str | Path | None = None,
     reporter: Reporter | None = None,
 ) -> Delivery:
     """Write a network for a device, compare its outputs there with those here, and measure it.
 
+    On Android `benchmark_model` measures, and outputs are not compared; with a bundle as `python` they are.
+
     Args:
         source: Run folder of a fine-tuning, or a `.tflite` of one.
         data: Data set whose test images are used.
-        on: The device: `local` or `ssh:HOST`.
+        on: The device: `local`, `ssh:HOST`, `adb` or `adb:SERIAL`.
         limit: Number of images.
         threads: Threads of the runtime.
         out: File to write; by default beside the source, named after the form.
         data_dir: Folder that is looked in first for data.
-        python: How Python is called on the device; by default found.
+        python: How Python is called on the device; by default found. On Android a bundle.
         ssh_config: Configuration file for ssh instead of the user's.
+        adb: The adb client; by default found.
+        benchmark_model: LiteRT's program of that name for the device; what measures on Android.
         reporter: Told about progress.
 
     Raises:
-        UsageError: The device has no Python, or the source is none.
+        UsageError: The source is none, or an option does not suit the device.
         DeviceError: The device or the way to it fails, or its outputs are others.
         TfmpqError: The network cannot be written.
     """
-    reporter = reporter or SilentReporter()
-    source = Path(source)
-    way = transport(on, python=python, ssh_config=ssh_config)
-    if isinstance(way, AdbTransport):
-        raise UsageError(
-            f"Outputs are compared by Python on the device. Received: --on {on}. Use ssh:HOST, or tfmpq "
-            "measure for a phone."
-        )
+    reporter, source = reporter or SilentReporter(), Path(source)
+    access: dict[str, Any] = {"python": python, "ssh_config": ssh_config, "adb": adb}
+    way, agreement = transport(on, **access), None
+    binary = binary_for(way, benchmark_model)
     with way as device:
-        program = PythonRunner(device)
+        program = program_for(device, binary)
         program.require_runtime()
         form = choose_form(program.probe())
         path = _write(source, form, Path(out) if out else None, data_dir, reporter)
-        images, labels = _images(path, data, limit, data_dir, reporter)
-        agreement = _compare(device, program, path, images, labels)
-    if agreement.top1_agreement < LEAST_AGREEMENT:
+        if isinstance(program, BenchmarkModel):
+            reporter.log("Outputs are not compared: benchmark_model shows none.")
+        else:
+            images, labels = _images(path, data, limit, data_dir, reporter)
+            agreement = _compare(device, program, path, images, labels)
+    if agreement and agreement.top1_agreement < LEAST_AGREEMENT:
         raise OutputsDiffer(on, f"{agreement.top1_agreement:.1%} of {agreement.images} images do")
-    found = measure(path, on=on, threads=threads, python=python, ssh_config=ssh_config, reporter=reporter)
+    found = measure(
+        path, on=on, threads=threads, benchmark_model=benchmark_model, reporter=reporter, **access
+    )
     return Delivery(str(source), str(path), form, path.stat().st_size, agreement, found[0])
 
 

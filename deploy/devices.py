@@ -112,7 +112,7 @@ def devices(
     except DeviceError as error:
         found.append(Device("adb", error.kind, lacks=str(error)))
     else:
-        found += [_look(AdbTransport(serial, adb)) for serial in serials]
+        found += [_look(transport(f"adb:{serial}", adb=adb)) for serial in serials]
     return Devices(tuple(found))
 
 
@@ -120,17 +120,17 @@ def _look(way: Transport) -> Device:
     """State of one device; its failures are part of the answer."""
     try:
         with way as device:
-            if isinstance(device, AdbTransport):
+            if isinstance(device, AdbTransport) and not device.python:
                 missing: DeviceError | None = BenchmarkModelMissing(device.name, "named when it measures")
-                facts, runtime = device_facts(device), None
+                facts, runtime, ready = device_facts(device), None, True
             else:
                 facts, runtime, missing = _probe(device)
+                ready = missing is None
     except DeviceError as error:
         return Device(way.name, error.kind, lacks=str(error))
-    android = isinstance(way, AdbTransport)
     return Device(
         target=way.name,
-        state="ready" if android or not missing else missing.kind,
+        state="ready" if ready or not missing else missing.kind,
         **{key: facts.get(key) for key in ("machine", "board", "os", "cores", "python")},
         runtime=f"{runtime['name']} {runtime['version']}" if runtime else None,
         emulated=emulated(facts),

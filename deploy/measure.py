@@ -19,6 +19,8 @@ from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.progress import Reporter, SilentReporter
 from tfmpq.runs import write_json
 
+DeviceProgram = BenchmarkModel | PythonRunner
+
 PAUSE_SECONDS = 0.2
 """Between processes, so that the clocks settle."""
 
@@ -66,7 +68,7 @@ def measure(
     paths = [Path(path)] if isinstance(path, str | Path) else [Path(item) for item in path]
     plan = _plan(paths, threads, runs, protocol)
     way = transport(on, python=python, ssh_config=ssh_config, adb=adb)
-    binary = _binary(way, benchmark_model)
+    binary = binary_for(way, benchmark_model)
     found = _measure(paths, way, binary, plan, threads, affinity, reporter or SilentReporter())
     if out is not None:
         _write(Path(out), found)
@@ -94,20 +96,35 @@ def _plan(paths: Sequence[Path], threads: int, runs: int | None, protocol: str) 
     return replace(PROTOCOLS[protocol], runs=runs) if runs else PROTOCOLS[protocol]
 
 
-def _binary(way: Transport, benchmark_model: str | Path | None) -> Path | None:
-    """The program that was named, where it is of use."""
+def binary_for(way: Transport, benchmark_model: str | Path | None) -> Path | None:
+    """The program that was named, where it is of use.
+
+    Raises:
+        UsageError: It is of no use there, or no file.
+    """
     if benchmark_model is None:
         return None
-    if not isinstance(way, AdbTransport):
+    if not isinstance(way, AdbTransport) or way.python:
         raise UsageError(
-            f"benchmark_model measures on Android. Received: --benchmark-model with --on {way.name}. Leave "
-            "it out."
+            "benchmark_model measures on Android, where there is no Python. Received: --benchmark-model with "
+            f"--on {way.name}{' and --python' if isinstance(way, AdbTransport) else ''}. Leave it out."
         )
     if not Path(benchmark_model).is_file():
         raise UsageError(
             f"--benchmark-model is a program. Received: {benchmark_model}, which is none. Check the path."
         )
     return Path(benchmark_model)
+
+
+def program_for(device: Transport, binary: Path | None) -> DeviceProgram:
+    """What times files on an open device.
+
+    Raises:
+        DeviceError: There is nothing that could.
+    """
+    if isinstance(device, AdbTransport) and not device.python:
+        return BenchmarkModel(device, binary)
+    return PythonRunner(device)
 
 
 def _measure(
@@ -121,7 +138,7 @@ def _measure(
 ) -> Measurements:
     reporter.start("measure", plan.processes * len(paths))
     with way as device:
-        program = BenchmarkModel(device, binary) if isinstance(device, AdbTransport) else PythonRunner(device)
+        program = program_for(device, binary)
         program.require_runtime()
         names = [device.push(path) for path in paths]
         raws: list[list[dict[str, Any]]] = [[] for _ in paths]

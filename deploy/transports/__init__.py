@@ -24,7 +24,8 @@ def transport(
 
     Args:
         on: `local`, `ssh:HOST`, `adb` or `adb:SERIAL`.
-        python: How Python is called there; by default found.
+        python: How Python is called there; by default found. On Android, where there is none, the bundle of
+            `make bundle` (`.tar`) that is brought there, or the path of one that is there.
         ssh_config: Configuration file for ssh.
         adb: The adb client; by default found.
 
@@ -37,5 +38,5 @@ def transport(
     if kind == "ssh" and address:
         return SshTransport(address, Path(ssh_config) if ssh_config else None, python)
     if on == "adb" or (kind == "adb" and address):
-        return AdbTransport(address or None, adb)
+        return AdbTransport(address or None, adb, python)
     raise UsageError(f"--on is local, ssh:HOST or adb[:SERIAL]. Received: '{on}'. Write --on ssh:pi.")

@@ -14,16 +14,22 @@ from tfmpq.deploy.device_errors import (
     AdbServerUnreachable,
     AmbiguousDevice,
     ClientMissing,
+    CopyFailed,
     DeviceError,
     LinkLost,
     NoDevice,
+    NoSpace,
     Offline,
     Unauthorized,
 )
-from tfmpq.deploy.transports.remote import CONTROL_SECONDS, RemoteTransport
+from tfmpq.deploy.transports.remote import CONTROL_SECONDS, COPY_SECONDS, RemoteTransport
+from tfmpq.errors import UsageError
 
 WORK_AREA = "/data/local/tmp"
 """The only place that adb may write to and execute from on an unrooted phone."""
+
+BUNDLED = "./bundle/python"
+"""Python in a work folder, where a bundle was unpacked."""
 
 _STATES: dict[str, type[DeviceError]] = {
     "unauthorized": Unauthorized,
@@ -86,10 +92,21 @@ class AdbTransport(RemoteTransport):
     Args:
         serial: Its serial number; None where only one is attached.
         adb: The client; by default found.
+        python: A bundle (`.tar`, see docs/devices.md) that is brought there, or the path of one there.
+
+    Raises:
+        UsageError: The bundle is not here.
     """
 
-    def __init__(self, serial: str | None = None, adb: str | Path | None = None) -> None:
-        super().__init__(f"adb:{serial}" if serial else "adb", "python3")
+    def __init__(
+        self, serial: str | None = None, adb: str | Path | None = None, python: str | None = None
+    ) -> None:
+        self._bundle = Path(python) if python and python.endswith(".tar") else None
+        if self._bundle and not self._bundle.is_file():
+            raise UsageError(
+                f"--python is a bundle for the phone. Received: {python}, which is no file. Check the path."
+            )
+        super().__init__(f"adb:{serial}" if serial else "adb", BUNDLED if self._bundle else python or "")
         self._serial, self._given = serial or os.environ.get("ANDROID_SERIAL"), adb
         self._adb = ""
 
@@ -128,6 +145,19 @@ class AdbTransport(RemoteTransport):
     def _make_folder(self) -> str:
         folder = f"{WORK_AREA}/tfmpq.{secrets.token_hex(4)}"
         return f"mkdir -m 700 {folder} && echo TFMPQ_DIR={folder}"
+
+    def _open_folder(self) -> str:
+        said = super()._open_folder()
+        if self._bundle:
+            self._unpack(self.push(self._bundle))
+        return said
+
+    def _unpack(self, name: str) -> None:
+        """Unpack a tar file in the work folder; not compressed, because not every tar there knows how."""
+        done = self.script(f"cd {self._folder} && tar -xf {name} && rm {name}", COPY_SECONDS)
+        if done.code:
+            text = done.stderr + done.stdout
+            raise (NoSpace if "No space left" in text else CopyFailed)(self.name, text)
 
     def explain(self, code: int, text: str) -> DeviceError:
         """Read adb's messages; without a known one, the link broke."""

@@ -31,7 +31,7 @@ class Transport(Protocol):
 
     Attributes:
         name: The device, as `--on` names it.
-        python: How Python is called there.
+        python: How Python is called there; empty where there is none.
         left_behind: Work folder that could not be removed at the end; empty otherwise.
     """
 

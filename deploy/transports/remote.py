@@ -84,11 +84,15 @@ class RemoteTransport(ABC):
         """The failure of the link that the client's exit code and messages mean."""
 
     def __enter__(self) -> RemoteTransport:
+        self._folder = ""
         self._connect()
         try:
             self._open_folder()
-        except BaseException:
-            self._disconnect()
+        except BaseException as error:
+            if self._folder:
+                self.__exit__(type(error), error, None)
+            else:
+                self._disconnect()
             raise
         return self
 
