@@ -106,7 +106,7 @@ def _import(spec: str) -> Any:
 
 
 def as_classifier(model: Any, input_shape: tuple[int, int, int]) -> tuple[keras.Model, bool]:
-    """Bring a model to functional form with one image in and logits out.
+    """Bring a model to functional form with one image or sequence in and logits out.
 
     Args:
         model: What a file or a function gave.
@@ -129,9 +129,10 @@ def as_classifier(model: Any, input_shape: tuple[int, int, int]) -> tuple[keras.
             f"Received: {type(model).__name__} with {len(inputs)} inputs and {len(outputs)} outputs. "
             "Rebuild it with keras.Model."
         )
-    if len(inputs[0].shape) != 4 or None in inputs[0].shape[1:] or len(outputs[0].shape) != 2:
+    if len(inputs[0].shape) not in (3, 4) or None in inputs[0].shape[1:] or len(outputs[0].shape) != 2:
         raise UsageError(
-            "A model must map images of a fixed size, (height, width, channels), to one number per class. "
+            "A model must map images of a fixed size, (height, width, channels), or sequences of a fixed "
+            "length, (length, channels), to one number per class. "
             f"Received: {inputs[0].shape} to {outputs[0].shape}. Rebuild it with that shape."
         )
     return _without_softmax(model)

@@ -69,7 +69,8 @@ class Task:
             image_shape=self.network.input_shape,
             preprocessing=self.preprocessing,
             seed=seed,
-            augment=usual if augment else "none",
+            # An image one pixel high is a sequence, which has a direction.
+            augment=usual if augment and side > 1 else "none",
             steps_per_epoch=steps_per_epoch,
         )
 

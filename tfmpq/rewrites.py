@@ -33,6 +33,9 @@ _FUNCTIONS = {
 }
 """Operations of `keras.ops` that are activations."""
 
+ELEMENTWISE = frozenset({*_FUNCTIONS, "Add", "Multiply", "Subtract", "TrueDivide", "Divide"})
+"""Operations of `keras.ops` that do the same to every element."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Channels:
@@ -59,7 +62,7 @@ def affine_step(operation: Any, args: tuple[Any, ...]) -> Channels | None:
     name, is_layer = type(operation).__name__, isinstance(operation, layers.Layer)
     if is_layer and name == "Rescaling":
         return Channels(np.asarray(operation.scale, np.float64), np.asarray(operation.offset, np.float64))
-    if is_layer and name == "Normalization" and operation.axis in (-1, (-1,), (3,), 3):
+    if is_layer and name == "Normalization" and _by_channel(operation):
         deviation = np.sqrt(np.asarray(operation.variance, np.float64)).reshape(-1)
         deviation = np.maximum(deviation, keras.config.epsilon())
         mean = np.asarray(operation.mean, np.float64).reshape(-1)
@@ -69,6 +72,12 @@ def affine_step(operation: Any, args: tuple[Any, ...]) -> Channels | None:
     if is_layer or len(args) != 2:
         return None
     return _operation_with_constant(name, args)
+
+
+def _by_channel(normalization: Any) -> bool:
+    """Whether a Normalization has a mean and a variance for each channel."""
+    last = np.ndim(normalization.mean) - 1
+    return normalization.axis in (-1, (-1,), last, (last,))
 
 
 def _operation_with_constant(name: str, args: tuple[Any, ...]) -> Channels | None:
@@ -264,6 +273,7 @@ REWRITES: dict[str, Rewrite] = {
     "Activation": _activation,
     "Conv2D": _weighted,
     "DepthwiseConv2D": _weighted,
+    "Conv2DTranspose": _weighted,
     "Dense": _dense,
     "SeparableConv2D": _separable,
     "Add": _pairwise,
