@@ -26,8 +26,10 @@ VERBS = (
     "evaluate",
     "sharpness",
     "measure",
+    "profile",
     "devices",
     "deploy",
+    "report",
     "inspect",
     "probe",
 )

@@ -25,6 +25,7 @@ FUNCTIONS = {
     "measure": "tfmpq.deploy.measure",
     "devices": "tfmpq.deploy.devices",
     "deploy": "tfmpq.deploy.delivery",
+    "report": "tfmpq.reporting",
     "inspect": "tfmpq.inspection",
     "probe": "tfmpq.deploy.probe",
 }

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -26,10 +27,11 @@ COMMANDS = {
     "measure": "measure m.tflite",
     "devices": "devices",
     "deploy": "deploy r --data digits",
+    "report": "report r --out o.html",
     "inspect": "inspect p.yaml",
     "probe": "probe",
 }
-SILENT = ("inspect", "specialize")
+SILENT = ("report", "inspect", "specialize")
 """Verbs that are done at once and report no progress."""
 
 SEARCH_DEFAULTS = {
@@ -109,6 +111,7 @@ DEFAULTS = {
             "ssh_config": None,
         },
     ),
+    "report": (((Path("r"),),), {"out": Path("o.html"), "figures": None}),
     "inspect": ((Path("p.yaml"),), {}),
     "probe": ((), {"out": None}),
 }
@@ -137,6 +140,12 @@ def test_names_are_those_of_the_library():
     from tfmpq.data.preprocess import PREPROCESSINGS
 
     assert tuple(PREPROCESSINGS) == options.PREPROCESSINGS
+
+
+def test_the_strategies_are_those_of_the_library() -> None:
+    from tfmpq.distribution import Strategy
+
+    assert get_args(Strategy) == options.STRATEGIES
 
 
 def test_every_option_of_search_arrives(calls, tfmpq):

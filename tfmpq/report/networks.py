@@ -1,0 +1,242 @@
+"""The networks that a report compares: accuracy, bytes, latency, and which of them no other one beats."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from tfmpq.report.folders import Run
+from tfmpq.report.results import Delivered, Evaluated, Exported, Job, Measured, Measurements
+
+Family = Literal["float", "uniform", "searched", "other"]
+
+FAMILIES: Mapping[Family, str] = {
+    "float": "float32",
+    "uniform": "uniform bits",
+    "searched": "searched",
+    "other": "other policies",
+}
+_CONTROLS = ("random", "uniform")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Network:
+    """One network on one data set.
+
+    Attributes:
+        name: What it is called.
+        model: Name of its topology; empty where nothing tells.
+        data: Data set of the accuracy.
+        family: How its bit-widths came about.
+        top1: Share of images that it classifies right, 0 to 1.
+        images: How many there were; None where nothing tells.
+        size: Bytes of weights, scales and biases, packed as in the storage form; None where nothing tells.
+        mean_weight_bits: Mean bits of a weight; None where nothing tells.
+        preliminary: A network of a search, before it was fine-tuned, on the first test images.
+        paths: Its files.
+    """
+
+    name: str
+    model: str
+    data: str
+    family: Family
+    top1: float
+    images: int | None
+    size: int | None
+    mean_weight_bits: float | None
+    preliminary: bool = False
+    paths: tuple[str, ...] = ()
+
+    @property
+    def error(self) -> float:
+        """Standard error of `top1` from the number of images; 0 where that is not known."""
+        return math.sqrt(self.top1 * (1 - self.top1) / self.images) if self.images else 0.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Timing:
+    """A measured file of a network; times of emulations are none.
+
+    Attributes:
+        network: Which one.
+        measured: Its measurement.
+    """
+
+    network: Network
+    measured: Measured
+
+
+def same_file(first: str, second: str) -> bool:
+    """Whether two recorded paths are of one file: they end in the same folder and name."""
+    return Path(first).parts[-2:] == Path(second).parts[-2:]
+
+
+def networks(runs: Sequence[Run], results: Sequence[Any]) -> list[Network]:
+    """All networks of which accuracy is known.
+
+    Args:
+        runs: Run folders.
+        results: Results of the other verbs, those in the folders included.
+    """
+    evaluations = [result for result in results if isinstance(result, Evaluated)]
+    exports = [result for result in results if isinstance(result, Exported)]
+    found = [network for run in runs for network in _of_run(run, evaluations, exports)]
+    found += [network for export in exports for network in _untrained(export, runs, evaluations)]
+    found = list({(n.name, n.data, n.top1, n.size): n for n in found}.values())
+    known = [path for network in found for path in network.paths]
+    rest = [e for e in evaluations if not any(same_file(e.path, path) for path in known)]
+    return found + [_only_evaluated(evaluation) for evaluation in rest]
+
+
+def _of_run(run: Run, evaluations: Sequence[Evaluated], exports: Sequence[Exported]) -> Iterator[Network]:
+    if run.job and run.finetune:
+        yield from _of_job(run, run.job, run.finetune.data, run.finetune.count)
+    elif run.finetune:
+        yield from _of_finetune(run, evaluations, exports)
+    elif run.search:
+        yield from _of_search(run)
+
+
+def _of_job(run: Run, job: Job, data: str, images: int) -> Iterator[Network]:
+    families: dict[str, Family] = {"float32": "float", "int8": "uniform", "mixed": _family(run)}
+    for row in job.table:
+        yield Network(
+            f"{run.name}, {row.model}", run.model, data, families.get(row.model, "other"), row.top1, images,
+            row.size, row.mean_weight_bits, paths=(row.path,),
+        )  # fmt: skip
+
+
+def _of_finetune(
+    run: Run, evaluations: Sequence[Evaluated], exports: Sequence[Exported]
+) -> Iterator[Network]:
+    """The trained model, or its files where they were evaluated."""
+    tuned = run.finetune
+    if tuned is None:
+        return
+    files = [*(item.path for item in exports), *(item.path for item in evaluations)]
+    files = [path for path in files if Path(path).parent.name == run.folder.name]
+    files += [str(path) for path in run.folder.glob("*.tflite")]
+    network = Network(
+        run.name, run.model, tuned.data, _family(run), tuned.top1, tuned.count, tuned.size,
+        tuned.mean_weight_bits, paths=tuple(dict.fromkeys(files)),
+    )  # fmt: skip
+    evaluated = [e for e in evaluations if e.path in network.paths]
+    by_data = {e.data: replace(network, data=e.data, top1=e.top1, images=e.count) for e in evaluated}
+    yield from ({tuned.data: network} | by_data).values()
+
+
+def _of_search(run: Run) -> Iterator[Network]:
+    """Accuracies before fine-tuning."""
+    found = run.search
+    if found is None:
+        return
+    data = str(run.search_options.get("proxy", "the proxy"))
+    common: dict[str, Any] = {"model": run.model, "data": data, "images": None, "preliminary": True}
+    if "float" in found.accuracy and run.search_options.get("target_classes") is None:
+        yield Network(
+            name=f"{run.model}, float32", family="float", top1=found.accuracy["float"], **common,
+            size=found.size.get("float"), mean_weight_bits=32.0,
+        )  # fmt: skip
+    front = [(point.asked, point.accuracy, point.reached, point.mean_weight_bits) for point in found.pareto]
+    policy = found.accuracy.get("policy_without_finetuning")
+    if not front and policy is not None:
+        asked = ", ".join(budget.asked for budget in found.budget)
+        front = [(asked, policy, found.size["policy"], found.mean_weight_bits)]
+    for asked, top1, size, bits in front:
+        yield Network(
+            name=f"{run.name}, {asked}", family=_family(run), top1=top1, size=round(size),
+            mean_weight_bits=bits, **common,
+        )  # fmt: skip
+
+
+def _untrained(export: Exported, runs: Sequence[Run], evaluations: Sequence[Evaluated]) -> Iterator[Network]:
+    """A float network that was quantized without training, by data set."""
+    quantized = export.quantized
+    if quantized is None:
+        return
+    # Layers that a policy does not list, such as shortcuts that only subsample, have 8 bits.
+    bits = {layer.name: layer.weight_bits for layer in export.layers}.items()
+    alike = next((run for run in runs if run.policy and run.policy.weight_bits.items() <= bits), None)
+    uniform = math.isclose(quantized.mean_weight_bits, min(width for _, width in bits))
+    family: Family = "uniform" if uniform else _family(alike) if alike else "other"
+    network = Network(
+        f"{Path(export.path).stem}, untrained", alike.model if alike else "", export.calibration or "",
+        family, quantized.top1, quantized.count, quantized.size, quantized.mean_weight_bits,
+        paths=(export.path,),
+    )  # fmt: skip
+    matching = [e for e in evaluations if same_file(e.path, export.path)]
+    yield from [replace(network, data=e.data, top1=e.top1, images=e.count) for e in matching] or [network]
+
+
+def _only_evaluated(found: Evaluated) -> Network:
+    name = "/".join(Path(found.path).parts[-2:])
+    return Network(name, "", found.data, "other", found.top1, found.count, None, None, paths=(found.path,))
+
+
+def _family(run: Run) -> Family:
+    """How the bit-widths of a run came about."""
+    if run.policy and len(set(run.policy.weight_bits.values())) == 1:
+        return "uniform"
+    method = (run.policy.method if run.policy else None) or run.search_options.get("method")
+    return "searched" if method and not str(method).startswith(_CONTROLS) else "other"
+
+
+def measurements(runs: Sequence[Run], results: Sequence[Any]) -> list[Measured]:
+    """All measured files; those of the closing tables first."""
+    found = [item for run in runs if run.job for item in run.job.measured.values()]
+    for result in results:
+        if isinstance(result, Measurements):
+            found += result.files
+        elif isinstance(result, Measured):
+            found.append(result)
+        elif isinstance(result, Delivered):
+            found.append(result.measurement)
+    return found
+
+
+def conditions(measured: Measured) -> str:
+    """Where and how a file was measured: only files that share it are compared."""
+    device, target, runtime = measured.device, measured.target, measured.runtime
+    where = " ".join(str(target[key]) for key in ("kind", "address") if target.get(key))
+    processor = device.get("cpu") or device.get("board") or device.get("machine") or "unknown processor"
+    software = " ".join(str(runtime[key]) for key in ("name", "version") if runtime.get(key))
+    threads = f"{measured.threads or 'unknown'} thread{'' if measured.threads == 1 else 's'}"
+    return ", ".join(text for text in (str(processor), where, software, threads) if text)
+
+
+def timings(found: Sequence[Network], measured: Iterable[Measured]) -> dict[str, list[Timing]]:
+    """Measured latencies of networks whose accuracy is known, by their conditions.
+
+    Of a file that was measured twice under the same conditions, the later measurement counts. Emulations
+    are left out.
+    """
+    groups: dict[str, dict[tuple[str, ...], list[Timing]]] = {}
+    for item in measured:
+        if item.emulated or item.median_ms is None:
+            continue
+        owners = [n for n in found if any(same_file(item.path, path) for path in n.paths)]
+        if owners:
+            key = Path(item.path).parts[-2:]
+            groups.setdefault(conditions(item), {})[key] = [Timing(owner, item) for owner in owners]
+    return {name: [timing for each in files.values() for timing in each] for name, files in groups.items()}
+
+
+def front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Which points no other one beats: none is smaller and at least as accurate, or as small and better.
+
+    Args:
+        points: Cost and accuracy.
+
+    Returns:
+        Their indices, by cost.
+    """
+    order = sorted(range(len(points)), key=lambda index: (points[index][0], -points[index][1]))
+    best, kept = -math.inf, []
+    for index in order:
+        if points[index][1] > best:
+            best = points[index][1]
+            kept.append(index)
+    return kept

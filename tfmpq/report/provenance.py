@@ -1,0 +1,75 @@
+"""The commands that made a run, written anew from the options that it recorded."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from tfmpq.report.folders import Run
+from tfmpq.search_options import KNOBS
+
+_NO_OPTIONS = ("format", "stage", "model_file", "data", "float_is_trained", "policy")
+"""What a stage records beside its options."""
+
+_NAMES = {"preprocessing": "preprocess", "budgets": "budget"}
+"""Options that are called otherwise where they are typed."""
+
+_SWITCHES = ("distill", "reconstruct")
+"""What is on unless it is turned off."""
+
+_OF_FINETUNE = ("target", "learning_rate", "distill")
+"""What `tfmpq run` hands on to the fine-tuning alone."""
+
+_OF_SEARCH_ALONE = ("target_input", "target_classes", "learning_rate")
+"""What `tfmpq run` finds out by itself."""
+
+_COLUMNS = 72
+
+
+def commands(run: Run) -> list[str]:
+    """What to type to make a run again; `FILE` stands for weights, of which only the digest is recorded."""
+    searched, tuned = run.search_options, run.finetune_options
+    out = {"out": str(run.folder)}
+    if run.job and searched and tuned:
+        handed = {key: value for key, value in searched.items() if key not in _OF_SEARCH_ALONE}
+        return [_line("run", handed | {key: tuned[key] for key in _OF_FINETUNE if key in tuned} | out)]
+    lines = [_line("search", searched | out)] if searched else []
+    if tuned:
+        lines.append(_line("finetune", tuned | out, str(run.folder / "policy.yaml")))
+    return lines
+
+
+def weights_digests(run: Run) -> list[str]:
+    """The digests of weights files that were read."""
+    known = (options.get("weights") for options in (run.search_options, run.finetune_options))
+    return list(dict.fromkeys(str(digest) for digest in known if digest and digest != "none"))
+
+
+def _line(verb: str, options: Mapping[str, Any], *arguments: str) -> str:
+    lines = [shlex.join(["tfmpq", verb, *arguments])]
+    for key, value in options.items():
+        if key in _NO_OPTIONS or (key in KNOBS and value == KNOBS[key]) or not (words := _option(key, value)):
+            continue
+        text = shlex.join(words)
+        if len(lines[-1]) + len(text) > _COLUMNS:
+            lines.append(f"    {text}")
+        else:
+            lines[-1] += f" {text}"
+    return " \\\n".join(lines)
+
+
+def _option(key: str, value: Any) -> list[str]:
+    """One option as it is typed; nothing where it was not given."""
+    flag = "--" + _NAMES.get(key, key).replace("_", "-")
+    if key == "weights":
+        return [flag, "none" if value == "none" else "FILE"] if value else []
+    if value is None or value == []:
+        return []
+    if key in _SWITCHES:
+        return [] if value else ["--no-" + flag.removeprefix("--")]
+    if isinstance(value, bool):
+        return [flag] if value else []
+    if key == "budgets":
+        return [word for budget in value for word in (flag, str(budget))]
+    return [flag, ",".join(map(str, value)) if isinstance(value, list) else str(value)]

@@ -1,0 +1,308 @@
+"""The result files that verbs write, as far as a report shows them; told apart by the fields they have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
+
+from tfmpq.errors import TfmpqError, UsageError
+from tfmpq.runs import read_json
+
+
+class _Result(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class Budget(_Result):
+    """A budget and what the policy reaches."""
+
+    asked: str
+    limit: FiniteFloat
+    reached: FiniteFloat
+
+
+class FrontPoint(_Result):
+    """One policy of `tfmpq search --pareto`."""
+
+    asked: str
+    policy: str
+    reached: FiniteFloat
+    mean_weight_bits: FiniteFloat
+    accuracy: FiniteFloat
+
+
+class Search(_Result):
+    """`search.result.json`."""
+
+    model: str
+    budget: list[Budget]
+    bits: dict[str, int]
+    bops: dict[str, FiniteFloat]
+    size: dict[str, int]
+    mean_weight_bits: FiniteFloat
+    accuracy: dict[str, FiniteFloat]
+    search_seconds: FiniteFloat
+    pareto: list[FrontPoint] = []
+
+
+class Finetune(_Result):
+    """`finetune.result.json`."""
+
+    model: str
+    data: str
+    started_from: str
+    top1: FiniteFloat
+    top5: FiniteFloat
+    count: int
+    epochs: int
+    steps: int
+    size: int
+    bops: FiniteFloat
+    mean_weight_bits: FiniteFloat
+    versions: dict[str, str] = {}
+
+
+class ProcessRecord(_Result):
+    """One process of a measurement."""
+
+    started_at: str | None = None
+
+
+class Measured(_Result):
+    """Latency of one file; times are null for what a tool does not tell, and for emulations."""
+
+    path: str
+    bytes: int
+    sha256: str
+    median_ms: FiniteFloat | None
+    p10_ms: FiniteFloat | None
+    p90_ms: FiniteFloat | None
+    p99_ms: FiniteFloat | None
+    process_medians_ms: list[FiniteFloat] | None
+    spread: FiniteFloat | None
+    runs: int
+    threads: int | None
+    runtime: dict[str, Any]
+    device: dict[str, Any]
+    load_ms: FiniteFloat | None
+    first_inference_ms: FiniteFloat | None
+    memory_kb: int | None
+    target: dict[str, Any]
+    emulated: bool
+    protocol: dict[str, Any]
+    warnings: list[str]
+    processes: list[ProcessRecord] = []
+
+
+class Compared(_Result):
+    """One file's latency against that of the first."""
+
+    path: str
+    reference: str
+    ratio: FiniteFloat | None
+    lowest: FiniteFloat | None
+    highest: FiniteFloat | None
+    verdict: str | None
+
+
+class Measurements(_Result):
+    """What `tfmpq measure` writes of several files; one file is a `Measured`."""
+
+    files: list[Measured]
+    comparisons: list[Compared]
+
+
+class JobRow(_Result):
+    """One network of the closing table of `tfmpq run`."""
+
+    model: str
+    path: str
+    top1: FiniteFloat
+    bytes: int
+    size: int
+    mean_weight_bits: FiniteFloat
+
+
+class Job(_Result):
+    """`job.json` of `tfmpq run`."""
+
+    table: list[JobRow]
+    measured: dict[str, Measured]
+
+
+class OperatorCheck(_Result):
+    """Operators of one kind, recomputed."""
+
+    kind: str
+    kernels: str
+    elements: int
+    off_by_one: int
+    off_by_more: int
+    passed: bool
+
+
+class Logits(_Result):
+    """Answers to real images beside the trained model's."""
+
+    images: int
+    agreement: FiniteFloat
+    exact: FiniteFloat
+    worst: int
+
+
+class Verified(_Result):
+    """What `tfmpq verify` prints."""
+
+    passed: bool
+    path: str
+    against: str
+    target: str
+    bytes: int
+    integers: int
+    delegate_partitions: int | None
+    operators: list[OperatorCheck]
+    logits: Logits | None
+    failures: list[str]
+    notes: list[str]
+
+
+class ExportProof(_Result):
+    """The proof that every export ends with."""
+
+    passed: bool
+    integers: int
+    images: int
+    delegate_partitions: int | None
+    operators: list[OperatorCheck]
+    failures: list[str]
+
+
+class ExportAgreement(_Result):
+    """Share of images with the trained model's class."""
+
+    images: int
+    top1: FiniteFloat
+
+
+class ExportedLayer(_Result):
+    """How a layer's weights are written."""
+
+    name: str
+    weight_bits: int
+
+
+class Quantized(_Result):
+    """A network that was quantized without training."""
+
+    top1: FiniteFloat
+    count: int
+    size: int
+    mean_weight_bits: FiniteFloat
+
+
+class Exported(_Result):
+    """What `tfmpq export` prints."""
+
+    path: str
+    bytes: int
+    target: str
+    layers: list[ExportedLayer]
+    verification: ExportProof
+    agreement: ExportAgreement | None
+    calibration: str | None = None
+    quantized: Quantized | None = None
+
+
+class Evaluated(_Result):
+    """What `tfmpq evaluate` prints."""
+
+    path: str
+    data: str
+    split: str
+    count: int
+    top1: FiniteFloat
+
+
+class DeviceAgreement(_Result):
+    """Outputs of a device beside those of the machine that it was deployed from."""
+
+    images: int
+    max_lsb: int | None
+    differing: int
+    total: int
+    top1_agreement: FiniteFloat
+
+
+class Delivered(_Result):
+    """What `tfmpq deploy` prints."""
+
+    source: str
+    path: str
+    form: str
+    agreement: DeviceAgreement
+    measurement: Measured
+
+
+Result = Measurements | Measured | Verified | Exported | Evaluated | Delivered
+
+_KINDS: tuple[tuple[tuple[str, ...], type[BaseModel]], ...] = (
+    (("agreement", "measurement", "form"), Delivered),
+    (("files", "comparisons"), Measurements),
+    (("median_ms", "runtime", "protocol"), Measured),
+    (("against", "integers", "operators"), Verified),
+    (("verification", "layers", "target"), Exported),
+    (("split", "top1", "data"), Evaluated),
+)
+"""Fields that together only one kind has."""
+
+Kind = TypeVar("Kind", bound=BaseModel)
+
+
+def checked(kind: type[Kind], content: Any, path: Path) -> Kind:
+    """Content of a file in its form.
+
+    Raises:
+        TfmpqError: A field is missing or of another type; it is named.
+    """
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "its content"
+        raise TfmpqError(
+            f"A result file is as tfmpq wrote it. Received: {path}, where {where} is wrong ({first['msg']}). "
+            "Run the command that wrote it again."
+        ) from error
+
+
+def read_result(path: Path) -> Any:
+    """The result in a file, as a `Result`; None if the JSON in it is something else.
+
+    Raises:
+        TfmpqError: The file is no JSON, or a field is wrong.
+    """
+    content = read_json(path)
+    if isinstance(content, Mapping):
+        for names, kind in _KINDS:
+            if all(name in content for name in names):
+                return checked(kind, content, path)
+    return None
+
+
+def read_given(path: Path) -> Any:
+    """The result in a file that a user named.
+
+    Raises:
+        UsageError: It holds no result that a report shows.
+        TfmpqError: It is damaged.
+    """
+    found = read_result(path)
+    if found is None:
+        raise UsageError(
+            "A report shows run folders and what measure, verify, export, evaluate and deploy print with "
+            f"--json. Received: {path}, which is neither. Give its run folder, or leave it out."
+        )
+    return found

@@ -1,0 +1,181 @@
+"""The part of a report about one run: its policy by layer, the course of its trainings, how it was made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from tfmpq.report.charts import Format, course, strip
+from tfmpq.report.folders import Run, Steps
+from tfmpq.report.markup import Child, Element, element, table
+from tfmpq.report.provenance import commands, weights_digests
+from tfmpq.units import bops_text, bytes_text
+
+_SHORT = 24
+"""Layers of a table that is shown unasked."""
+
+_SEARCH_COURSE: tuple[tuple[str, tuple[tuple[str, str], ...], Format], ...] = (
+    ("Loss", (("loss", "loss"), ("perturbed_loss", "perturbed loss")), lambda v: f"{v:.3g}"),
+    ("Surrogate gap h", (("gap", "gap"),), lambda v: f"{v:.3g}"),
+    ("Radius", (("rho", "radius"),), lambda v: f"{v:.3g}"),
+    ("Expected weight bits", (("expected_bits", "bits"),), lambda v: f"{v:.3g}"),
+    ("Expected size / int8", (("expected_size", "size"),), lambda v: f"{v:.3g}"),
+    ("Expected BOPs / int8", (("expected_bops", "BOPs"),), lambda v: f"{v:.3g}"),
+    ("Expected latency / int8", (("expected_latency", "latency"),), lambda v: f"{v:.3g}"),
+    ("Accuracy on training batches", (("accuracy", "accuracy"),), lambda v: f"{v:.0%}"),
+)
+"""Title, columns of the step log with their names, and the form of values."""
+
+_FINETUNE_COURSE = (_SEARCH_COURSE[0], _SEARCH_COURSE[-1])
+
+
+def run_section(run: Run, index: int, *, alone: bool) -> Element:
+    """All of one run; long tables are folded, and short ones too where it is not `alone`."""
+    parts: list[Child] = [element("h2", f"{run.name}: {run.model}"), _facts(run)]
+    parts += _policy(run, f"policy{index}", alone)
+    parts += _courses("Course of the search", run.search_steps, _SEARCH_COURSE, f"search{index}")
+    parts += _courses("Course of the fine-tuning", run.finetune_steps, _FINETUNE_COURSE, f"finetune{index}")
+    parts += _made(run)
+    lacking = missing(run)
+    if lacking:
+        parts.append(element("p", "Not in this run: " + "; ".join(lacking) + ".", class_="note"))
+    return element("section", *parts)
+
+
+def missing(run: Run) -> list[str]:
+    """What a run folder lacks, each with how to get it."""
+    found = []
+    if run.search is None:
+        found.append("a search (its policy came from elsewhere)")
+    elif not run.search_steps:
+        found.append("steps of a search (its method does not train, or the log is gone)")
+    if run.finetune is None:
+        found.append(f"a fine-tuning (tfmpq finetune {run.folder} --target DATA)")
+    elif not run.finetune_steps:
+        found.append("steps of a fine-tuning (none were made, or the log is gone)")
+    if run.policy is not None and not run.weights:
+        found.append("a checkpoint that tells how large layers are (they are drawn equally wide)")
+    return found
+
+
+def _facts(run: Run) -> Element:
+    facts: list[str] = []
+    if run.search:
+        for budget in run.search.budget:
+            facts.append(f"Budget {budget.asked}: {budget.reached:,.6g} of at most {budget.limit:,.6g}.")
+        size, bops = run.search.size, run.search.bops
+        facts.append(
+            f"Size {bytes_text(size['policy'])}, {size['policy'] / size['int8']:.3f} of uniform 8 bits and "
+            f"{size['policy'] / size['float']:.3f} of float32; {bops_text(bops['policy'])} bit operations, "
+            f"{bops['policy'] / bops['int8']:.3f} of uniform 8 bits."
+        )
+        facts.append(f"Searched in {run.search.search_seconds:,.0f} s.")
+    if run.finetune:
+        tuned = run.finetune
+        facts.append(
+            f"Fine-tuned on {tuned.data} for {tuned.epochs} epochs ({tuned.steps:,} steps): top-1 "
+            f"{100 * tuned.top1:.2f} %, top-5 {100 * tuned.top5:.2f} % of {tuned.count:,} test images."
+        )
+    return element("ul", *(element("li", fact) for fact in facts))
+
+
+def _policy(run: Run, name: str, alone: bool) -> list[Child]:
+    """Strip and table of the bits of every layer."""
+    if run.policy is None:
+        return [element("p", "This run holds no policy.", class_="note")]
+    bits = run.policy.weight_bits
+    known = all(layer in run.weights for layer in bits)
+    sizes = {layer: run.weights[layer] * bits[layer] / 8 if known else 1.0 for layer in bits}
+    title = f"Bits by layer of {run.name}" + (", as wide as their bytes" if known else ", equally wide")
+    drawing = strip(title, [(layer, bits[layer], sizes[layer]) for layer in bits], name=name)
+    most = max(sizes.values())
+    header = ["layer", "bits", *(("weights", "bytes", "share of the largest") if known else ())]
+    rows: list[list[Child]] = []
+    for layer, width in bits.items():
+        row: list[Child] = [layer, element("span", str(width), class_=f"chip bits{width}")]
+        if known:
+            row += [f"{run.weights[layer]:,}", bytes_text(sizes[layer]), _bar(sizes[layer] / most, width)]
+        rows.append(row)
+    narrow = {tensor: width for tensor, width in run.policy.activations.items() if width != 8}
+    told = ", ".join(f"{tensor} {width}" for tensor, width in narrow.items()) or "all of 8 bits"
+    layers = table(f"Weight bits of {run.name}", header, rows, numeric=(2, 3))
+    return [
+        element("h3", "Policy"),
+        element(
+            "figure", drawing, element("figcaption", f"{title}, first layer left"), style="max-width:none"
+        ),
+        _counts(bits),
+        element("p", f"Activations: {told}.", class_="note"),
+        _folded(f"Layer by layer ({len(bits)})", layers, opened=alone and len(bits) <= _SHORT),
+    ]
+
+
+def _counts(bits: Mapping[str, int]) -> Element:
+    """The legend of the colours, with how many layers have each width."""
+    widths = sorted(set(bits.values()))
+    items = []
+    for width in widths:
+        count = list(bits.values()).count(width)
+        chip = element("span", str(width), class_=f"chip bits{width}")
+        items.append(element("li", chip, f" bits: {count} layer{'' if count == 1 else 's'}"))
+    return element("ul", *items, class_="legend")
+
+
+def _bar(share: float, bits: int) -> Element:
+    inner = element("i", class_=f"bits{bits}", style=f"width:{100 * share:.1f}%")
+    return element("span", inner, class_="bar", aria_hidden="true")
+
+
+def _folded(summary: str, content: Element, *, opened: bool) -> Element:
+    return element("details", element("summary", summary), content, open="" if opened else None)
+
+
+def _courses(
+    title: str, steps: Steps, panels: Sequence[tuple[str, tuple[tuple[str, str], ...], Format]], name: str
+) -> list[Child]:
+    """The panels that the log has values for, and the same as a table."""
+    figures: list[Element] = []
+    columns: dict[str, tuple[np.ndarray, Format]] = {}
+    for position, (panel, wanted, form) in enumerate(panels):
+        series = [
+            (text, steps[key]) for key, text in wanted if key in steps and np.isfinite(steps[key]).any()
+        ]
+        if series and any(np.nanmax(np.abs(values)) > 0 for _, values in series):
+            drawing = course(panel, series, form, name=f"{name}-{position}")
+            figures.append(element("figure", element("figcaption", panel), drawing))
+            columns |= {text if len(series) > 1 else panel: (values, form) for text, values in series}
+    if not figures:
+        return []
+    count = len(next(iter(steps.values())))
+    parts = np.array_split(np.arange(count), min(10, count))
+    rows: list[list[Child]] = []
+    for part in parts:
+        means = [form(_mean(values[part])) for values, form in columns.values()]
+        rows.append([f"{part[0] + 1:,} to {part[-1] + 1:,}", *means])
+    numbers = table(f"{title}: means", ["steps", *columns], rows, numeric=range(1, len(columns) + 1))
+    return [
+        element("h3", title),
+        element("div", *figures, class_="charts courses"),
+        _folded("The same as a table", numbers, opened=False),
+    ]
+
+
+def _mean(values: np.ndarray) -> float:
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if finite.size else float("nan")
+
+
+def _made(run: Run) -> list[Child]:
+    lines = commands(run)
+    versions = (run.finetune.versions if run.finetune else {}) or (run.policy.versions if run.policy else {})
+    made = f" on {run.policy.created}" if run.policy and run.policy.created else ""
+    parts: list[Child] = [element("h3", "How it was made")]
+    if lines:
+        parts.append(element("pre", element("code", "\n".join(lines))))
+    for digest in weights_digests(run):
+        parts.append(element("p", f"FILE has the SHA-256 {digest}.", class_="note"))
+    if versions:
+        told = ", ".join(f"{name} {version}" for name, version in versions.items())
+        parts.append(element("p", f"Made{made} with {told}.", class_="note"))
+    return parts
