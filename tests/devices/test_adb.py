@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,11 @@ from click.testing import CliRunner
 
 from tfmpq.cli.main import main
 from tfmpq.deploy import device_errors as errors
+from tfmpq.deploy.devices import devices
 from tfmpq.deploy.measure import measure
-from tfmpq.deploy.transports import remote, transport
+from tfmpq.deploy.transports import Transport, remote, transport
 from tfmpq.deploy.transports.adb import AdbTransport
+from tfmpq.errors import UsageError
 
 pytestmark = pytest.mark.usefixtures("short")
 
@@ -101,6 +104,19 @@ def test_the_phone_vanishes_while_a_file_is_pushed(phone, meanwhile, tmp_path) -
         device.push(large)
 
 
+def _make_and_pull(device: Transport, path: Path) -> None:
+    assert device.run(["sh", "-c", "head -c 150000000 /dev/zero > large"], 60).code == 0
+    device.pull("large", path)
+
+
+def test_the_phone_vanishes_while_a_file_is_pulled(phone, meanwhile, tmp_path) -> None:
+    back = tmp_path / "back"
+    meanwhile(lambda: back.exists() and back.stat().st_size > 1_000_000, lambda: phone.signal(signal.SIGKILL))
+    with pytest.raises(errors.LinkLost) as caught, transport("adb") as device:
+        _make_and_pull(device, back)
+    assert "could not be removed" in str(caught.value)
+
+
 def test_the_phone_freezes(phone, meanwhile, monkeypatch) -> None:
     monkeypatch.setattr(remote, "CONTROL_SECONDS", 1.0)
     meanwhile(lambda: bool(phone.pids("sleep")), lambda: phone.signal(signal.SIGSTOP))
@@ -142,6 +158,56 @@ def test_a_benchmark_model_for_another_processor(phone, files, tmp_path) -> None
     (tmp_path / "benchmark_model").write_bytes(content)
     with pytest.raises(errors.WrongBinary, match=r"x86_64.*android_aarch64"):
         measure(files[0], on="adb", benchmark_model=tmp_path / "benchmark_model")
+
+
+def _bundle(path: Path, python: str) -> Path:
+    """A bundle whose Python is a shell script."""
+    program = path / "python"
+    program.write_text(f"#!/system/bin/sh\n{python}\n")
+    program.chmod(0o755)
+    with tarfile.open(path / "bundle.tar", "w") as archive:
+        archive.add(program, "bundle/python")
+    return path / "bundle.tar"
+
+
+def test_a_bundle_is_brought_to_the_phone(phone, tmp_path) -> None:
+    said = {"device": {"machine": "x", "board": "b"}, "runtime": None, "problem": None, "state": {}}
+    bundle = _bundle(tmp_path, f"[ -e 2_runner.py ] && echo 'TFMPQ_RESULT {json.dumps(said)}'")
+    (found,) = devices(["adb"], python=str(bundle)).devices
+    assert (found.state, found.machine, found.lacks) == ("ready", "x", "")
+    assert _left() == []
+    # One that is there already is called where it is.
+    subprocess.run(
+        ["adb", "push", tmp_path / "python", "/data/local/tmp/mine"], check=True, capture_output=True
+    )
+    (found,) = devices(["adb"], python="/data/local/tmp/mine").devices
+    assert (found.state, found.machine) == ("crashed", None)
+    assert _left() == ["mine"]
+
+
+def test_a_bundle_that_is_none(phone, files, tmp_path) -> None:
+    path = tmp_path / "bundle.tar"
+    path.write_bytes(b"no archive" * 100)
+    with pytest.raises(errors.CopyFailed, match="tar"):
+        measure(files[0], on="adb", python=str(path))
+    with tarfile.open(path, "w") as archive:
+        archive.add(files[0], "something/else")
+    with pytest.raises(errors.NoPython, match="bundle/python"):
+        measure(files[0], on="adb", python=str(path))
+    assert _left() == []
+
+
+def test_what_does_not_suit_a_phone(files, program, tmp_path) -> None:
+    with pytest.raises(UsageError, match="which is no file"):
+        measure(files[0], on="adb", python=str(tmp_path / "absent.tar"))
+    with pytest.raises(UsageError, match="--on adb and --python"):
+        measure(files[0], on="adb", python="/data/python", benchmark_model=program())
+
+
+def test_no_python_on_the_phone(phone, files) -> None:
+    with pytest.raises(errors.NoPython, match=r"python3: .*not found"):
+        measure(files[0], on="adb", python="python3")
+    assert _left() == []
 
 
 def test_nothing_to_measure_with(phone, files) -> None:

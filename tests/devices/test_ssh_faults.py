@@ -79,12 +79,12 @@ def test_failures_are_one_line_and_keep_earlier_results(pi, files, tmp_path) -> 
 
 
 @contextmanager
-def _listener(machine, accept: bool):
+def _listener(machine, accept: bool, room: int = 128):
     """The machine's address, changed to a port where nobody speaks ssh."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         if accept:
-            server.listen()
+            server.listen(room)
         config = machine.folder / "config_elsewhere"
         text = machine.config.read_text().replace(f"Port {machine.port}", f"Port {server.getsockname()[1]}")
         config.write_text(f"ConnectTimeout 1\n{text}")
@@ -97,6 +97,14 @@ def _listener(machine, accept: bool):
 def test_a_machine_that_does_not_answer(pi, files, accept, said) -> None:
     with _listener(pi, accept) as config, pytest.raises(errors.Unreachable, match=said):
         measure(files[0], on="ssh:pi", ssh_config=config)
+
+
+def test_a_machine_that_is_off(pi, files) -> None:
+    with _listener(pi, accept=True, room=0) as config, socket.socket() as first:
+        port = int(next(line for line in config.read_text().splitlines() if "Port" in line).split()[1])
+        first.connect(("127.0.0.1", port))  # takes the only room: the next one gets no answer at all
+        with pytest.raises(errors.Unreachable, match="Connection timed out"):
+            measure(files[0], on="ssh:pi", ssh_config=config)
 
 
 def test_a_configuration_that_ssh_refuses(pi, files) -> None:
@@ -118,6 +126,21 @@ def test_the_link_dies_while_a_command_runs(make_pi, meanwhile) -> None:
     with pytest.raises(errors.LinkLost) as caught, _open(machine) as device:
         device.run(SLEEP, 60)
     assert caught.value.left_behind == ""
+    assert machine.folders() == []
+    assert _sleepers(machine) == []
+
+
+def test_the_shell_there_is_killed(make_pi, meanwhile) -> None:
+    machine = make_pi()
+
+    def kill() -> None:
+        (folder,) = machine.folders()
+        runs = int((folder / ".pid").read_text())
+        os.kill(int(Path(f"/proc/{runs}/stat").read_text().rpartition(")")[2].split()[1]), signal.SIGKILL)
+
+    meanwhile(lambda: _running(machine), kill)
+    with pytest.raises(errors.LinkLost), _open(machine) as device:
+        device.run(SLEEP, 60)
     assert machine.folders() == []
     assert _sleepers(machine) == []
 
