@@ -22,11 +22,25 @@ VERSIONS = {
     ("FULLY_CONNECTED", 8): 9,
     ("FULLY_CONNECTED", 4): 10,
     ("FULLY_CONNECTED", 2): 13,
+    ("TRANSPOSE_CONV", 8): 4,
 }
 """Operator version that a runtime has to know, by operator and bits of the weights that it reads."""
 
-CHANNEL_AXIS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 0}
-"""Axis of the output channels in the file's layout: OHWI, 1HWC and OI."""
+CHANNEL_AXIS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 0, "TRANSPOSE_CONV": 0}
+"""Axis of the output channels in the file's layout: OHWI, 1HWC and OI. The weights are the second input."""
+
+
+def entry_input(builtin: str) -> int:
+    """Which input of an operator with weights is the activation; the bias comes behind it and the weights.
+
+    The first input of a transposed convolution is the shape of its output.
+    """
+    return 2 if builtin == "TRANSPOSE_CONV" else 0
+
+
+def bias_input(builtin: str) -> int:
+    """Which input of an operator with weights is the bias, where it has one."""
+    return 3 if builtin == "TRANSPOSE_CONV" else 2
 
 
 def file_layout(layer: FrozenLayer, builtin: str) -> np.ndarray:
@@ -38,6 +52,8 @@ def file_layout(layer: FrozenLayer, builtin: str) -> np.ndarray:
         return integers.reshape(1, *integers.shape[:2], -1)
     if builtin == "FULLY_CONNECTED":
         return integers.reshape(-1, integers.shape[-1]).T
+    if builtin == "TRANSPOSE_CONV":
+        return integers.transpose(2, 0, 1, 3)
     return integers.transpose(3, 0, 1, 2)
 
 
@@ -110,8 +126,9 @@ def _stored_layer(model: Any, operator: Any, builtin: str, producers: dict[int, 
         return None
     bits = BITS_OF_TYPE.get(tensor.type)
     scales = _scales(tensors[read])
-    has_bias = len(operator.inputs) > 2 and int(operator.inputs[2]) >= 0
-    bias_tensor = tensors[int(operator.inputs[2])] if has_bias else None
+    place = bias_input(builtin)
+    has_bias = len(operator.inputs) > place and int(operator.inputs[place]) >= 0
+    bias_tensor = tensors[int(operator.inputs[place])] if has_bias else None
     bias_data = np.zeros(0, np.uint8) if bias_tensor is None else contents(model, bias_tensor)
     integer_bias = bias_tensor is not None and bias_tensor.type == schema.TensorType.INT32
     shape = tuple(int(size) for size in tensor.shape)
@@ -136,6 +153,8 @@ def file_operator(operator: Any, builtin: str) -> Operator:
     """Row of the rule table of an operator in a file."""
     if builtin == "FULLY_CONNECTED":
         return "pointwise" if operator.builtinOptions.keepNumDims else "dense"
+    if builtin == "TRANSPOSE_CONV":
+        return "conv2d_transpose"
     return "conv2d" if builtin == "CONV_2D" else "depthwise_conv2d"
 
 

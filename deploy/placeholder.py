@@ -15,7 +15,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from tfmpq.deploy.quiet import quiet_stderr
-from tfmpq.deploy.topology import geometry
+from tfmpq.deploy.topology import geometry, transposed_size
 from tfmpq.errors import TfmpqError
 from tfmpq.frozen import FrozenLayer, FrozenModel, TensorGrid
 
@@ -101,6 +101,14 @@ def _depthwise(layer: FrozenLayer, inputs: list[tf.Tensor], number: int) -> tf.T
     return _with_bias(value, number)
 
 
+def _transposed(layer: FrozenLayer, inputs: list[tf.Tensor], number: int) -> tf.Tensor:
+    _, strides, _ = geometry(layer)
+    kernel = _weights(layer.weights.integers.shape, number)  # type: ignore[union-attr]
+    shape = (1, *transposed_size(layer, inputs[0].shape[1:]), kernel.shape[2])
+    padding = layer.attributes["padding"].upper()
+    return _with_bias(tf.nn.conv2d_transpose(inputs[0], kernel, shape, strides, padding), number)
+
+
 def _dense(layer: FrozenLayer, inputs: list[tf.Tensor], number: int) -> tf.Tensor:
     kernel = _weights(layer.weights.integers.shape, number)  # type: ignore[union-attr]
     return _with_bias(tf.matmul(inputs[0], kernel), number)
@@ -153,6 +161,7 @@ def _reshape(layer: FrozenLayer, inputs: list[tf.Tensor], number: int) -> tf.Ten
 _BUILDERS: dict[str, Build] = {
     "conv2d": _conv2d,
     "depthwise_conv2d": _depthwise,
+    "conv2d_transpose": _transposed,
     "dense": _dense,
     "add": lambda layer, inputs, number: inputs[0] + inputs[1],
     "multiply": lambda layer, inputs, number: inputs[0] * inputs[1],

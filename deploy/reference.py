@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tfmpq.deploy.topology import geometry, window_padding
+from tfmpq.deploy.topology import geometry, transposed_size, window_padding
 from tfmpq.frozen import FrozenLayer, FrozenModel
 
 _TIE = 2.0**-12
@@ -82,6 +82,21 @@ def _depthwise(layer: FrozenLayer, inputs: list[np.ndarray], scales: list[float]
         total = total + window[..., None] * kernel[row, column]
     products = np.asarray(total)
     return _scaled(layer, products.reshape(*products.shape[:3], -1), scales[0])
+
+
+def _transposed(layer: FrozenLayer, inputs: list[np.ndarray], scales: list[float]) -> np.ndarray:
+    """Every pixel adds its multiple of the kernel to a window of the output, which `same` cuts evenly."""
+    kernel, value = layer.weights.integers.astype(np.float64), inputs[0]  # type: ignore[union-attr]
+    (rows, columns), (down, right), _ = geometry(layer)
+    _, height, width, _ = value.shape
+    size = transposed_size(layer, value.shape[1:])
+    whole = np.zeros((1, height * down + rows, width * right + columns, kernel.shape[2]))
+    for row, column in np.ndindex(rows, columns):
+        reached = whole[:, row : row + height * down : down, column : column + width * right : right]
+        reached += value @ kernel[row, column].T
+    spread = ((height - 1) * down + rows, (width - 1) * right + columns)
+    top, left = (max(extent - kept, 0) // 2 for extent, kept in zip(spread, size, strict=True))
+    return _scaled(layer, whole[:, top : top + size[0], left : left + size[1]], scales[0])
 
 
 def _dense(layer: FrozenLayer, inputs: list[np.ndarray], scales: list[float]) -> np.ndarray:
@@ -166,6 +181,7 @@ def _windows(
 _COMPUTE: dict[str, Callable[[FrozenLayer, list[np.ndarray], list[float]], np.ndarray]] = {
     "conv2d": _conv2d,
     "depthwise_conv2d": _depthwise,
+    "conv2d_transpose": _transposed,
     "dense": _dense,
     "add": _add,
     "multiply": _multiply,

@@ -10,7 +10,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from tfmpq.deploy.flatbuffer import BITS_OF_TYPE, TYPE_NAMES, builtin_name, printable
-from tfmpq.deploy.layout import CHANNEL_AXIS, tensor_name
+from tfmpq.deploy.layout import CHANNEL_AXIS, entry_input, tensor_name
 from tfmpq.errors import TfmpqError
 from tfmpq.kernels import Activations, kernel_for
 
@@ -32,7 +32,10 @@ def wrong_operators(model: Any) -> Iterator[str]:
         builtin = builtin_name(model, operator)
         if builtin not in CHANNEL_AXIS or len(operator.inputs) < 2 or not len(operator.outputs):
             continue
-        weights, entry = tensors[int(operator.inputs[1])], tensors[int(operator.inputs[0])]
+        place = entry_input(builtin)
+        if place >= len(operator.inputs):
+            continue
+        weights, entry = tensors[int(operator.inputs[1])], tensors[int(operator.inputs[place])]
         bits, activations = BITS_OF_TYPE.get(weights.type), _ACTIVATIONS.get(entry.type)
         if bits is None or activations is None:
             continue

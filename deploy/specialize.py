@@ -29,6 +29,7 @@ from tfmpq.deploy.layout import (
     CHANNEL_AXIS,
     VERSIONS,
     WEIGHTS,
+    entry_input,
     file_operator,
     tensor_name,
     weight_source,
@@ -79,7 +80,7 @@ def _rewrite(
     source = weight_source(model, operator, producers)
     stored, read = tensors[source], tensors[int(operator.inputs[1])]
     bits, data = BITS_OF_TYPE.get(stored.type), contents(model, stored)
-    activation = tensors[int(operator.inputs[0])]
+    activation = tensors[int(operator.inputs[entry_input(builtin)])]
     if bits is None or not data.size or activation.type != schema.TensorType.INT8:
         return
     shape = tuple(int(size) for size in stored.shape)

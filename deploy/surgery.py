@@ -18,7 +18,7 @@ from tfmpq.deploy.flatbuffer import (
     read_model,
     write_model,
 )
-from tfmpq.deploy.layout import CHANNEL_AXIS, VERSIONS, WEIGHTS, file_layout
+from tfmpq.deploy.layout import CHANNEL_AXIS, VERSIONS, WEIGHTS, entry_input, file_layout
 from tfmpq.deploy.record import write_record
 from tfmpq.deploy.topology import deployable, geometry
 from tfmpq.errors import TfmpqError
@@ -27,6 +27,7 @@ from tfmpq.frozen import FrozenLayer, FrozenModel, FrozenWeights
 _EXPECTED = {
     "conv2d": ("CONV_2D",),
     "depthwise_conv2d": ("DEPTHWISE_CONV_2D",),
+    "conv2d_transpose": ("TRANSPOSE_CONV",),
     "dense": ("FULLY_CONNECTED",),
     "add": ("ADD",),
     "global_average_pooling2d": ("MEAN", "DEPTHWISE_CONV_2D"),
@@ -104,14 +105,9 @@ class _Surgery:
 
     def _write_layer(self, layer: FrozenLayer) -> None:
         operator = self._operator(layer)
-        sources = [self.tensors[name] for name in layer.inputs]
-        # The converter may have seen through a concatenation of concatenations; constants come behind others.
-        constants = () if layer.kind == "concatenate" else operator.inputs[len(sources) :]
-        operator.inputs = np.array([*sources, *constants], np.int32)
+        self._connect(layer, operator)
         if hasattr(operator.builtinOptions, "padding"):
-            # The converter merges zeros around the image into `same` padding; here every layer stays itself.
-            padding = layer.attributes["padding"].upper()
-            operator.builtinOptions.padding = getattr(schema.Padding, padding)
+            operator.builtinOptions.padding = getattr(schema.Padding, _padding(layer))
         if builtin_name(self.model, operator) in CHANNEL_AXIS:
             if layer.weights is not None:
                 container = container_for(layer.operator, layer.weights.bits, layer.fan_in, self.target)
@@ -121,6 +117,14 @@ class _Surgery:
         self.operators.append(operator)
         if layer.grid.signed and layer.grid.bits < 8 and not layer.keeps_grid:
             self._clamp(layer, operator)
+
+    def _connect(self, layer: FrozenLayer, operator: Any) -> None:
+        """Have an operator read its layer's inputs; the converter may have seen through a layer before it."""
+        sources = [self.tensors[name] for name in layer.inputs]
+        before = entry_input(builtin_name(self.model, operator))
+        # The converter flattens concatenations of concatenations; constants come behind the others.
+        behind = () if layer.kind == "concatenate" else operator.inputs[before + len(sources) :]
+        operator.inputs = np.array([*operator.inputs[:before], *sources, *behind], np.int32)
 
     def _operator(self, layer: FrozenLayer) -> Any:
         operator = self.producers.get(self.tensors[layer.name])
@@ -153,7 +157,10 @@ class _Surgery:
             quantization(scale * weights.scales),
             weights.bias.astype(np.int32),
         )
-        operator.inputs = np.array([operator.inputs[0], read, bias], np.int32)
+        inputs = [operator.inputs[0], read, bias]
+        if entry_input(builtin):
+            inputs[2:] = [operator.inputs[entry_input(builtin)], bias]
+        operator.inputs = np.array(inputs, np.int32)
         version = VERSIONS[builtin, 8 if cast else container.bits]
         operator.opcodeIndex = operator_code(self.model, builtin, version)
 
@@ -209,6 +216,19 @@ class _Surgery:
         content: np.ndarray | None = None,
     ) -> int:
         return add_tensor(self.model, name, shape, kind, grid, content)
+
+
+def _padding(layer: FrozenLayer) -> str:
+    """Padding of an operator; the converter merges zeros around the image into it, here layers stay apart.
+
+    XNNPACK takes no transposed convolution that is `same` with a kernel smaller than the stride, which adds
+    and cuts nothing: `valid` is the same.
+    """
+    if layer.kind == "conv2d_transpose":
+        window, strides, _ = geometry(layer)
+        if all(extent <= stride for extent, stride in zip(window, strides, strict=True)):
+            return "VALID"
+    return str(layer.attributes["padding"]).upper()
 
 
 def _make_fully_connected(operator: Any) -> None:

@@ -9,7 +9,8 @@ from tfmpq.errors import TfmpqError
 from tfmpq.frozen import FrozenLayer, FrozenModel, TensorGrid
 
 Shape = tuple[int, ...]
-_FUSING = frozenset({"conv2d", "depthwise_conv2d", "dense", "add", "multiply"})
+_WEIGHTED = frozenset({"conv2d", "depthwise_conv2d", "conv2d_transpose", "dense"})
+_FUSING = _WEIGHTED | {"add", "multiply"}
 _SIGMOID_GRID = TensorGrid(1.0 / 256, 8, signed=False)
 
 
@@ -94,6 +95,8 @@ def _output_shape(layer: FrozenLayer, sources: list[Shape]) -> Shape:
             )
         )
         return (*spatial, channels)
+    if kind == "conv2d_transpose" and layer.weights is not None:
+        return (*transposed_size(layer, source), layer.weights.scales.size)
     if kind == "dense" and layer.weights is not None:
         return (*source[:-1], layer.weights.scales.size)
     if kind == "zero_padding":
@@ -131,6 +134,17 @@ def window_padding(layer: FrozenLayer, source: Shape) -> tuple[tuple[int, int], 
         total = max(0, missing) if layer.attributes["padding"] == "same" else 0
         pads.append((total // 2, total - total // 2))
     return pads[0], pads[1]
+
+
+def transposed_size(layer: FrozenLayer, source: Shape) -> tuple[int, int]:
+    """Height and width that a transposed convolution gives, as TensorFlow defines it."""
+    window, strides, _ = geometry(layer)
+    beyond = 0 if layer.attributes["padding"] == "same" else 1
+    height, width = (
+        size * stride + beyond * max(extent - stride, 0)
+        for size, extent, stride in zip(source[:2], window, strides, strict=True)
+    )
+    return height, width
 
 
 def _changes_nothing(layer: FrozenLayer, shapes: dict[str, Shape]) -> bool:
@@ -173,12 +187,12 @@ def _fits_pairwise(sources: list[Shape]) -> bool:
 def _weight_problem(layer: FrozenLayer) -> str | None:
     weights = layer.weights
     if weights is None:
-        return "it has no weights" if layer.kind in ("conv2d", "depthwise_conv2d", "dense") else None
-    channels = (
-        weights.integers.shape[2] * weights.integers.shape[3]
-        if layer.kind == "depthwise_conv2d"
-        else weights.integers.shape[-1]
-    )
+        return "it has no weights" if layer.kind in _WEIGHTED else None
+    shape = weights.integers.shape
+    if layer.kind == "depthwise_conv2d":
+        channels = shape[2] * shape[3]
+    else:
+        channels = shape[-2] if layer.kind == "conv2d_transpose" else shape[-1]
     if not weights.scales.shape == weights.bias.shape == (channels,):
         return f"{channels} output channels need as many scales and biases"
     if not (weights.scales > 0).all() or not (weights.scales < float("inf")).all():

@@ -41,10 +41,13 @@ class MixedPrecisionQuantizeConfig:
         """The kernel and its quantizer: per output channel, symmetric, narrow."""
         if not self.weight_bits:
             return []
-        rank = len(layer.kernel.shape)
+        kernel = getattr(layer, _kernel_name(layer))
+        rank = len(kernel.shape)
         # A depthwise kernel is (height, width, channel, multiplier): the last two are the output channel.
         axes = (rank - 2, rank - 1) if "Depthwise" in type(layer).__name__ else (rank - 1,)
-        return [(layer.kernel, LearnedStepQuantizer(self.weight_bits, channel_axes=axes, narrow=True))]
+        if "Transpose" in type(layer).__name__:  # (height, width, output channel, input channel)
+            axes = (rank - 2,)
+        return [(kernel, LearnedStepQuantizer(self.weight_bits, channel_axes=axes, narrow=True))]
 
     def get_activations_and_quantizers(
         self, layer: keras.layers.Layer
@@ -55,12 +58,13 @@ class MixedPrecisionQuantizeConfig:
     def set_quantize_weights(self, layer: keras.layers.Layer, quantize_weights: Sequence[Any]) -> None:
         """Put the quantized kernel in the place of the layer's own (used by TFMOT's wrapper)."""
         if quantize_weights:
-            layer.kernel = quantize_weights[0]
+            setattr(layer, _kernel_name(layer), quantize_weights[0])
 
     def set_quantize_activations(
         self, layer: keras.layers.Layer, quantize_activations: Sequence[Any]
     ) -> None:
         """Nothing to set."""
+        return None  # AutoGraph, which TFMOT's layers run through, cannot read a body without a statement
 
     def get_output_quantizers(self, layer: keras.layers.Layer) -> list[LearnedStepQuantizer]:
         """The quantizer of the output tensor."""
@@ -85,3 +89,9 @@ class MixedPrecisionQuantizeConfig:
     def from_config(cls, config: dict[str, Any]) -> MixedPrecisionQuantizeConfig:
         """Rebuild from `get_config`."""
         return cls(**config)
+
+
+def _kernel_name(layer: Any) -> str:
+    """Keras 2 has a name of its own for the kernel of a depthwise convolution."""
+    renamed = "Depthwise" in type(layer).__name__ and hasattr(layer, "depthwise_kernel")
+    return "depthwise_kernel" if renamed else "kernel"

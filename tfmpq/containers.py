@@ -8,8 +8,8 @@ docs/architecture.md; `tfmpq probe` repeats it on the runtime at hand):
   FULLY_CONNECTED, so dense layers and stride-1 1x1 convolutions are packed, other convolutions are int8.
 - `litert-int8`: LiteRT on CPUs that multiply packed weights in scalar code only (Cortex-A53 and A72, 32-bit
   ARM). Every container is int8.
-- `storage`: the smallest file. CONV_2D and DEPTHWISE_CONV_2D refuse INT2 weights, so there the graph decodes
-  them (CAST INT2 -> FLOAT32 -> INT8, both exact), which any LiteRT 2.x runtime executes.
+- `storage`: the smallest file. CONV_2D and DEPTHWISE_CONV_2D refuse INT2 weights, and TRANSPOSE_CONV INT4 as
+  well, so there the graph decodes them (CAST -> FLOAT32 -> INT8, both exact), which any LiteRT 2.x executes.
 - `tflite-runtime`: version 2.14 refuses packed weights per channel in FULLY_CONNECTED. Every container is
   int8, and 1x1 convolutions stay convolutions.
 - `tflm`: microcontrollers. Convolutions read INT4, dense layers read int8.
@@ -34,10 +34,10 @@ DELEGATED: frozenset[Target] = frozenset({"litert", "litert-int8", "tflite-runti
 WEIGHT_BITS = tuple(range(2, 9))
 """Weight bit-widths that can be trained and exported; grids are symmetric and narrow (2 bits: -1, 0, 1)."""
 
-Operator = Literal["conv2d", "pointwise", "depthwise_conv2d", "dense"]
+Operator = Literal["conv2d", "pointwise", "depthwise_conv2d", "dense", "conv2d_transpose"]
 """`pointwise` is an ungrouped 1x1 convolution of stride 1: it can run as FULLY_CONNECTED."""
 
-Builtin = Literal["CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"]
+Builtin = Literal["CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +79,14 @@ class _Rule:
 
 _FULLY_CONNECTED: tuple[Operator, ...] = ("dense", "pointwise")
 _CONVOLUTION: tuple[Operator, ...] = ("conv2d", "depthwise_conv2d")
-_ALL: tuple[Operator, ...] = (*_FULLY_CONNECTED, *_CONVOLUTION)
+_TRANSPOSED: tuple[Operator, ...] = ("conv2d_transpose",)
+_ALL: tuple[Operator, ...] = (*_FULLY_CONNECTED, *_CONVOLUTION, *_TRANSPOSED)
 _LOW = (2, 3, 4)
 _INT2_DENSE = "INT2 GEMM: pays off for dense layers at batch 1"
 _SLOW = "packed convolutions run 3 to 12 times slower than int8"
 _CAST = "INT2, widened in the graph by two exact casts"
+_CAST_INT4 = "INT4, widened in the graph by two exact casts"
+_INT8_ONLY = "transposed convolutions read int8 only"
 _REFUSED = "this runtime refuses packed weights with a scale per channel here"
 # The first rule that matches decides.
 _RULES = (
@@ -93,7 +96,9 @@ _RULES = (
     _Rule(("litert", "tflite-runtime"), _CONVOLUTION, _LOW, 8, _SLOW),
     _Rule(("litert-int8",), _ALL, _LOW, 8, "packed GEMM is scalar code on this CPU"),
     _Rule(("storage",), _FULLY_CONNECTED, (2,), 2, "INT2 GEMM", fan_in_multiple=4),
-    _Rule(("storage",), _CONVOLUTION, (2,), 2, _CAST, decode="cast"),
+    _Rule(("storage",), (*_CONVOLUTION, *_TRANSPOSED), (2,), 2, _CAST, decode="cast"),
+    _Rule(("storage",), _TRANSPOSED, (3, 4), 4, _CAST_INT4, decode="cast"),
+    _Rule(("litert", "litert-int8", "tflite-runtime", "tflm"), _TRANSPOSED, _LOW, 8, _INT8_ONLY),
     _Rule(("storage",), _ALL, _LOW, 4, "INT4"),
     _Rule(("tflite-runtime",), _FULLY_CONNECTED, _LOW, 8, _REFUSED),
     _Rule(("tflm",), ("pointwise", *_CONVOLUTION), _LOW, 4, "INT4 convolution"),
@@ -105,6 +110,7 @@ _BUILTIN: dict[Operator, Builtin] = {
     "depthwise_conv2d": "DEPTHWISE_CONV_2D",
     "dense": "FULLY_CONNECTED",
     "pointwise": "CONV_2D",
+    "conv2d_transpose": "TRANSPOSE_CONV",
 }
 _POINTWISE_AS_FULLY_CONNECTED: frozenset[Target] = frozenset({"litert", "litert-int8", "storage"})
 

@@ -157,6 +157,8 @@ def _attributes(node: Node) -> dict[str, Any]:
             "dilation": tuple(layer.dilation_rate),
         }
         return found | ({"groups": layer.groups} if node.kind == "conv2d" else {})
+    if node.kind == "conv2d_transpose":
+        return {"strides": tuple(layer.strides), "padding": layer.padding}
     if node.kind in ("max_pooling2d", "average_pooling2d"):
         whole = node.kind == "average_pooling2d" and not reaches_over_border(node.layers[0])
         return {

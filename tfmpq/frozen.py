@@ -18,6 +18,7 @@ LayerKind = Literal[
     "input",
     "conv2d",
     "depthwise_conv2d",
+    "conv2d_transpose",
     "dense",
     "add",
     "multiply",
@@ -86,7 +87,7 @@ class FrozenWeights:
 
     Attributes:
         integers: int8, in Keras layout: (kh, kw, cin / groups, cout), depthwise (kh, kw, cin, multiplier),
-            dense (cin, cout).
+            transposed (kh, kw, cout, cin), dense (cin, cout).
         scales: float32, one per output channel, positive.
         bias: int32, one per output channel, in units of float32(input scale) * scales.
         bits: Trained bit-width; |integers| <= 2^(bits-1) - 1.
@@ -108,12 +109,13 @@ class FrozenLayer:
         inputs: Names of the layers that produce its inputs.
         grid: Grid of its output tensor (after `activation`).
         activation: Fused activation, applied before the output is rounded to the grid.
-        weights: For conv2d, depthwise_conv2d and dense.
+        weights: For conv2d, depthwise_conv2d, conv2d_transpose and dense.
         attributes: conv2d, depthwise_conv2d: `strides` (2 ints), `padding` ("same" | "valid"), `dilation`
-            (2 ints), `groups` (int, conv2d only). max_/average_pooling2d: `pool_size`, `strides`, `padding`.
-            zero_padding: `paddings`, ((before, after), ...) for height, width, channels. cropping2d:
-            `croppings`, the same for height and width. concatenate: `axis`, counted without the batch.
-            reshape: `shape` without batch. global_average_pooling2d: `keepdims`.
+            (2 ints), `groups` (int, conv2d only). conv2d_transpose: `strides`, `padding`.
+            max_/average_pooling2d: `pool_size`, `strides`, `padding`. zero_padding: `paddings`,
+            ((before, after), ...) for height, width, channels. cropping2d: `croppings`, the same for height
+            and width. concatenate: `axis`, counted without the batch. reshape: `shape` without batch.
+            global_average_pooling2d: `keepdims`.
     """
 
     name: str
@@ -140,7 +142,7 @@ class FrozenLayer:
                 1,
             )
             return "pointwise" if pointwise and self.attributes.get("groups", 1) == 1 else "conv2d"
-        if self.kind in ("depthwise_conv2d", "dense"):
+        if self.kind in ("depthwise_conv2d", "dense", "conv2d_transpose"):
             return self.kind
         raise ValueError(f"Only layers with weights have a container. Received: {self.name} ({self.kind}).")
 

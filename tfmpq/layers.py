@@ -17,12 +17,13 @@ NodeKind = Literal[LayerKind, "affine", "leaky_relu", "upsampling2d"]
 """Kinds of fused nodes. Those that are no `LayerKind` become several layers, or a depthwise one, when frozen:
 `affine` multiplies each channel by a factor and adds an offset."""
 
-WEIGHTED = ("conv2d", "depthwise_conv2d", "dense")
+WEIGHTED = ("conv2d", "depthwise_conv2d", "dense", "conv2d_transpose")
 """Kinds with a kernel whose bit-width is searched."""
 
 KINDS: dict[str, NodeKind] = {
     "Conv2D": "conv2d",
     "DepthwiseConv2D": "depthwise_conv2d",
+    "Conv2DTranspose": "conv2d_transpose",
     "Dense": "dense",
     "Add": "add",
     "Multiply": "multiply",
@@ -143,8 +144,21 @@ def _weighted_problem(layer: Any, input_rank: int) -> str | None:
         return f"activation '{function_name(layer)}'"
     if getattr(layer, "padding", "valid") not in ("same", "valid"):
         return f"padding '{layer.padding}'"
+    if type(layer).__name__ == "Conv2DTranspose":
+        return _transposed_problem(layer)
     if type(layer).__name__ == "Dense" and input_rank != 2:
         return "a dense layer on more than one axis; use a 1x1 Conv2D"
+    return None
+
+
+def _transposed_problem(layer: Any) -> str | None:
+    if any(step != 1 for step in layer.dilation_rate):
+        return f"dilation {tuple(layer.dilation_rate)} of a transposed convolution, which the runtime has not"
+    if layer.output_padding is not None:
+        return "output_padding, which the runtime has not; crop or pad behind it"
+    reach = [extent - stride for extent, stride in zip(layer.kernel_size, layer.strides, strict=True)]
+    if layer.padding == "same" and min(reach) < 0 < max(reach):
+        return "padding 'same' with a kernel smaller than its stride along one axis only; use 'valid'"
     return None
 
 

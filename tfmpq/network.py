@@ -112,8 +112,14 @@ class Network:
     def _layer_cost(self, node: Node) -> LayerCost:
         kernel = node.main.kernel.shape
         weights = math.prod(kernel)
-        positions = math.prod(node.output_shape[:-1])
-        channels = kernel[-1] * kernel[-2] if node.kind == "depthwise_conv2d" else kernel[-1]
+        transposed = node.kind == "conv2d_transpose"
+        # A transposed convolution spreads every pixel of its input over a window of its output.
+        shape = node.layers[0].input.shape[1:] if transposed else node.output_shape
+        positions = math.prod(int(size) for size in shape[:-1])
+        channels = {
+            "depthwise_conv2d": kernel[-1] * kernel[-2],
+            "conv2d_transpose": kernel[-2],
+        }.get(node.kind, kernel[-1])
         return LayerCost(
             name=node.name,
             operator=operator_of(node),

@@ -8,7 +8,7 @@ from tfmpq.containers import DELEGATED, SPECIALIZED, TARGETS, WEIGHT_BITS, conta
 from tfmpq.errors import UsageError
 from tfmpq.kernels import kernel_for
 
-OPERATORS = ("conv2d", "pointwise", "depthwise_conv2d", "dense")
+OPERATORS = ("conv2d", "pointwise", "depthwise_conv2d", "dense", "conv2d_transpose")
 FAN_INS = (1, 9, 10, 12, 27)
 
 
@@ -36,11 +36,11 @@ def test_what_each_target_packs() -> None:
         for target in TARGETS
     }
     assert held == {
-        "litert": (8, 8, 8, 8, 4, 4, 8, 8, 8, 8, 8, 8, 2, 4, 8, 8),
-        "litert-int8": (8,) * 16,
-        "storage": (2, 4, 8, 8) * 4,
-        "tflite-runtime": (8,) * 16,
-        "tflm": (4, 4, 8, 8) * 3 + (8,) * 4,
+        "litert": (8, 8, 8, 8, 4, 4, 8, 8, 8, 8, 8, 8, 2, 4, 8, 8, 8, 8, 8, 8),
+        "litert-int8": (8,) * 20,
+        "storage": (2, 4, 8, 8) * 5,
+        "tflite-runtime": (8,) * 20,
+        "tflm": (4, 4, 8, 8) * 3 + (8,) * 8,
     }
     rewritten = {t: container_for("pointwise", 4, 12, t).builtin for t in TARGETS}
     assert {t for t, builtin in rewritten.items() if builtin == "FULLY_CONNECTED"} == {

@@ -342,3 +342,33 @@ def test_a_sequential_model_is_analysed_though_every_add_calls_its_layers_again(
     )
     model = keras.Model(model.inputs[0], model.outputs[0])
     assert [node.name for node in analyse(model).weighted] == ["conv", "dense"]
+
+
+def test_costs_of_a_transposed_convolution_by_hand() -> None:
+    def build(x):
+        x = layers.Conv2DTranspose(5, 3, strides=2, padding="same", activation="relu", name="up")(x)
+        return layers.Dense(2, name="logits")(layers.GlobalAveragePooling2D()(x))
+
+    network = analyse(model_of(build))
+    cost = network.cost_model().layers[0]
+    assert network.node("up").output_shape == (16, 16, 5)
+    assert (cost.operator, cost.weights, cost.channels) == ("conv2d_transpose", 3 * 3 * 5 * 3, 5)
+    assert cost.macs == 8 * 8 * 3 * 3 * 5 * 3  # every pixel of the input meets every weight
+    assert cost.fan_in == 3 * 3 * 3
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"dilation_rate": 2}, "dilation"),
+        ({"strides": 2, "output_padding": 1}, "output_padding"),
+        ({"strides": (4, 1), "padding": "same"}, "smaller than its stride along one axis only"),
+    ],
+)
+def test_transposed_convolutions_that_the_runtime_has_not(options, reason) -> None:
+    def build(x):
+        x = layers.Conv2DTranspose(5, 3, name="up", **options)(x)
+        return layers.Dense(2)(layers.GlobalAveragePooling2D()(x))
+
+    with pytest.raises(TfmpqError, match=rf"up \(Conv2DTranspose\): .*{reason}"):
+        analyse(model_of(build))

@@ -49,6 +49,17 @@ def dense_block(x: Any) -> Any:
     return layers.MaxPooling2D(2)(x)
 
 
+def sequence(x: Any) -> Any:
+    return layers.Reshape((16, 6))(layers.MaxPooling2D(2)(conv(x, activation="relu")))
+
+
+def time_classifier(x: Any) -> Any:
+    x = layers.Conv1D(6, 5, padding="causal", dilation_rate=2)(x)
+    x = layers.MaxPooling1D(2)(layers.ReLU()(norm(x)))
+    y = layers.SeparableConv1D(6, 3, padding="same")(x)
+    return layers.GlobalAveragePooling1D()(layers.Add()([x, y]))
+
+
 OPERATORS: dict[str, Build] = {
     "concatenate": dense_block,
     "concatenate_7": lambda x: layers.Concatenate()([conv(x, 2, activation="relu") for _ in range(7)]),
@@ -74,17 +85,32 @@ OPERATORS: dict[str, Build] = {
     "global_max": lambda x: layers.GlobalMaxPooling2D()(conv(x)),
     "upsampling": lambda x: layers.UpSampling2D((2, 3))(layers.MaxPooling2D(2)(conv(x))),
     "cropping": lambda x: layers.Cropping2D(((1, 0), (2, 3)))(conv(x)),
+    "conv1d": lambda x: norm(layers.Conv1D(6, 3, strides=2, padding="same")(sequence(x))),
+    "conv1d_groups": lambda x: layers.Conv1D(6, 4, groups=2, activation="relu")(sequence(x)),
+    "conv1d_pointwise": lambda x: layers.Conv1D(8, 1)(sequence(x)),
+    "depthwise_conv1d": lambda x: layers.DepthwiseConv1D(3, depth_multiplier=2, strides=2)(sequence(x)),
+    "conv2d_transpose": lambda x: layers.Conv2DTranspose(5, 3, strides=2, padding="same")(conv(x)),
+    "conv2d_transpose_valid": lambda x: layers.Conv2DTranspose(6, (4, 2), strides=(3, 2), activation="relu6")(
+        layers.MaxPooling2D(2)(conv(x))
+    ),
+    "conv2d_transpose_of_one": lambda x: layers.ReLU()(
+        norm(layers.Conv2DTranspose(1, 2, strides=3, padding="same")(conv(x)))
+    ),
+    "conv1d_transpose": lambda x: layers.Conv1DTranspose(6, 4, strides=2, padding="same")(sequence(x)),
+    "time_classifier": lambda x: time_classifier(sequence(x)),
 }
 INEXACT = {"prelu", "average_over_border"}
 """Layers that the file rounds otherwise than training: twice, and ties away from zero."""
 
 
-def trained(build: Build, weight_bits: int, activation_bits: int = 8) -> tuple[keras.Model, FrozenModel, Any]:
+def trained(
+    build: Build, weight_bits: int, activation_bits: int = 8, shape: tuple[int, ...] = (8, 8, 3)
+) -> tuple[keras.Model, FrozenModel, Any]:
     """A quantized model with random weights, its integers, and images."""
     keras.utils.set_random_seed(weight_bits)
-    image = keras.Input((8, 8, 3), name="image")
+    image = keras.Input(shape, name="image")
     x = build(image)
-    x = layers.Flatten()(x) if len(x.shape) == 4 else x
+    x = layers.Flatten()(x) if len(x.shape) > 2 else x
     model = keras.Model(image, layers.Dense(4, name="logits")(x), name="net")
     generator = np.random.default_rng(weight_bits)
     for layer in model.layers:
@@ -101,7 +127,7 @@ def trained(build: Build, weight_bits: int, activation_bits: int = 8) -> tuple[k
         elif isinstance(layer, layers.PReLU):
             layer.set_weights([generator.uniform(-0.2, 0.6, w.shape) for w in layer.get_weights()])
     model = lower(model)
-    images = generator.uniform(-1, 1, (24, 8, 8, 3)).astype("float32")
+    images = generator.uniform(-1, 1, (24, *model.input_shape[1:])).astype("float32")
     network = analyse(model)
     weights = {node.name: (weight_bits,) for node in network.weighted}
     activations = {name: (activation_bits,) for name in network.tensors} | {network.tensors[0]: (8,)}
@@ -134,11 +160,23 @@ def test_operator(operator: str, bits: int) -> None:
     assert np.mean(off > 0.5) < (0.75 if operator in INEXACT else 0.15)
 
 
+@pytest.mark.parametrize("bits", WIDTHS)
+def test_network_of_sequences(bits: int) -> None:
+    quantized, frozen, images = trained(time_classifier, bits, shape=(24, 3))
+    assert images.shape[1:] == (1, 24, 3)
+    for target in ("litert", "storage"):
+        prove(frozen, target, images)
+    logits = load(build_tflite(frozen, "litert")).run(images)
+    assert np.mean(logits.argmax(1) == quantized(images, training=False).numpy().argmax(1)) > 0.9
+
+
 @pytest.mark.parametrize(
-    "operator", ["concatenate", "sigmoid", "depth_multiplier", "groups", "dilation", "silu"]
+    "operator",
+    ["concatenate", "sigmoid", "depth_multiplier", "groups", "dilation", "silu", "conv2d_transpose"],
 )
-def test_operator_in_storage_form(operator: str) -> None:
-    _, frozen, images = trained(OPERATORS[operator], 2)
+@pytest.mark.parametrize("bits", [2, 4])
+def test_operator_in_storage_form(operator: str, bits: int) -> None:
+    _, frozen, images = trained(OPERATORS[operator], bits)
     prove(frozen, "storage", images)
 
 
