@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from . import options
-from .task import perform
+from .task import perform, under
 
 
 @click.command(
@@ -34,13 +34,14 @@ from .task import perform
 @options.distill_weight
 @options.frozen_statistics
 @options.preprocess
+@options.strategy
 @options.run_folder
 @options.json_option
-def finetune(as_json: bool, source: Path, target: str, **choices: Any) -> None:
+def finetune(as_json: bool, source: Path, target: str, strategy: str, **choices: Any) -> None:
     """Fine-tune a network with the policy of a search, or with one of yours, on the target data set."""
     perform(
         "finetune",
         "tfmpq.finetuning",
         as_json,
-        lambda function, reporter: function(source, target, **choices, reporter=reporter),
+        lambda function, reporter: under(strategy, function)(source, target, **choices, reporter=reporter),
     )

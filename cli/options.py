@@ -12,8 +12,9 @@ import click
 from tfmpq.methods import METHODS
 from tfmpq.search_options import NORMS, PERTURBED, RADII, SELECTIONS
 
-# Names of the library, whose module is too heavy to import for a help text; a test compares them.
+# Names of the library, whose modules are too heavy to import for a help text; a test compares them.
 PREPROCESSINGS = ("none", "unit", "tf", "torch", "caffe")
+STRATEGIES = ("single", "data-parallel", "multi-worker")
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -336,6 +337,15 @@ sharpness_options = stack(
         show_default=True,
         help="Take the second gradient every K steps and reuse a part of it in between (LookSAM).",
     ),
+)
+
+strategy = click.option(
+    "--strategy",
+    type=click.Choice(STRATEGIES),
+    default="single",
+    show_default=True,
+    help="Train on one device, on all of this machine, or on those of several processes that run this "
+    "command, found by TF_CONFIG or, on JAX, KERAS_DISTRIBUTION_* or a launcher such as Slurm.",
 )
 
 distill = click.option(

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from . import options
-from .task import perform
+from .task import perform, under
 
 
 @click.command(
@@ -46,9 +46,10 @@ from .task import perform
     "classes of its weights (--target-classes).",
 )
 @options.sharpness_options
+@options.strategy
 @options.run_folder
 @options.json_option
-def search(as_json: bool, model: str, proxy: str, **choices: Any) -> None:
+def search(as_json: bool, model: str, proxy: str, strategy: str, **choices: Any) -> None:
     """Search the bit-widths of every layer on a proxy data set, under a budget.
 
     Writes the policy, a file to read and edit, into the run folder.
@@ -57,5 +58,5 @@ def search(as_json: bool, model: str, proxy: str, **choices: Any) -> None:
         "search",
         "tfmpq.searching",
         as_json,
-        lambda function, reporter: function(model, proxy, **choices, reporter=reporter),
+        lambda function, reporter: under(strategy, function)(model, proxy, **choices, reporter=reporter),
     )

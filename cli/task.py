@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib
+import os
+import sys
 from collections.abc import Callable
 from typing import Any
+
+import click
 
 from . import environment
 
@@ -36,3 +41,34 @@ def perform(verb: str, module: str, as_json: bool, call: Callable[[Any, Any], An
     else:
         render.write_text(verb, result, stdout)
     return result
+
+
+def under(strategy: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that trains by a strategy of `tfmpq.distribution`.
+
+    Of several processes the chief alone returns and prints a result; the others end here.
+    """
+    if strategy == "single":
+        return function
+
+    def distributed(*args: Any, **choices: Any) -> Any:
+        from tfmpq import distribution
+
+        try:
+            with distribution.strategy(strategy) as chief:  # type: ignore[arg-type]
+                result = function(*args, **choices)
+        except distribution.LostProcess:
+            # The runtimes would wait for the lost process before they let this one end.
+            atexit.register(_leave, distribution.LostProcess.exit_code)
+            raise
+        if not chief:
+            raise click.exceptions.Exit(0)
+        return result
+
+    return distributed
+
+
+def _leave(code: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -1,11 +1,17 @@
-"""What differs between backends, JAX's side: gradients and the `train_step` signature."""
+"""What differs between backends, JAX's side: gradients, `train_step`, and several devices."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import jax
+import keras
+import numpy as np
+from jax.experimental import multihost_utils
+
+from tfmpq.errors import UsageError
 
 
 def value_and_gradient(function: Callable[[Sequence[Any]], tuple[Any, Any]], inputs: Sequence[Any]) -> Any:
@@ -24,6 +30,86 @@ def value_and_gradient(function: Callable[[Sequence[Any]], tuple[Any, Any]], inp
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function of tensors, compiled when it is first called with their shapes."""
     return jax.jit(function)
+
+
+def mean_over_replicas(tensors: list[Any]) -> list[Any]:
+    """The tensors: a step is one program over all devices, in which every mean is one over the batch."""
+    return tensors
+
+
+class Replicas:
+    """The devices that share every batch: those of this machine, or of all processes.
+
+    Batches are sharded and variables replicated (`keras.distribution.DataParallel`), and the compiler adds
+    the communication.
+
+    Args:
+        machines: Whether to join the other processes, as `keras.distribution.initialize` finds them.
+
+    Attributes:
+        count: Number of devices.
+        processes: Number of processes.
+        process: Number of this one; 0 is the chief.
+
+    Raises:
+        UsageError: The environment does not say where the other processes are.
+    """
+
+    lost = (jax.errors.JaxRuntimeError,)
+    """What an operation raises when another process has ended."""
+
+    def __init__(self, machines: bool) -> None:
+        if machines:
+            _join()
+        self._distribution = keras.distribution.DataParallel(auto_shard_dataset=False)
+        self.count: int = self._distribution.num_model_replicas
+        self.processes, self.process = jax.process_count(), jax.process_index()
+
+    @contextmanager
+    def spread(self, model: keras.Model, norms: Sequence[keras.layers.Layer]) -> Iterator[None]:
+        """Have `model.fit` use all devices meanwhile.
+
+        At a normal end the variables are brought back to one device. After an error they stay as they are:
+        `fit` may hold their values elsewhere.
+
+        Args:
+            model: Training model; its optimizer is built.
+            norms: Its BatchNormalization layers, which need nothing here.
+        """
+
+        def variables() -> list[Any]:
+            return [*model.variables, *model.optimizer.variables, *model.metrics_variables]
+
+        with self._distribution.scope():
+            for variable in variables():
+                layout = self._distribution.get_variable_layout(variable)
+                variable.assign(keras.distribution.distribute_tensor(variable.value, layout))
+            yield
+        for variable in variables():
+            variable.assign(np.asarray(variable))
+
+    def part(self, count: int) -> slice:
+        """Which images of a batch this process has to prepare: those of its own devices."""
+        size = count // self.processes
+        return slice(self.process * size, (self.process + 1) * size)
+
+    def from_chief(self, values: np.ndarray) -> np.ndarray:
+        """The chief's int32 values (n,), of which every process has as many."""
+        return np.asarray(multihost_utils.broadcast_one_to_all(values))
+
+
+def _join() -> None:
+    # Without it, the death of one process aborts the others before they can say anything.
+    if hasattr(jax.config, "jax_enable_recoverability"):
+        jax.config.update("jax_enable_recoverability", True)
+    try:
+        keras.distribution.initialize()
+    except (ValueError, TypeError) as error:
+        raise UsageError(
+            f"Several machines find one another by the environment. Received: {error} Set "
+            "KERAS_DISTRIBUTION_JOB_ADDRESSES (HOST:PORT of the first), KERAS_DISTRIBUTION_NUM_PROCESSES and "
+            "KERAS_DISTRIBUTION_PROCESS_ID, or use a launcher that JAX knows, such as Slurm."
+        ) from error
 
 
 class TrainStep:

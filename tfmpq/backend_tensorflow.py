@@ -1,11 +1,16 @@
-"""What differs between backends, TensorFlow's side: gradients and the `train_step` signature."""
+"""What differs between backends, TensorFlow's side: gradients, `train_step`, and several devices."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import keras
+import numpy as np
 import tensorflow as tf
+
+from tfmpq.errors import UsageError
 
 
 def value_and_gradient(function: Callable[[Sequence[Any]], tuple[Any, Any]], inputs: Sequence[Any]) -> Any:
@@ -31,16 +36,147 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return tf.function(function, autograph=False)
 
 
+def mean_over_replicas(tensors: list[Any]) -> list[Any]:
+    """Means over the devices that compute a step together; the tensors themselves where one does."""
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return tensors
+    return context.all_reduce(tf.distribute.ReduceOp.MEAN, tensors)
+
+
+class Replicas:
+    """The devices that share every batch: those of this machine, or of all in TF_CONFIG.
+
+    Variables stay plain ones of this process. Each device computes `compute_update` on its part of the batch,
+    with all-reduced loss and gradients after each of the two passes, and BatchNorm synchronized; the update
+    happens once a process. Keras' own way, variables that are mirrored, reduces gradients in the optimizer
+    only, which is too late for the norm of the first one.
+
+    Args:
+        machines: Whether to take part in the cluster of TF_CONFIG.
+
+    Attributes:
+        count: Number of devices.
+        processes: Number of processes.
+        process: Number of this one; 0 is the chief.
+
+    Raises:
+        UsageError: TF_CONFIG does not describe such a cluster.
+    """
+
+    lost = (
+        tf.errors.AbortedError,
+        tf.errors.CancelledError,
+        tf.errors.DeadlineExceededError,
+        tf.errors.InternalError,
+        tf.errors.UnavailableError,
+    )
+    """What an operation raises when another process has ended."""
+
+    def __init__(self, machines: bool) -> None:
+        if machines:
+            self.processes, self.process = _place_in_cluster()
+            self._strategy = tf.distribute.MultiWorkerMirroredStrategy()
+        else:
+            devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+            self.processes, self.process = 1, 0
+            self._strategy = tf.distribute.MirroredStrategy([device.name for device in devices])
+        self.count: int = self._strategy.num_replicas_in_sync
+
+    @contextmanager
+    def spread(self, model: keras.Model, norms: Sequence[keras.layers.Layer]) -> Iterator[None]:
+        """Have `model.fit` use all devices meanwhile.
+
+        Args:
+            model: Training model; its optimizer is built.
+            norms: Its BatchNormalization layers.
+
+        Raises:
+            UsageError: A step has a branch, in which devices cannot meet.
+        """
+        options = getattr(model, "options", None)
+        if options is not None and options.second_gradient_every > 1:
+            raise UsageError(
+                "On TensorFlow, several devices take the second gradient in every step. Received: "
+                f"second_gradient_every={options.second_gradient_every}. Leave it out, or use JAX."
+            )
+        for norm in norms:
+            norm.synchronized = True
+        model.strategy = self._strategy
+        try:
+            yield
+        finally:
+            model.strategy = None
+            for norm in norms:
+                norm.synchronized = False
+
+    def part(self, count: int) -> slice:
+        """Which images of a batch this process has to prepare: all, of which its devices take theirs."""
+        return slice(0, count)
+
+    def from_chief(self, values: np.ndarray) -> np.ndarray:
+        """The chief's int32 values (n,), of which every process has as many."""
+
+        def masked() -> Any:
+            context = tf.distribute.get_replica_context()
+            first = tf.equal(context.replica_id_in_sync_group, 0)
+            sent = tf.where(first, tf.constant(values), tf.zeros_like(values))
+            return context.all_reduce(tf.distribute.ReduceOp.SUM, sent)
+
+        result = tf.function(lambda: self._strategy.run(masked), autograph=False)()
+        return self._strategy.experimental_local_results(result)[0].numpy()
+
+
+def _place_in_cluster() -> tuple[int, int]:
+    """Number of processes and of this one, from TF_CONFIG."""
+    try:
+        resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
+        jobs = resolver.cluster_spec().as_dict()
+        tasks = [(job, index) for job in ("chief", "worker") for index in range(len(jobs.get(job, ())))]
+        place = tasks.index((resolver.task_type, resolver.task_id))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(
+            f"Several machines find one another by TF_CONFIG. Received: {error or 'none'}. Set it to "
+            '{"cluster": {"worker": ["HOST:PORT", ...]}, "task": {"type": "worker", "index": N}}.'
+        ) from error
+    return len(tasks), place
+
+
 class TrainStep:
     """`train_step` for the TensorFlow backend; mixed into the training model."""
 
+    strategy: tf.distribute.Strategy | None = None
+    """What spreads a step over several devices."""
+
     def train_step(self: Any, data: Any) -> dict[str, Any]:
         """One update from a batch (images float32, labels int32)."""
-        images, labels = data
         trainable = [tf.convert_to_tensor(variable.value) for variable in self.trainable_variables]
         state = [tf.convert_to_tensor(variable.value) for variable in self.non_trainable_variables]
-        gradients, new_state, metrics = self.compute_update(trainable, state, images, labels)
+
+        def update(images: Any, labels: Any) -> Any:
+            return self.compute_update(trainable, state, images, labels)
+
+        if self.strategy is None:
+            gradients, new_state, metrics = update(*data)
+        else:
+            gradients, new_state, metrics = _on_all_devices(self.strategy, update, *data)
         for variable, value in zip(self.non_trainable_variables, new_state, strict=True):
             variable.assign(value)
         self.optimizer.apply(gradients, self.trainable_variables)
         return metrics
+
+
+def _on_all_devices(
+    strategy: tf.distribute.Strategy, update: Callable[[Any, Any], Any], images: Any, labels: Any
+) -> Any:
+    """What the first device of this process finds, each device having got its part of the batch."""
+
+    def mine() -> Any:
+        index = tf.distribute.get_replica_context().replica_id_in_sync_group
+        size = tf.shape(labels)[0] // strategy.num_replicas_in_sync
+        part = slice(index * size, (index + 1) * size)
+        return update(images[part], labels[part])
+
+    return tf.nest.map_structure(
+        lambda value: strategy.experimental_local_results(value)[0], strategy.run(mine)
+    )

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 
 from tfmpq.data.preprocess import value_range
+from tfmpq.distribution import run_folder
 from tfmpq.evaluation import Score, score
 from tfmpq.freeze import snap_biases
 from tfmpq.graph import analyse
@@ -180,9 +181,8 @@ def finetune(
         "preprocessing": task.preprocessing,
         **asdict(training),
     }
-    stage = Stage(
-        Path(out or (source if Path(source).is_dir() else default_folder(name, target))), "finetune"
-    )
+    folder = Path(out or (source if Path(source).is_dir() else default_folder(name, target)))
+    stage = Stage(run_folder(folder), "finetune")
     with stage.opened(options) as finished:
         if finished is not None:
             reporter.log(f"{stage.folder} is finished; its result is shown.")

@@ -7,8 +7,7 @@ ball of the search. Gaps are differences of that loss, activations really rounde
 
 Rounding has no second derivative, so the Hessian is that of the straight-through loss: every activation
 quantizer Q is taken as clip(x) + r, with its rounding error r = Q(x) - clip(x) at d = 0 held constant. There
-this function has the value of L and the gradient that training uses, its Hessian exists and is symmetric, and
-differentiating the quantizers' hand-written gradient once more gives just that.
+this function has the value of L and the gradient that training uses, and its Hessian exists and is symmetric.
 """
 
 from __future__ import annotations
@@ -22,19 +21,16 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfmpq.backend import compiled, value_and_gradient
 from tfmpq.data import ImageBatches, Split, load_dataset
 from tfmpq.eigenvalue import top_eigenvalue
 from tfmpq.errors import UsageError
 from tfmpq.progress import Reporter, SilentReporter
 from tfmpq.quantize import quantize_wrappers
+from tfmpq.quantizers import twice_differentiable
 from tfmpq.restrict import finished_model
 from tfmpq.runs import read_json
 from tfmpq.wrapper import perturbed_kernels
-
-if keras.backend.backend() == "tensorflow":
-    from tfmpq.backend_tensorflow import compiled, value_and_gradient
-else:
-    from tfmpq.backend_jax import compiled, value_and_gradient
 
 BATCH = 64
 """Images that are held at once."""
@@ -101,12 +97,6 @@ def sharpness(
             that the run was trained on.
         TfmpqError: A file is damaged.
     """
-    if keras.backend.backend() != "tensorflow":
-        # JAX differentiates a hand-written gradient's forward pass as it stands, and rounding has no slope.
-        raise UsageError(
-            "Sharpness is measured on the TensorFlow backend. "
-            f"Received: {keras.backend.backend()}. Set KERAS_BACKEND=tensorflow."
-        )
     if any(not 0 < radius < np.inf for radius in radii):
         raise UsageError(f"Radii are positive numbers. Received: {list(radii)}. Correct them.")
     reporter = reporter or SilentReporter()
@@ -220,7 +210,7 @@ class Landscape:
         state = [ops.convert_to_tensor(v) for v in self._model.non_trainable_variables]
         for position, delta in zip(self._affine, deltas[len(self._names) :], strict=True):
             trainable[position] = trainable[position] + delta
-        with perturbed_kernels(kernels):
+        with perturbed_kernels(kernels), twice_differentiable():
             logits, _ = self._model.stateless_call(trainable, state, images, training=False)
         logits = ops.cast(logits, "float32")
         return ops.mean(keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True))

@@ -14,6 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfmpq import distribution
 from tfmpq.checkpoints import described
 from tfmpq.data import ImageBatches
 from tfmpq.diagnosis import first_not_finite
@@ -64,7 +65,7 @@ def train(
     model.optimizer.build(model.trainable_variables)
     initial = [np.asarray(v) for v in _variables(model)]
     position = stage.load_checkpoint(_variables(model), described(model), reporter) or {"step": 0}
-    done = position["step"]
+    done = distribution.agreed(_variables(model), position["step"])
     recorder = _Recorder(model, batches, stage, reporter, done, choices)
     if done < epochs * steps:
         reporter.log(f"Compiling {label}; for a large network that takes minutes.")
@@ -75,7 +76,8 @@ def train(
     course = ((epochs - frozen_statistics_epochs, True), (epochs, False))
     with _interruptions_noted(recorder):
         try:
-            _fit(model, batches, course, recorder)
+            with distribution.spread(model, batches) as shared:
+                _fit(model, shared, course, recorder)
         except _NotFinite as failure:
             reporter.log("Playing the last steps again, to find where numbers stop being finite.")
             kept = _go_back(model, stage, initial, recorder)
@@ -84,7 +86,7 @@ def train(
     reporter.finish()
 
 
-def _fit(model: keras.Model, batches: ImageBatches, course: Course, counter: _Counter) -> None:
+def _fit(model: keras.Model, batches: keras.utils.PyDataset, course: Course, counter: _Counter) -> None:
     """Train from where the counter stands."""
     steps = len(batches)
     for last, update in course:
@@ -168,7 +170,7 @@ def _interruptions_noted(recorder: _Recorder) -> Iterator[None]:
 class _Rest(keras.utils.PyDataset):
     """An epoch from its batch `offset` on."""
 
-    def __init__(self, batches: ImageBatches, offset: int) -> None:
+    def __init__(self, batches: keras.utils.PyDataset, offset: int) -> None:
         super().__init__(workers=1, use_multiprocessing=False)
         self._batches, self._offset = batches, offset
 
@@ -240,6 +242,7 @@ class _Recorder(_Counter):
         for name in LOSSES:
             if not math.isfinite(metrics.get(name, 0.0)):
                 raise _NotFinite(name, metrics[name], self.done)
+        distribution.step_done()
         row = self._log.add(self.done, metrics)
         if self._events:
             self._events.add(row)

@@ -6,15 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import keras
 from keras import ops
 
-from tfmpq.cost import COST_KEYS, CostKey, ExpectedCost
-
-if keras.backend.backend() == "tensorflow":
-    from tfmpq.backend_tensorflow import value_and_gradient
-else:
-    from tfmpq.backend_jax import value_and_gradient
+from tfmpq.backend import value_and_gradient
+from tfmpq.cost import CostKey
+from tfmpq.expected_cost import ExpectedCost
 
 
 class Pressure(NamedTuple):
@@ -79,7 +75,7 @@ class BudgetTerm:
         for name, vector in zip(choices, probabilities, strict=True):
             kind, layer = name.split(":", 1)
             by_kind[kind][layer] = vector
-        return {key: self.cost(key, by_kind["weight"], by_kind["activation"]) for key in COST_KEYS}
+        return {key: self.cost(key, by_kind["weight"], by_kind["activation"]) for key in self.cost.keys}
 
 
 def mean_entropy(logits: Sequence[Any]) -> Any:

@@ -9,11 +9,11 @@ from typing import Any
 import keras
 from keras import ops
 
+from tfmpq.backend import TrainStep, batch_value_and_gradient, mean_over_replicas
 from tfmpq.loop import train
 from tfmpq.prepare import Task
 from tfmpq.progress import Reporter
 from tfmpq.runs import Stage
-from tfmpq.training import TrainStep, value_and_gradient
 
 _RATE = 0.1
 _ADAPTING_RATE = 0.01
@@ -70,6 +70,7 @@ class FloatTraining(TrainStep, keras.Model):
             entropy = keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
             return ops.mean(entropy) + sum(penalties), (new_state, logits)
 
-        (loss, (new_state, logits)), gradients = value_and_gradient(loss_at, trainable)
+        (loss, (new_state, logits)), gradients = batch_value_and_gradient(loss_at, trainable)
         hits = ops.equal(ops.argmax(logits, axis=-1), ops.cast(labels, "int32"))
-        return gradients, new_state, {"loss": loss, "accuracy": ops.mean(ops.cast(hits, "float32"))}
+        (accuracy,) = mean_over_replicas([ops.mean(ops.cast(hits, "float32"))])
+        return gradients, new_state, {"loss": loss, "accuracy": accuracy}

@@ -11,7 +11,9 @@ Steps are trained as logarithms, so they stay positive. The mathematics is `kera
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +22,23 @@ import numpy as np
 from keras import ops
 
 from tfmpq.errors import UsageError
+
+_twice: ContextVar[bool] = ContextVar("tfmpq_twice_differentiable", default=False)
+
+
+@contextmanager
+def twice_differentiable() -> Iterator[None]:
+    """Have quantizers keep their values and gradients, with second derivatives on both backends.
+
+    JAX differentiates a hand-written gradient only once: the second time it finds the slope of rounding,
+    which is zero. Meanwhile quantizers are composed of functions that have these gradients of themselves,
+    with rounding errors held constant; that takes memory for every candidate.
+    """
+    token = _twice.set(True)
+    try:
+        yield
+    finally:
+        _twice.reset(token)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +116,29 @@ def fake_quantize(
 
     if probabilities is None:
         probabilities = ops.ones((1,), dtype=x.dtype)
+    if _twice.get():
+        return _composed(x, steps, probabilities, levels, gradient_scale)
     return mixture(x, probabilities, *steps)
+
+
+def _composed(
+    x: Any,
+    steps: Sequence[Any],
+    probabilities: Any,
+    levels: Sequence[Levels],
+    gradient_scale: Sequence[float],
+) -> Any:
+    """`fake_quantize` without a hand-written gradient: s (clip(v) + r) with a constant r = round(v) - v."""
+    mixed = 0.0
+    for i, (step, grid, scale) in enumerate(zip(steps, levels, gradient_scale, strict=True)):
+        fixed = ops.stop_gradient(step)
+        step = fixed + scale * (step - fixed)
+        v = x / step
+        clipped = ops.stop_gradient(ops.clip(v, grid.low, grid.high))
+        passing = ops.where(ops.logical_and(v > grid.low, v < grid.high), v, clipped)
+        rounded = ops.round(clipped) + (passing - ops.stop_gradient(passing))
+        mixed = mixed + probabilities[i] * (rounded * step)
+    return mixed
 
 
 def _sum_to_shape(value: Any, like: Any) -> Any:
@@ -163,6 +204,7 @@ class LearnedStepQuantizer:
         shape = tuple(size if axis in self.channel_axes else 1 for axis, size in enumerate(tensor_shape))
         if not self.channel_axes:
             shape = ()
+        _list_inner_weights_first(layer)
         variables = {
             "log_step": layer.add_weight(
                 name=f"{name}_log_step",
@@ -231,6 +273,17 @@ class LearnedStepQuantizer:
     def from_config(cls, config: dict[str, Any]) -> LearnedStepQuantizer:
         """Rebuild from `get_config`."""
         return cls(**config)
+
+
+def _list_inner_weights_first(layer: Any) -> None:
+    """Give a wrapper of TFMOT's one order of its weights, so that what it saves can be loaded.
+
+    It lists the wrapped layer's weights before ours if that layer was built earlier, and else behind them.
+    """
+    listed = getattr(layer, "_trainable_weights", None)
+    if listed is not None and hasattr(layer, "layer"):
+        known = {id(weight) for weight in listed}
+        listed.extend(weight for weight in layer.layer.trainable_weights if id(weight) not in known)
 
 
 def best_step(values: np.ndarray, levels: Levels, axes: tuple[int, ...] | None, keepdims: bool) -> np.ndarray:

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from tfmpq.budget import Budget, check_feasible, parse_budgets
+from tfmpq.distribution import run_folder
 from tfmpq.errors import UsageError
 from tfmpq.methods import load_method
 from tfmpq.policy import BudgetRecord, LayerChoice, Policy, SearchSpace, save_policy
@@ -173,7 +174,7 @@ def search(
     )  # fmt: skip
     if imitate:
         _check_imitation(task, options)
-    stage = Stage(Path(out or default_folder(model, proxy)), "search")
+    stage = Stage(run_folder(Path(out or default_folder(model, proxy))), "search")
     problem, front = _problem(task, options, stage, reporter)
     with stage.opened(_record(problem)) as finished:
         if finished is not None:

@@ -24,15 +24,11 @@ import numpy as np
 from keras import ops
 
 from tfmpq import sharpness
+from tfmpq.backend import TrainStep, batch_value_and_gradient, mean_over_replicas
 from tfmpq.errors import UsageError
 from tfmpq.pressure import BudgetTerm
 from tfmpq.quantize import quantize_wrappers
 from tfmpq.wrapper import QuantizeWrapper, perturbed_kernels
-
-if keras.backend.backend() == "tensorflow":
-    from tfmpq.backend_tensorflow import TrainStep, value_and_gradient
-else:
-    from tfmpq.backend_jax import TrainStep, value_and_gradient  # type: ignore[assignment]
 
 Update = Literal["mean", "second", "gap-guided"]
 
@@ -237,7 +233,7 @@ class QuantizedTraining(TrainStep, keras.Model):
         targets = self._targets(images, labels)
         new_values: dict[str, Any] = {}
         if self.options is None:
-            (loss, (new_state, logits)), gradients = value_and_gradient(
+            (loss, (new_state, logits)), gradients = batch_value_and_gradient(
                 lambda tensors: self._loss(tensors, [], state, images, labels, targets), trainable
             )
             metrics = {"loss": loss}
@@ -252,7 +248,7 @@ class QuantizedTraining(TrainStep, keras.Model):
             metrics |= cost_metrics
             new_values["multipliers"] = multipliers
         hits = ops.equal(ops.argmax(logits, axis=-1), ops.cast(labels, "int32"))
-        metrics["accuracy"] = ops.mean(ops.cast(hits, "float32"))
+        (metrics["accuracy"],) = mean_over_replicas([ops.mean(ops.cast(hits, "float32"))])
         return gradients, self._with_values(new_state, new_values), metrics
 
     def _aligned_gradients(
@@ -266,7 +262,7 @@ class QuantizedTraining(TrainStep, keras.Model):
         def loss_at(tensors: Sequence[Any]) -> Any:
             return self._loss(tensors[:count], tensors[count:], state, images, labels, targets)
 
-        (loss, (new_state, logits)), first = value_and_gradient(loss_at, [*trainable, *zeros])
+        (loss, (new_state, logits)), first = batch_value_and_gradient(loss_at, [*trainable, *zeros])
 
         def take() -> _Second:
             return self._second_pass(options, loss_at, loss, trainable, first, state)
@@ -303,7 +299,7 @@ class QuantizedTraining(TrainStep, keras.Model):
         moved = list(trainable)
         for position, delta in zip(positions, ascent.deltas[kernels:], strict=True):
             moved[position] = moved[position] + delta
-        (perturbed_loss, _), second = value_and_gradient(loss_at, [*moved, *ascent.deltas[:kernels]])
+        (perturbed_loss, _), second = batch_value_and_gradient(loss_at, [*moved, *ascent.deltas[:kernels]])
         gap = sharpness.surrogate_gap(loss, perturbed_loss, ascent, ball(second))
         values = (
             perturbed_loss,

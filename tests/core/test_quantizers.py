@@ -19,6 +19,7 @@ from tfmpq.quantizers import (
     activation_levels,
     best_step,
     fake_quantize,
+    twice_differentiable,
     weight_levels,
 )
 
@@ -48,6 +49,33 @@ def straight_through(x, steps, probabilities, grids, scales):
         v = tf.clip_by_value(x / scaled, float(grid.low), float(grid.high))
         total += probabilities[i] * scaled * (v + tf.stop_gradient(tf.round(v) - v))
     return total
+
+
+@quick
+@given(seed=st.integers(0, 10**6), kind=kinds, count=st.integers(1, 3))
+def test_the_twice_differentiable_form_has_the_same_values_and_gradients(
+    seed: int, kind: str, count: int
+) -> None:
+    generator = np.random.default_rng(seed)
+    grids = [levels_of(kind, bits) for bits in BITS[:count]]
+    x = tf.constant(generator.normal(0, 3, (5, 4)))
+    steps = [tf.constant(generator.uniform(0.1, 1, (1, 4))) for _ in grids]
+    probabilities = tf.constant(generator.dirichlet(np.ones(count)))
+    inputs = [x, probabilities, *steps] if count > 1 else [x, *steps]
+
+    def value_and_gradients() -> tuple[tf.Tensor, list[tf.Tensor]]:
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            value = fake_quantize(x, steps, probabilities if count > 1 else None, grids, [0.3] * count)
+            total = tf.reduce_sum(value * tf.range(5, dtype=value.dtype)[:, None])
+        return value, tape.gradient(total, inputs)
+
+    value, gradients = value_and_gradients()
+    with twice_differentiable():
+        composed, theirs = value_and_gradients()
+    np.testing.assert_allclose(composed, value, rtol=1e-15)
+    for ours, other in zip(gradients, theirs, strict=True):
+        np.testing.assert_allclose(other, ours, rtol=1e-12, atol=1e-12)
 
 
 def test_levels_of_the_bit_widths() -> None:

@@ -82,6 +82,19 @@ def test_the_run_is_evaluated_exported_and_proved(run: Path, tmp_path: Path) -> 
     assert exported.top1 == pytest.approx(recorded["top1"], abs=4 / recorded["count"])
 
 
+def test_sharpness_is_the_same(run: Path, handover: Path) -> None:
+    """Loss, gradient, gaps, and the top eigenvalue of the Hessian."""
+    from tfmpq.flatness import sharpness
+
+    theirs = read_json(handover / "sharpness.json")
+    ours = sharpness(run, radii=(0.01, 0.05), limit=64).to_json()
+    assert ours["parameters"] == theirs["parameters"]
+    for name in ("loss", "gradient_norm", "top_eigenvalue"):
+        assert ours[name] == pytest.approx(theirs[name], rel=1e-2)
+    for one, other in zip(ours["gaps"], theirs["gaps"], strict=True):
+        assert one["gap"] == pytest.approx(other["gap"], rel=2e-2, abs=1e-4)
+
+
 def test_an_asga_step_is_the_same(run: Path, handover: Path, trainer_of: Callable) -> None:
     """Loss, gap, radius, gradients, statistics, budget, and the weights after the optimizer.
 

@@ -24,6 +24,8 @@ from keras import layers, ops
 
 from tfmpq import loop
 from tfmpq.data import ImageBatches, Split, load_dataset
+from tfmpq.distribution import strategy
+from tfmpq.errors import UsageError
 from tfmpq.loop import train
 from tfmpq.optimizer import QuantizationOptimizer
 from tfmpq.pretrain import FloatTraining
@@ -183,6 +185,34 @@ def test_steps_are_written_for_tensorflow(chain, handover: Path, trainer_of: Cal
     np.savez(handover / "steps.npz", **arrays)
 
 
+def test_sharpness_is_written_for_tensorflow(chain, handover: Path) -> None:
+    from tfmpq.flatness import sharpness
+
+    found = sharpness(chain.folder, radii=(0.01, 0.05), limit=64)
+    assert found.stage == "finetune"
+    assert found.top_eigenvalue > 0
+    (handover / "sharpness.json").write_text(json.dumps(found.to_json()))
+
+
+def test_the_hessian_is_that_of_the_straight_through_loss() -> None:
+    """A quantizer behind a product: JAX alone would find no slope in the rounded values."""
+    from tfmpq.backend import value_and_gradient
+    from tfmpq.quantizers import activation_levels, fake_quantize, twice_differentiable
+
+    grid, step = activation_levels(4, signed=False), np.float32(0.3)
+    inputs = jax.numpy.asarray([0.4, 1.1, 2.0, 9.0])  # the last one is clipped
+
+    def loss(scale: Any) -> Any:
+        return ops.sum(ops.square(fake_quantize(scale * inputs, [step], None, [grid], [1.0])))
+
+    def slope(scale: Any) -> Any:
+        return value_and_gradient(lambda tensors: (loss(tensors[0]), ()), [scale])[1][0]
+
+    with twice_differentiable():
+        curvature = jax.grad(slope)(np.float32(1.0))
+    assert curvature == pytest.approx(2 * float(np.sum(np.square([0.4, 1.1, 2.0]))), rel=1e-6)
+
+
 def digits(count: int) -> tuple[np.ndarray, np.ndarray]:
     """The first test images, as a network with preprocessing `unit` takes them, and their labels."""
     test = load_dataset("digits").test
@@ -217,7 +247,9 @@ class Watcher(SilentReporter):
             raise KeyboardInterrupt
 
 
-def train_small(folder: Path, reporter: Watcher) -> dict[str, np.ndarray]:
+def train_small(
+    folder: Path, reporter: Watcher, rate: float = 0.1, second_gradient_every: int = 1
+) -> dict[str, np.ndarray]:
     """All variables after an ASGA training of a network with BatchNorm and dropout."""
     from tfmpq.graph import analyse
     from tfmpq.quantize import quantize_model
@@ -238,8 +270,9 @@ def train_small(folder: Path, reporter: Watcher) -> dict[str, np.ndarray]:
         (0.0, 1.0),
     )
     trainer = QuantizedTraining(quantized.inputs[0], quantized.outputs[0])
-    trainer.configure(SharpnessOptions(RadiusSchedule("inverse", window=2)))
-    trainer.compile(optimizer=QuantizationOptimizer(0.1), jit_compile=True)
+    radius = RadiusSchedule("inverse", window=2)
+    trainer.configure(SharpnessOptions(radius, second_gradient_every=second_gradient_every))
+    trainer.compile(optimizer=QuantizationOptimizer(rate), jit_compile=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "time", reporter)
         train(trainer, batches(BATCHES), epochs=EPOCHS, stage=Stage(folder, "search"), reporter=reporter,
@@ -291,6 +324,43 @@ def test_an_interrupted_training_ends_as_an_uninterrupted_one(uninterrupted, tmp
     for name, value in resumed.items():
         np.testing.assert_array_equal(value, uninterrupted.result[name], name)
     assert (tmp_path / "search.csv").read_text() == (uninterrupted.folder / "search.csv").read_text()
+
+
+def test_two_devices_train_as_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Norm of the gradient, gap and statistics are those of the whole batch, which is really split."""
+    split: list[int] = []
+    distribute = jax.make_array_from_process_local_data
+
+    def watched(sharding: Any, data: Any) -> Any:
+        made = distribute(sharding, data)
+        split.append(len({str(shard.index) for shard in made.addressable_shards}))
+        return made
+
+    monkeypatch.setattr(jax, "make_array_from_process_local_data", watched)
+    # Small steps: an activation on the edge between two levels would tell the last bits of sums apart.
+    options = {"rate": 1e-4, "second_gradient_every": 2}
+    one = train_small(tmp_path / "one", Watcher(), **options)
+    assert split == []
+    with strategy("data-parallel"), pytest.raises(KeyboardInterrupt):
+        train_small(tmp_path / "two", Watcher(interrupt_at=4), **options)
+    with strategy("data-parallel"):
+        two = train_small(tmp_path / "two", Watcher(), **options)
+    assert set(split) == {2}
+    logs = []
+    for folder in ("one", "two"):
+        with (tmp_path / folder / "search.csv").open(newline="") as file:
+            logs.append(list(csv.DictReader(file)))
+    for ours, theirs in zip(*logs, strict=True):
+        for name in ("loss", "perturbed_loss", "gap", "gradient_norm", "rho"):
+            assert float(theirs[name]) == pytest.approx(float(ours[name]), rel=1e-3, abs=2e-6), name
+    for name, value in one.items():
+        np.testing.assert_allclose(two[name], value, atol=2e-6, rtol=1e-4, err_msg=name)
+
+
+def test_data_parallel_training_needs_batches_that_can_be_split(tmp_path: Path) -> None:
+    data = ImageBatches(SPLIT, 5, image_shape=(8, 8, 3), preprocessing="unit")
+    with strategy("data-parallel"), pytest.raises(UsageError, match="5 images for 2 devices"):
+        train(dense(), data, epochs=1, stage=Stage(tmp_path, "float"), reporter=SilentReporter(), label="f")
 
 
 def dense() -> FloatTraining:
