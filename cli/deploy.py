@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from . import options
-from .measure import benchmark_model_option, device_options
+from .device_options import benchmark_model_option, device_options, on_option, threads_option
 from .task import perform
 
 
@@ -18,13 +18,7 @@ from .task import perform
 )
 @click.argument("source", metavar="RUN|FILE.tflite", type=options.existing_file_or_folder())
 @options.data("--data", "Data set whose test images are used")
-@click.option(
-    "--on",
-    metavar="TARGET",
-    default="local",
-    show_default=True,
-    help="local, ssh:HOST with a host of your ssh configuration or user@host, or adb[:SERIAL].",
-)
+@on_option
 @click.option(
     "--limit",
     metavar="N",
@@ -33,14 +27,7 @@ from .task import perform
     show_default=True,
     help="Number of images.",
 )
-@click.option(
-    "--threads",
-    metavar="N",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="Threads of the runtime.",
-)
+@threads_option
 @options.data_dir
 @device_options
 @benchmark_model_option

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from . import options
-from .measure import device_options
+from .device_options import device_options
 from .task import perform
 
 

@@ -1,23 +1,26 @@
-"""What a bit assignment costs: bytes, bit operations and mean weight bits, discrete and expected.
+"""What a bit assignment costs: bytes, bit operations, mean weight bits and, where measured, time.
 
 A layer's activation bits are those of the tensor that it reads. Bytes are those of the storage form: packed
 weights, per-channel scales and biases, by the rule table of `tfmpq.containers`. None of these numbers is a
-latency: kernels of a phone do not run faster for every bit that is saved.
+latency: kernels of a phone do not run faster for every bit that is saved. A latency is known only where it
+was measured (`LatencyCosts`), and it may rise when bits fall.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 
 from tfmpq.containers import Container, Operator, container_for
 from tfmpq.errors import UsageError
+from tfmpq.latency_cost import NANOSECONDS, LatencyCosts
 
-CostKey = Literal["size", "bops", "weight-bits"]
+CostKey = Literal["size", "bops", "weight-bits", "latency"]
 COST_KEYS: tuple[CostKey, ...] = ("size", "bops", "weight-bits")
+"""Costs that every network has; `latency` needs a table."""
 
 REFERENCE_BITS = 8
 """Relative costs are relative to the network with these bits everywhere."""
@@ -97,10 +100,17 @@ class CostModel:
     Attributes:
         layers: The layers with weights, in graph order.
         fixed_bytes: Bytes of parameter-free helpers that the file stores at any bit-width.
+        latency: Measured times; None where there is no table.
     """
 
     layers: tuple[LayerCost, ...]
     fixed_bytes: int = 0
+    latency: LatencyCosts | None = None
+
+    @property
+    def keys(self) -> tuple[CostKey, ...]:
+        """The costs that are known."""
+        return COST_KEYS if self.latency is None else (*COST_KEYS, "latency")
 
     @property
     def tensors(self) -> tuple[str, ...]:
@@ -182,12 +192,28 @@ class CostModel:
     def value(
         self, key: CostKey, weight_bits: Mapping[str, int], activation_bits: Mapping[str, int]
     ) -> float:
-        """The cost that a budget of this key limits, in bytes, bit operations or bits."""
+        """The cost that a budget of this key limits, in bytes, bit operations, bits or milliseconds."""
+        if key == "latency":
+            weights = {layer.name: _bits_of(weight_bits, layer.name) for layer in self.layers}
+            return self.times().total(weights, activation_bits) / NANOSECONDS
         if key == "size":
             return self.size(weight_bits)
         return (
             self.bops(weight_bits, activation_bits) if key == "bops" else self.mean_weight_bits(weight_bits)
         )
+
+    def times(self) -> LatencyCosts:
+        """The measured times.
+
+        Raises:
+            UsageError: There are none.
+        """
+        if self.latency is None:
+            raise UsageError(
+                "A budget of latency needs measured times. Received: none. Give the file of tfmpq profile as "
+                "--latency-table."
+            )
+        return self.latency
 
     def reference(self, key: CostKey) -> float:
         """The cost of the uniform 8-bit network."""
@@ -226,7 +252,8 @@ class CostModel:
 
         Args:
             key: `size` gives bytes, `weight-bits` weights * bits (divide the sum by the number of weights),
-                `bops` macs * bits (multiply by the activation bits of the tensor that the layer reads).
+                `bops` macs * bits (multiply by the activation bits of the tensor that the layer reads),
+                `latency` nanoseconds (add those of `tensor_times`).
             candidates: Weight bits to choose from, by layer name.
 
         Returns:
@@ -237,72 +264,19 @@ class CostModel:
             bits = candidates[layer.name]
             if key == "size":
                 return [layer.stored_bytes(b) for b in bits]
+            if key == "latency":
+                return [self.times().of_layer(layer.name, b) for b in bits]
             return [(layer.macs if key == "bops" else layer.weights) * b for b in bits]
 
         return {layer.name: np.array(row(layer), np.int64) for layer in self.layers}
 
-
-class ExpectedCost:
-    """Differentiable costs of independent random choices, as fractions of the uniform 8-bit network.
-
-    Expected BOPs are the sum of macs * E[weight bits] * E[activation bits], which is exact for independent
-    choices; so is every other cost, being linear in the probabilities.
-    """
-
-    def __init__(
-        self,
-        model: CostModel,
-        weight_candidates: Mapping[str, Sequence[int]],
-        activation_candidates: Mapping[str, Sequence[int]],
-    ) -> None:
-        """Prepares the tables.
-
-        Args:
-            model: Counts of the network.
-            weight_candidates: Weight bits to choose from, by layer name.
-            activation_candidates: Activation bits to choose from, by name of the tensor that is read.
-        """
-        self._model = model
-        totals = {key: model.reference(key) for key in COST_KEYS}
-        totals["weight-bits"] *= sum(layer.weights for layer in model.layers)
-        self._fixed = model.fixed_bytes / totals["size"]
-        self._tables = {
-            key: {name: row / totals[key] for name, row in model.cost_table(key, weight_candidates).items()}
-            for key in COST_KEYS
+    def tensor_times(self, candidates: Mapping[str, Sequence[int]]) -> dict[str, np.ndarray]:
+        """Nanoseconds that each candidate of each activation tensor adds: int64 (number of candidates,)."""
+        times = self.times()
+        return {
+            name: np.array([times.of_tensor(name, b) for b in bits], np.int64)
+            for name, bits in candidates.items()
         }
-        self._activations = {name: np.array(activation_candidates[name]) for name in model.tensors}
-
-    def __call__(
-        self, key: CostKey, weight_probs: Mapping[str, Any], activation_probs: Mapping[str, Any]
-    ) -> Any:
-        """The expected cost.
-
-        Args:
-            key: Which cost.
-            weight_probs: Tensor of shape (number of candidates,) by layer name; a layer that has only one
-                candidate can be left out.
-            activation_probs: The same by tensor name.
-
-        Returns:
-            float32 scalar tensor; 1.0 is the cost of the uniform 8-bit network.
-        """
-        tables = self._tables[key]
-        terms = {layer.name: _expectation(tables, weight_probs, layer.name) for layer in self._model.layers}
-        if key == "bops":
-            bits = {
-                name: _expectation(self._activations, activation_probs, name) for name in self._activations
-            }
-            terms = {layer.name: terms[layer.name] * bits[layer.reads] for layer in self._model.layers}
-        return sum(terms.values()) + (self._fixed if key == "size" else 0.0)
-
-
-def _expectation(tables: Mapping[str, np.ndarray], probs: Mapping[str, Any], name: str) -> Any:
-    from keras import ops
-
-    table = ops.convert_to_tensor(tables[name], dtype="float32")
-    if name not in probs and len(tables[name]) == 1:
-        return table[0]
-    return ops.sum(table * ops.cast(probs[name], "float32"))
 
 
 def _bits_of(bits: Mapping[str, _Bits], name: str) -> _Bits:

@@ -15,8 +15,9 @@ import keras
 import numpy as np
 
 from tfmpq.budget import Budget
-from tfmpq.cost import CostModel, ExpectedCost
+from tfmpq.cost import CostModel
 from tfmpq.decide import Learned, decide, likeliest
+from tfmpq.expected_cost import ExpectedCost
 from tfmpq.loop import train
 from tfmpq.optimizer import QuantizationOptimizer
 from tfmpq.prepare import begins_trained

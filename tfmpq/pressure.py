@@ -6,11 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import keras
 from keras import ops
 
-from tfmpq.backend import value_and_gradient
 from tfmpq.cost import CostKey
 from tfmpq.expected_cost import ExpectedCost
+
+if keras.backend.backend() == "tensorflow":
+    from tfmpq.backend_tensorflow import value_and_gradient
+else:
+    from tfmpq.backend_jax import value_and_gradient
 
 
 class Pressure(NamedTuple):

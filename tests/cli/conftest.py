@@ -23,6 +23,7 @@ FUNCTIONS = {
     "evaluate": "tfmpq.evaluation",
     "sharpness": "tfmpq.flatness",
     "measure": "tfmpq.deploy.measure",
+    "profile": "tfmpq.deploy.profiling",
     "devices": "tfmpq.deploy.devices",
     "deploy": "tfmpq.deploy.delivery",
     "report": "tfmpq.reporting",

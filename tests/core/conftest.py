@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from tfmpq.cost import ExpectedCost
+from tfmpq.expected_cost import ExpectedCost
 from tfmpq.graph import analyse
 from tfmpq.network import Network
 from tfmpq.quantize import quantize_model, quantize_wrappers

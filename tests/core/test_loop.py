@@ -15,9 +15,9 @@ import pytest
 from keras import layers
 
 from tfmpq import loop
-from tfmpq.cost import ExpectedCost
 from tfmpq.data import ImageBatches, Split
 from tfmpq.errors import TfmpqError
+from tfmpq.expected_cost import ExpectedCost
 from tfmpq.loop import train
 from tfmpq.optimizer import QuantizationOptimizer
 from tfmpq.progress import SilentReporter

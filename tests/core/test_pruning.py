@@ -11,8 +11,8 @@ import pytest
 from keras import layers
 
 from tfmpq import loop
-from tfmpq.cost import ExpectedCost
 from tfmpq.data import ImageBatches, Split
+from tfmpq.expected_cost import ExpectedCost
 from tfmpq.graph import analyse
 from tfmpq.optimizer import QuantizationOptimizer
 from tfmpq.pressure import BudgetTerm

@@ -1,0 +1,96 @@
+"""`tfmpq profile`: a latency table of a network on a device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tfmpq.containers import TARGETS
+
+from . import options
+from .device_options import (
+    affinity_option,
+    benchmark_model_option,
+    device_options,
+    on_option,
+    threads_option,
+)
+from .task import perform
+
+
+@click.command(
+    short_help="Time a network's layers on a device, for budgets of latency.",
+    epilog=options.example(
+        "tfmpq profile --model mobilenet_v2 --input 224 --classes 1000 --on ssh:pi --threads 4 \\",
+        "    --out mobilenet_v2.pi.json",
+    ),
+)
+@options.model(required=True)
+@on_option
+@click.option(
+    "--input",
+    "input_side",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="Image side in pixels; a model from a file has its own.",
+)
+@click.option(
+    "--classes",
+    metavar="N",
+    type=click.IntRange(min=2),
+    help="Number of classes; a model from a file has its own.",
+)
+@click.option(
+    "--target",
+    type=click.Choice(TARGETS),
+    default="litert",
+    show_default=True,
+    help="Form of the file that will be deployed, as for tfmpq export.",
+)
+@click.option(
+    "--weight-bits",
+    type=options.BitWidths(),
+    default="2,4,8",
+    show_default=True,
+    help="Weight bit-widths that a search may choose from.",
+)
+@click.option(
+    "--activation-bits",
+    type=options.BitWidths(),
+    default="8",
+    show_default=True,
+    help="Activation bit-widths that a search may choose from.",
+)
+@threads_option
+@affinity_option
+@click.option(
+    "--repeats",
+    metavar="N",
+    type=click.IntRange(min=1),
+    default=5,
+    show_default=True,
+    help="Fresh processes for every network; they take turns.",
+)
+@device_options
+@benchmark_model_option
+@click.option(
+    "--out",
+    metavar="FILE.json",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The table.  [default: MODEL.SIDE.TARGET.latency.json]",
+)
+@options.json_option
+def profile(as_json: bool, model: str, **choices: Any) -> None:
+    """Time every layer of a network on a device, in every form that its bit-widths can have.
+
+    Whole networks of random integers run there under the runtime's profiler, one for each width. The table is
+    for this network, size, device, runtime and number of threads, and is refused for others.
+    """
+    perform(
+        "profile",
+        "tfmpq.deploy.profiling",
+        as_json,
+        lambda function, reporter: function(model, **choices, reporter=reporter),
+    )

@@ -1,0 +1,172 @@
+"""From the operators of whole networks to the parts that a latency is the sum of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tfmpq.containers import Container
+from tfmpq.deploy.op_times import OperatorProfile, OperatorTime
+from tfmpq.deploy.stand_in import BITS
+from tfmpq.frozen import FrozenModel
+from tfmpq.graph import Network
+from tfmpq.latency_table import ContainerTime, LayerTimes, TensorTime
+
+_CLAMP = "QUANTIZE"
+"""Operators behind a signed tensor of fewer than 8 bits (see `tfmpq.deploy.surgery`)."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SampledNetwork:
+    """What was measured of one network.
+
+    Attributes:
+        weight_bits: Width of all layers.
+        activation_bits: Width of all activation tensors that can be narrowed.
+        containers: How each layer is stored, by name.
+        frozen: The network.
+        operators: Its operators.
+        median_ms: All of it, without a profiler.
+        p10_ms: Its 10th percentile; NaN where it is not told.
+        spread: That of the processes' medians.
+    """
+
+    weight_bits: int
+    activation_bits: int
+    containers: Mapping[str, Container]
+    frozen: FrozenModel
+    operators: OperatorProfile
+    median_ms: float
+    p10_ms: float
+    spread: float
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a latency is the sum of: `base_ms`, a layer in its container, narrowed tensors."""
+
+    base_ms: float
+    layers: tuple[LayerTimes, ...]
+    tensors: tuple[TensorTime, ...]
+
+
+def parts_of(network: Network, sampled: Sequence[SampledNetwork]) -> Parts:
+    """Take networks apart.
+
+    A layer is its own operator, the casts of its weights and the padding before it: whether padding is merged
+    into a convolution depends on how that one is stored. A tensor is what clamps it. Everything else is the
+    base, which is the same in all networks, and is taken from that of 8 bits.
+
+    Args:
+        network: The fused nodes.
+        sampled: The networks; the first has 8 bits everywhere.
+    """
+    owner = _padding(sampled[0].frozen)
+    by_layer: dict[str, dict[Container, list[tuple[list[OperatorTime], int]]]] = {}
+    clamps: dict[str, list[OperatorTime]] = {}
+    base: list[OperatorTime] = []
+    for net in sampled:
+        own: dict[str, list[OperatorTime]] = {name: [] for name in net.containers}
+        for item in net.operators.operators:
+            name = owner.get(item.layer, item.layer)
+            if item.operator == _CLAMP:
+                clamps.setdefault(_tensor(network, name), []).append(item)
+            elif name in own:
+                own[name].append(item)
+            elif net is sampled[0]:
+                base.append(item)
+        if net.activation_bits < BITS:
+            continue  # the layers are those of the first network, between other operators
+        for name, items in own.items():
+            held = by_layer.setdefault(name, {})
+            held.setdefault(net.containers[name], []).append((items, net.operators.runs))
+    layers = tuple(
+        LayerTimes(
+            name=cost.name,
+            operator=cost.operator,
+            macs=cost.macs,
+            weights=cost.weights,
+            fan_in=cost.fan_in,
+            times=[_container_time(held, found) for held, found in by_layer[cost.name].items()],
+        )
+        for cost in network.cost_model().layers
+    )
+    return Parts(_base(sampled[0], base, layers), layers, _tensors(network, sampled, clamps))
+
+
+def _base(first: SampledNetwork, rest: Sequence[OperatorTime], layers: Sequence[LayerTimes]) -> float:
+    """Operators without weights, and what is in none; where that is not told, what is left of the whole."""
+    outside = first.operators.outside_ms
+    if math.isfinite(outside):
+        return outside + sum(item.ms for item in rest)
+    held = first.containers
+    weighted = sum(
+        time.ms
+        for layer in layers
+        for time in layer.times
+        if (time.bits, time.decode) == (held[layer.name].bits, held[layer.name].decode)
+    )
+    return max(0.0, first.median_ms - weighted)
+
+
+def _tensors(
+    network: Network, sampled: Sequence[SampledNetwork], clamps: Mapping[str, Sequence[OperatorTime]]
+) -> tuple[TensorTime, ...]:
+    """The tensors that can be narrowed, if narrow ones were profiled."""
+    if all(net.activation_bits == BITS for net in sampled):
+        return ()
+    return tuple(
+        TensorTime(
+            name=name,
+            ms=sum(item.ms for item in clamps.get(name, ())),
+            spread=max((item.spread for item in clamps.get(name, ())), default=0.0),
+        )
+        for name in network.tensors
+    )
+
+
+def _container_time(
+    container: Container, found: Sequence[tuple[Sequence[OperatorTime], int]]
+) -> ContainerTime:
+    """One layer in one container, in as many networks as have it so."""
+    times = np.array([sum(item.ms for item in items) for items, _ in found])
+    middle = float(np.median(times))
+    single = max((max(items, key=_ms).spread for items, _ in found if items), default=0.0)
+    between = float(times.max() - times.min()) / middle if middle else 0.0
+    kernels = dict.fromkeys(item.kernel for items, _ in found for item in items)
+    return ContainerTime(
+        bits=container.bits,  # type: ignore[arg-type]
+        decode=container.decode,
+        kernel=" + ".join(kernels),
+        ms=middle,
+        spread=max(single, between),
+        samples=sum(runs for _, runs in found),
+    )
+
+
+def _ms(item: OperatorTime) -> float:
+    return item.ms
+
+
+def _padding(frozen: FrozenModel) -> dict[str, str]:
+    """Layer with weights by the name of the padding that only it reads."""
+    readers: dict[str, list[str]] = {}
+    for layer in frozen.layers:
+        for name in layer.inputs:
+            readers.setdefault(name, []).append(layer.name)
+    weighted = {layer.name for layer in frozen.weighted}
+    return {
+        layer.name: readers[layer.name][0]
+        for layer in frozen.layers
+        if layer.kind == "zero_padding"
+        and len(readers.get(layer.name, ())) == 1
+        and readers[layer.name][0] in weighted
+    }
+
+
+def _tensor(network: Network, layer: str) -> str:
+    """Name of the grid of a layer's output; operators that stand for one node are named after it."""
+    return next((node.grid_of for node in network.nodes if node.name == layer), layer)

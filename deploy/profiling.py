@@ -1,0 +1,323 @@
+"""`tfmpq profile`: every layer of a network in every container of the search space, timed on a device.
+
+Operators are timed where they run: whole networks of one width each run under the runtime's profiler, so that
+caches, merged padding and the cost of leaving a delegate are those of the deployed network.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfmpq.containers import TARGETS, Target
+from tfmpq.deploy.device_state import emulated
+from tfmpq.deploy.measure import DeviceProgram, binary_for, program_for
+from tfmpq.deploy.op_times import ProfiledProcess, operator_profile
+from tfmpq.deploy.profile_networks import PlannedNetwork, planned_networks
+from tfmpq.deploy.profile_parts import Parts, SampledNetwork, parts_of
+from tfmpq.deploy.profilers import NoProfiler, OperatorProfiler, operator_profiler
+from tfmpq.deploy.protocol import Protocol
+from tfmpq.deploy.stand_in import StandIn, stand_in
+from tfmpq.deploy.surgery import build_tflite
+from tfmpq.deploy.transports import Transport, transport
+from tfmpq.errors import TfmpqError, UsageError
+from tfmpq.latency_table import FORMAT, LatencyTable, ProfiledNetwork
+from tfmpq.models.registry import MODEL_FILES
+from tfmpq.prepare import versions
+from tfmpq.progress import Reporter, SilentReporter
+from tfmpq.runs import write_json
+
+REPEATS = 5
+PLAN = Protocol("profile", runs=50, seconds=0.5, warmup_seconds=0.2, limit_seconds=30.0)
+_CHANNELS = 3
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Profile:
+    """What was measured.
+
+    Attributes:
+        table: The latency table.
+        out: The file that holds it.
+        seconds: How long it took.
+    """
+
+    table: LatencyTable
+    out: str
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The facts of the table, a row for each layer, and the check against whole networks."""
+        table = self.table
+        rows = [
+            {
+                "name": layer.name,
+                "operator": layer.operator,
+                **{f"int{item.bits}_ms": item.ms for item in sorted(layer.times, key=lambda t: -t.bits)},
+                "spread": max(item.spread for item in layer.times),
+            }
+            for layer in table.layers
+        ]
+        return {
+            "out": self.out,
+            **{key: getattr(table, key) for key in ("model", "classes", "form", "threads", "source")},
+            "input_shape": list(table.input_shape),
+            "runtime": table.runtime,
+            "device": {key: value for key, value in table.device.items() if key != "features"},
+            "emulated": table.emulated,
+            "operators": sum(len(layer.times) for layer in table.layers),
+            "base_ms": table.base_ms,
+            "layers": rows,
+            "tensors": [tensor.model_dump() for tensor in table.tensors if tensor.ms],
+            "networks": [network.model_dump() for network in table.networks],
+            "profile_seconds": self.seconds,
+            "warnings": list(table.warnings),
+        }
+
+
+def profile(
+    model: str,
+    *,
+    on: str = "local",
+    input_side: int | None = None,
+    classes: int | None = None,
+    target: Target = "litert",
+    weight_bits: Sequence[int] = (2, 4, 8),
+    activation_bits: Sequence[int] = (8,),
+    threads: int = 1,
+    affinity: str | None = None,
+    repeats: int = REPEATS,
+    python: str | None = None,
+    ssh_config: str | Path | None = None,
+    adb: str | Path | None = None,
+    benchmark_model: str | Path | None = None,
+    out: str | Path | None = None,
+    reporter: Reporter | None = None,
+) -> Profile:
+    """Measure a network's layers on a device and write a latency table.
+
+    Args:
+        model: Built-in name, `.keras` file or `MODULE:FUNCTION`.
+        on: The device: `local`, `ssh:HOST`, `adb` or `adb:SERIAL`.
+        input_side: Image side; a model from a file has its own.
+        classes: Number of classes; a model from a file has its own.
+        target: Form of the file that is to be deployed.
+        weight_bits: Widths of weights to choose from later.
+        activation_bits: Widths of activations to choose from later.
+        threads: Threads of the runtime.
+        affinity: CPUs that the process keeps to, as `0,1`.
+        repeats: Fresh processes for every network, which take turns.
+        python: How Python is called on the device; by default found.
+        ssh_config: Configuration file for ssh instead of the user's.
+        adb: The adb client; by default found.
+        benchmark_model: LiteRT's program of that name; what measures on Android.
+        out: File to write; by default `MODEL.SIDE.TARGET.latency.json` here.
+        reporter: Told about progress.
+
+    Raises:
+        UsageError: A value is out of range or unknown, or the size of the network is not given.
+        DeviceError: The device, the way to it or the runtime fails.
+        TfmpqError: The network cannot be deployed, the runtime tells no times of operators, or the table
+            cannot be written.
+    """
+    begin = time.monotonic()
+    reporter = reporter or SilentReporter()
+    shape = _checked(model, input_side, classes, target, threads, repeats)
+    way = transport(on, python=python, ssh_config=ssh_config, adb=adb)
+    binary = binary_for(way, benchmark_model)
+    with tempfile.TemporaryDirectory() as folder, way as device:
+        program = program_for(device, binary)
+        program.require_runtime()
+        subject = stand_in(model, shape, classes or 2)
+        plans = planned_networks(subject, target, weight_bits, activation_bits)
+        files = _written(plans, target, Path(folder), reporter)
+        session = _Session(device, program, operator_profiler(device, binary), threads, affinity)
+        session.sample(files, repeats, reporter)
+        table = _table(subject, target, session, plans, files, device.target())
+    path = Path(out or f"{table.model}.{table.input_shape[0]}.{target}.latency.json")
+    _write(path, table)
+    return Profile(table, str(path), round(time.monotonic() - begin, 1))
+
+
+def _checked(
+    model: str, input_side: int | None, classes: int | None, target: str, threads: int, repeats: int
+) -> tuple[int, int, int]:
+    """The shape of the image; any for a model from a file, which keeps its own."""
+    if target not in TARGETS:
+        raise UsageError(f"A target is one of {', '.join(TARGETS)}. Received: {target}. Choose one of them.")
+    if threads < 1 or repeats < 1:
+        raise UsageError(
+            f"Threads and repeats are at least 1. Received: threads={threads}, repeats={repeats}. Raise them."
+        )
+    if not model.endswith(MODEL_FILES) and (input_side is None or classes is None):
+        raise UsageError(
+            "A latency is that of a network at one size. "
+            f"Received: {model} without {'an image side' if input_side is None else 'a number of classes'}. "
+            "Give --input N and --classes N, for example 224 and 1000."
+        )
+    side = input_side or 224
+    return side, side, _CHANNELS
+
+
+def _written(plans: Sequence[PlannedNetwork], target: Target, folder: Path, reporter: Reporter) -> list[Path]:
+    reporter.start("write networks", len(plans))
+    paths = []
+    for number, plan in enumerate(plans):
+        paths.append(folder / f"network{number}.tflite")
+        paths[-1].write_bytes(build_tflite(plan.frozen, target))
+        reporter.advance()
+    reporter.finish()
+    return paths
+
+
+class _Session:
+    """Runs the networks on the device, each as it is and under the profiler, all in turn."""
+
+    def __init__(
+        self,
+        device: Transport,
+        program: DeviceProgram,
+        profiler: OperatorProfiler,
+        threads: int,
+        affinity: str | None,
+    ) -> None:
+        self._device, self._program, self._profiler = device, program, profiler
+        self.threads, self.affinity, self.source = threads, affinity, profiler.source
+        self.processes: dict[Path, list[ProfiledProcess]] = {}
+        self.answers: dict[Path, list[dict[str, Any]]] = {}
+
+    def sample(self, files: Sequence[Path], repeats: int, reporter: Reporter) -> None:
+        """Measure and profile every file in `repeats` fresh processes each."""
+        names = {path: self._device.push(path) for path in files}
+        reporter.start("profile", 2 * repeats * len(files))
+        for _ in range(repeats):
+            for path, name in names.items():
+                answer = self._program.measure(name, path, self.threads, PLAN, self.affinity)
+                self.answers.setdefault(path, []).append(answer)
+                reporter.advance()
+                process = self._profiled(name)
+                self.processes.setdefault(path, []).append(process)
+                reporter.advance()
+        reporter.finish()
+
+    def _profiled(self, name: str) -> ProfiledProcess:
+        try:
+            return self._profiler.profile(name, self.threads, PLAN, self.affinity)
+        except NoProfiler as error:
+            raise TfmpqError(
+                "A profile needs a runtime that tells the times of its operators. "
+                f"Received: {self._device.name}: {error}. Install ai-edge-litert 2.3 there, or measure files "
+                "with tfmpq measure."
+            ) from None
+
+
+def _table(
+    subject: StandIn,
+    target: Target,
+    session: _Session,
+    plans: Sequence[PlannedNetwork],
+    files: Sequence[Path],
+    reached_through: dict[str, Any],
+) -> LatencyTable:
+    sampled = [
+        _sampled(plan, path, session.processes[path], session.answers[path], session.source)
+        for plan, path in zip(plans, files, strict=True)
+    ]
+    parts = parts_of(subject.network, sampled)
+    facts = session.answers[files[0]][0]
+    table = LatencyTable(
+        format=FORMAT,
+        model=subject.name,
+        input_shape=subject.network.input_shape,
+        classes=subject.classes,
+        form=target,
+        runtime=facts["runtime"],
+        device=facts["device"],
+        target=reached_through,
+        emulated=emulated(facts["device"]),
+        threads=session.threads,
+        affinity=session.affinity,
+        source=session.source,
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        versions=versions(),
+        base_ms=parts.base_ms,
+        layers=list(parts.layers),
+        tensors=list(parts.tensors),
+        networks=[],
+        warnings=_warnings(sampled, parts),
+    )
+    return table.model_copy(update={"networks": [_check(table, subject, net) for net in sampled]})
+
+
+def _sampled(
+    plan: PlannedNetwork,
+    path: Path,
+    processes: Sequence[ProfiledProcess],
+    answers: Sequence[dict[str, Any]],
+    source: str,
+) -> SampledNetwork:
+    runs = [np.asarray(answer["latency_ms_raw"], np.float64) for answer in answers]
+    known = all(len(times) for times in runs)
+    # benchmark_model keeps no samples.
+    medians = [
+        float(np.median(times)) if known else answer["latency_ms"]["p50"] or answer["latency_ms"]["mean"]
+        for times, answer in zip(runs, answers, strict=True)
+    ]
+    return SampledNetwork(
+        plan.weight_bits,
+        plan.activation_bits,
+        plan.containers,
+        plan.frozen,
+        operator_profile(path.read_bytes(), processes, source),
+        median_ms=float(np.median(np.concatenate(runs))) if known else float(np.median(medians)),
+        p10_ms=float(np.percentile(np.concatenate(runs), 10)) if known else float("nan"),
+        spread=(max(medians) - min(medians)) / float(np.median(medians)),
+    )
+
+
+def _check(table: LatencyTable, subject: StandIn, net: SampledNetwork) -> ProfiledNetwork:
+    """What the table says about a network that was measured."""
+    weights = dict.fromkeys(net.containers, net.weight_bits)
+    bits = {tensor.name: net.activation_bits for tensor in table.tensors}
+    return ProfiledNetwork(
+        weight_bits=net.weight_bits,
+        activation_bits=net.activation_bits,
+        median_ms=net.median_ms,
+        p10_ms=None if np.isnan(net.p10_ms) else net.p10_ms,
+        spread=net.spread,
+        predicted_ms=table.predicted_ms(weights, bits),
+    )
+
+
+def _warnings(sampled: Sequence[SampledNetwork], parts: Parts) -> list[str]:
+    found = []
+    loose = sum(sum(net.operators.unattributed.values()) for net in sampled)
+    if loose:
+        found.append("some kernels could not be told apart: the table leaves them out")
+    unsteady = [net for net in sampled if net.spread > 0.1]
+    if unsteady:
+        found.append(
+            f"whole networks differ by {max(net.spread for net in unsteady):.0%} between processes: other "
+            "load or changing clocks; operators are affected less"
+        )
+    times = [time for layer in parts.layers for time in layer.times]
+    wide = [time for time in times if time.spread > 0.2 and time.ms > 0.01]
+    if wide:
+        found.append(f"{len(wide)} of {len(times)} times differ by more than 20% between processes")
+    return found
+
+
+def _write(path: Path, table: LatencyTable) -> None:
+    try:
+        write_json(path, table.model_dump(mode="json"))
+    except OSError as error:
+        raise TfmpqError(
+            f"The table has to be written. Received: {path} ({error.strerror}). Choose another path."
+        ) from error

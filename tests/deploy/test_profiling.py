@@ -1,0 +1,100 @@
+"""A latency table of a small network on this machine."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tfmpq.containers import container_for
+from tfmpq.deploy import profilers, profiling
+from tfmpq.deploy.profiling import profile
+from tfmpq.deploy.stand_in import stand_in
+from tfmpq.deploy.surgery import build_tflite
+from tfmpq.deploy.verify import verify
+from tfmpq.errors import TfmpqError, UsageError
+from tfmpq.latency_table import load_table
+
+NETWORK = "user_networks:small"
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[1])
+    short = replace(profiling.PLAN, runs=20, seconds=0.02, warmup_seconds=0.01)
+    monkeypatch.setattr(profiling, "PLAN", short)
+
+
+@pytest.fixture(scope="module")
+def subject():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(Path(__file__).parents[1])
+        return stand_in(NETWORK, (16, 16, 3), 10)
+
+
+def test_a_stand_in_is_a_network_that_can_be_deployed(subject) -> None:
+    weights = {"stem": 8, "depthwise": 4, "pointwise": 2, "down": 3, "logits": 5}
+    tensors = {name: 4 for name in subject.network.tensors[1:-1]}
+    frozen = subject.with_bits(weights, tensors)
+    assert {layer.name: layer.weights.bits for layer in frozen.weighted} == weights
+    assert {layer.grid.bits for layer in frozen.layers[1:-1]} == {4}
+    assert verify(frozen, build_tflite(frozen, "litert"), "litert").passed
+
+
+@pytest.mark.parametrize("form", ["litert", "storage"])
+def test_a_table_holds_every_layer_in_every_container(subject, form, tmp_path) -> None:
+    out = tmp_path / "t.json"
+    found = profile(
+        NETWORK, input_side=16, classes=10, target=form, activation_bits=(4, 8), repeats=2, out=out
+    )
+    table = load_table(out)
+    assert table == found.table
+    for layer, node in zip(table.layers, subject.network.cost_model().layers, strict=True):
+        assert (layer.name, layer.macs, layer.weights) == (node.name, node.macs, node.weights)
+        containers = [container_for(node.operator, bits, node.fan_in, form) for bits in (8, 4, 2)]
+        assert {(t.bits, t.decode) for t in layer.times} == {(c.bits, c.decode) for c in containers}
+        assert all(t.ms >= 0 and t.samples >= 40 and t.kernel for t in layer.times)
+    assert [tensor.name for tensor in table.tensors] == list(subject.network.tensors)
+    # All tensors that can be narrowed are those of a ReLU here, which saturation clamps.
+    assert all(tensor.ms == 0 for tensor in table.tensors)
+    assert table.base_ms > 0
+    assert sum(t.ms for layer in table.layers for t in layer.times) > 0
+    assert (table.networks[0].weight_bits, table.networks[0].activation_bits) == (8, 8)
+    for network in table.networks:
+        assert network.predicted_ms == pytest.approx(
+            table.predicted_ms(
+                dict.fromkeys((layer.name for layer in table.layers), network.weight_bits),
+                dict.fromkeys(subject.network.tensors, network.activation_bits),
+            )
+        )
+    shown = json.loads(json.dumps(found.to_json()))
+    assert shown["operators"] == sum(len(layer.times) for layer in table.layers)
+    assert [row["name"] for row in shown["layers"]] == [layer.name for layer in table.layers]
+
+
+def test_a_device_without_a_profiler_is_refused(monkeypatch, tmp_path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text('print(\'TFMPQ_ERROR {"kind": "no_profiler", "message": "none here"}\')')
+    monkeypatch.setattr(profilers, "PROGRAM", program)
+    with pytest.raises(TfmpqError, match="Received: local: none here"):
+        profile(NETWORK, input_side=16, classes=10, out=tmp_path / "t.json")
+    assert not (tmp_path / "t.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"input_side": None}, "without an image side"),
+        ({"classes": None}, "without a number of classes"),
+        ({"target": "phone"}, "phone"),
+        ({"repeats": 0}, "repeats=0"),
+        ({"threads": 0}, "threads=0"),
+        ({"benchmark_model": "b"}, "benchmark_model measures on Android"),
+    ],
+)
+def test_bad_calls_are_refused_at_once(options, said, tmp_path) -> None:
+    arguments = {"input_side": 16, "classes": 10, "out": tmp_path / "t.json"} | options
+    with pytest.raises(UsageError, match=said):
+        profile(NETWORK, **arguments)
