@@ -65,7 +65,7 @@ def _times(files: Sequence[Measured], title: str) -> list[Child]:
     """One row a file, all on one scale; the bar leaves out the slowest and the fastest tenth."""
     ends = [end for file in files for end in _ends(file)]
     low, high = min(ends), max(ends)
-    margin = (high - low or high) * 0.05
+    margin = (high - low or high or 1.0) * 0.05
     scale = Scale(low - margin, high + margin, 4, 196)
     rows: list[list[Child]] = []
     for file in files:

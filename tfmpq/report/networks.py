@@ -105,7 +105,8 @@ def _of_job(run: Run, job: Job, data: str, images: int) -> Iterator[Network]:
     for row in job.table:
         yield Network(
             f"{run.name}, {row.model}", run.model, data, families.get(row.model, "other"), row.top1, images,
-            row.size, row.mean_weight_bits, paths=(row.path,),
+            row.size, row.mean_weight_bits,
+            paths=(row.path, str(run.folder)) if row.model == "mixed" else (row.path,),
         )  # fmt: skip
 
 
@@ -117,8 +118,8 @@ def _of_finetune(
     if tuned is None:
         return
     files = [*(item.path for item in exports), *(item.path for item in evaluations)]
-    files = [path for path in files if Path(path).parent.name == run.folder.name]
-    files += [str(path) for path in run.folder.glob("*.tflite")]
+    files = [path for path in files if run.folder.name in (Path(path).name, Path(path).parent.name)]
+    files += [str(run.folder), *(str(path) for path in run.folder.glob("*.tflite"))]
     network = Network(
         run.name, run.model, tuned.data, _family(run), tuned.top1, tuned.count, tuned.size,
         tuned.mean_weight_bits, paths=tuple(dict.fromkeys(files)),
@@ -138,13 +139,13 @@ def _of_search(run: Run) -> Iterator[Network]:
     if "float" in found.accuracy and run.search_options.get("target_classes") is None:
         yield Network(
             name=f"{run.model}, float32", family="float", top1=found.accuracy["float"], **common,
-            size=found.size.get("float"), mean_weight_bits=32.0,
+            size=round(found.size.float32), mean_weight_bits=32.0,
         )  # fmt: skip
     front = [(point.asked, point.accuracy, point.reached, point.mean_weight_bits) for point in found.pareto]
     policy = found.accuracy.get("policy_without_finetuning")
     if not front and policy is not None:
         asked = ", ".join(budget.asked for budget in found.budget)
-        front = [(asked, policy, found.size["policy"], found.mean_weight_bits)]
+        front = [(asked, policy, found.size.policy, found.mean_weight_bits)]
     for asked, top1, size, bits in front:
         yield Network(
             name=f"{run.name}, {asked}", family=_family(run), top1=top1, size=round(size),

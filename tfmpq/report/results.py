@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.runs import read_json
+
+Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
+Positive = Annotated[FiniteFloat, Field(gt=0)]
+Time = Annotated[FiniteFloat, Field(ge=0)]
 
 
 class _Result(BaseModel):
@@ -24,6 +28,14 @@ class Budget(_Result):
     reached: FiniteFloat
 
 
+class Costs(_Result):
+    """What a network costs in float32, at uniform 8 bits, and with the policy."""
+
+    float32: Positive = Field(alias="float")
+    int8: Positive
+    policy: Positive
+
+
 class FrontPoint(_Result):
     """One policy of `tfmpq search --pareto`."""
 
@@ -31,7 +43,7 @@ class FrontPoint(_Result):
     policy: str
     reached: FiniteFloat
     mean_weight_bits: FiniteFloat
-    accuracy: FiniteFloat
+    accuracy: Share
 
 
 class Search(_Result):
@@ -40,10 +52,10 @@ class Search(_Result):
     model: str
     budget: list[Budget]
     bits: dict[str, int]
-    bops: dict[str, FiniteFloat]
-    size: dict[str, int]
+    bops: Costs
+    size: Costs
     mean_weight_bits: FiniteFloat
-    accuracy: dict[str, FiniteFloat]
+    accuracy: dict[str, Share]
     search_seconds: FiniteFloat
     pareto: list[FrontPoint] = []
 
@@ -54,8 +66,8 @@ class Finetune(_Result):
     model: str
     data: str
     started_from: str
-    top1: FiniteFloat
-    top5: FiniteFloat
+    top1: Share
+    top5: Share
     count: int
     epochs: int
     steps: int
@@ -77,18 +89,18 @@ class Measured(_Result):
     path: str
     bytes: int
     sha256: str
-    median_ms: FiniteFloat | None
-    p10_ms: FiniteFloat | None
-    p90_ms: FiniteFloat | None
-    p99_ms: FiniteFloat | None
-    process_medians_ms: list[FiniteFloat] | None
+    median_ms: Time | None
+    p10_ms: Time | None
+    p90_ms: Time | None
+    p99_ms: Time | None
+    process_medians_ms: list[Time] | None
     spread: FiniteFloat | None
     runs: int
     threads: int | None
     runtime: dict[str, Any]
     device: dict[str, Any]
-    load_ms: FiniteFloat | None
-    first_inference_ms: FiniteFloat | None
+    load_ms: Time | None
+    first_inference_ms: Time | None
     memory_kb: int | None
     target: dict[str, Any]
     emulated: bool
@@ -120,7 +132,7 @@ class JobRow(_Result):
 
     model: str
     path: str
-    top1: FiniteFloat
+    top1: Share
     bytes: int
     size: int
     mean_weight_bits: FiniteFloat
@@ -148,8 +160,8 @@ class Logits(_Result):
     """Answers to real images beside the trained model's."""
 
     images: int
-    agreement: FiniteFloat
-    exact: FiniteFloat
+    agreement: Share
+    exact: Share
     worst: int
 
 
@@ -184,7 +196,7 @@ class ExportAgreement(_Result):
     """Share of images with the trained model's class."""
 
     images: int
-    top1: FiniteFloat
+    top1: Share
 
 
 class ExportedLayer(_Result):
@@ -197,7 +209,7 @@ class ExportedLayer(_Result):
 class Quantized(_Result):
     """A network that was quantized without training."""
 
-    top1: FiniteFloat
+    top1: Share
     count: int
     size: int
     mean_weight_bits: FiniteFloat
@@ -223,7 +235,7 @@ class Evaluated(_Result):
     data: str
     split: str
     count: int
-    top1: FiniteFloat
+    top1: Share
 
 
 class DeviceAgreement(_Result):
@@ -233,7 +245,7 @@ class DeviceAgreement(_Result):
     max_lsb: int | None
     differing: int
     total: int
-    top1_agreement: FiniteFloat
+    top1_agreement: Share
 
 
 class Delivered(_Result):

@@ -66,9 +66,9 @@ def _facts(run: Run) -> Element:
             facts.append(f"Budget {budget.asked}: {budget.reached:,.6g} of at most {budget.limit:,.6g}.")
         size, bops = run.search.size, run.search.bops
         facts.append(
-            f"Size {bytes_text(size['policy'])}, {size['policy'] / size['int8']:.3f} of uniform 8 bits and "
-            f"{size['policy'] / size['float']:.3f} of float32; {bops_text(bops['policy'])} bit operations, "
-            f"{bops['policy'] / bops['int8']:.3f} of uniform 8 bits."
+            f"Size {bytes_text(size.policy)}, {size.policy / size.int8:.3f} of uniform 8 bits and "
+            f"{size.policy / size.float32:.3f} of float32; {bops_text(bops.policy)} bit operations, "
+            f"{bops.policy / bops.int8:.3f} of uniform 8 bits."
         )
         facts.append(f"Searched in {run.search.search_seconds:,.0f} s.")
     if run.finetune:

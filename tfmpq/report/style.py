@@ -32,6 +32,7 @@ h1{font-size:1.7rem;line-height:1.2;margin:.5rem 0 .25rem}
 h2{font-size:1.3rem;line-height:1.25;margin:2.75rem 0 .5rem;padding-top:1rem;border-top:1px solid var(--line)}
 h3{font-size:1.05rem;margin:1.75rem 0 .4rem}
 p,ul{margin:.4rem 0 .8rem;max-width:44rem}
+h1,h2,h3,p,li,figcaption{overflow-wrap:anywhere}
 ul{padding-left:1.2rem}
 a{color:var(--link)}
 .muted,caption,figcaption,.note{color:var(--muted)}

@@ -1,0 +1,161 @@
+"""Which networks are compared, under which name, with which numbers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tfmpq.report.comparison import compare
+from tfmpq.report.folders import read_run
+from tfmpq.report.networks import measurements, networks, timings
+from tfmpq.report.results import read_given
+
+
+@pytest.fixture
+def given(tmp_path: Path):
+    """`given(result)` is a result as it is read from a file."""
+
+    def read(content: dict[str, Any]) -> Any:
+        path = tmp_path / "result.json"
+        path.write_text(json.dumps(content))
+        return read_given(path)
+
+    return read
+
+
+def test_a_whole_job_gives_its_three_networks(whole_run: Path) -> None:
+    run = read_run(whole_run, "a")
+    found = networks([run], [])
+    assert [(n.name, n.family, n.top1, n.size) for n in found] == [
+        ("a, float32", "float", 0.8712, 310_000),
+        ("a, int8", "uniform", 0.8698, 81_000),
+        ("a, mixed", "searched", 0.8654, 40_500),
+    ]
+    (times,) = timings(found, measurements([run], [])).values()
+    assert [(t.network.name, t.measured.median_ms) for t in times] == [
+        ("a, float32", 3),
+        ("a, int8", 1.5),
+        ("a, mixed", 1.25),
+    ]
+    (comparison,) = compare(found, {})
+    assert [found[index].name for index in comparison.best] == ["a, mixed", "a, int8", "a, float32"]
+
+
+def test_a_search_alone_is_preliminary(make_run, samples) -> None:
+    found = networks([read_run(make_run(search=samples.search_result()), "a")], [])
+    assert [(n.name, n.top1, n.preliminary) for n in found] == [
+        ("resnet8, float32", 0.8712, True),
+        ("a, size=0.5x", 0.7345, True),
+    ]
+    assert compare(found, {})[0].best == ()
+
+
+def test_a_front_of_budgets_gives_a_network_each(make_run, samples) -> None:
+    rows = [
+        {"asked": f"size={x}x", "policy": "p", "reached": 1000 * x, "mean_weight_bits": 8 * x, "accuracy": x}
+        for x in (0.3, 0.5)
+    ]
+    run = read_run(make_run(search=samples.search_result(pareto=rows)), "a")
+    found = networks([run], [])
+    assert [(n.name, n.size) for n in found[1:]] == [("a, size=0.3x", 300), ("a, size=0.5x", 500)]
+
+
+def test_the_accuracy_of_the_file_counts(make_run, samples, given) -> None:
+    folder = make_run(finetune=samples.finetune_result())
+    (folder / "resnet8.litert.tflite").touch()
+    result = given(samples.evaluated("elsewhere/a/resnet8.litert.tflite", 0.5))
+    (only,) = networks([read_run(folder, "a")], [result])
+    assert (only.top1, only.images, only.preliminary) == (0.5, 360, False)
+
+
+def test_an_evaluation_on_other_data_stands_apart(make_run, samples, given) -> None:
+    folder = make_run(finetune=samples.finetune_result())
+    result = given(samples.evaluated("a/resnet8.litert.tflite", 0.5, data="cifar10"))
+    found = networks([read_run(folder, "a")], [result])
+    assert [(n.data, n.top1) for n in found] == [("digits", 0.8654), ("cifar10", 0.5)]
+    assert [c.data for c in compare(found, {})] == ["digits", "cifar10"]
+
+
+@pytest.mark.parametrize(
+    ("bits", "method", "family"),
+    [
+        (4, "asga", "uniform"),
+        (None, "asga, rho_max 0.1", "searched"),
+        (None, "random", "other"),
+        (None, "", "other"),
+    ],
+)
+def test_families(bits, method, family, make_run, samples) -> None:
+    layers = samples.bits if bits is None else dict.fromkeys(samples.bits, bits)
+    text = samples.policy_text(layers, method or "''")
+    (only,) = networks([read_run(make_run(finetune=samples.finetune_result(), policy=text), "a")], [])
+    assert only.family == family
+
+
+def exported(path: str, bits: dict[str, int], mean: float) -> dict[str, Any]:
+    proof = {
+        "passed": True,
+        "integers": 1,
+        "images": 4,
+        "delegate_partitions": 1,
+        "operators": [],
+        "failures": [],
+    }
+    return {
+        "path": path,
+        "bytes": 1000,
+        "target": "litert",
+        "layers": [{"name": name, "weight_bits": width} for name, width in bits.items()],
+        "verification": proof,
+        "agreement": None,
+        "calibration": "digits",
+        "quantized": {"top1": 0.75, "count": 360, "size": 40_000, "mean_weight_bits": mean},
+    }
+
+
+def test_a_network_without_training_has_the_family_of_its_policy(make_run, samples, given) -> None:
+    run = read_run(make_run(search=samples.search_result()), "a")
+    shortcut = {"shortcut": 8}
+    mixed = given(exported("mixed.tflite", samples.bits | shortcut, 3.84))
+    uniform = given(exported("u4.tflite", dict.fromkeys(samples.bits, 4) | shortcut, 4.0))
+    better = given(samples.evaluated("u4.tflite", 0.8))
+    found = [n for n in networks([run], [mixed, uniform, better]) if not n.preliminary]
+    assert [(n.name, n.family, n.top1, n.model) for n in found] == [
+        ("mixed, untrained", "searched", 0.75, "resnet8"),
+        ("u4, untrained", "uniform", 0.8, ""),
+    ]
+
+
+def test_a_file_that_was_only_evaluated_has_no_size(samples, given) -> None:
+    (only,) = networks([], [given(samples.evaluated("x/other.tflite", 0.4))])
+    assert (only.name, only.size) == ("x/other.tflite", None)
+    assert compare([only], {})[0].best == ()
+
+
+def test_emulations_are_never_compared(whole_run, samples, given) -> None:
+    run = read_run(whole_run, "a")
+    found = networks([run], [])
+    arm = given(samples.emulated("runs/a/mixed.tflite"))
+    liar = given(samples.measured("runs/a/mixed.tflite", 0.001, emulated=True))
+    assert timings(found, [arm, liar]) == {}
+
+
+def test_only_files_measured_under_the_same_conditions_are_together(whole_run, samples, given) -> None:
+    run = read_run(whole_run, "a")
+    found = networks([run], [])
+    two = given(samples.measured("runs/a/int8.tflite", 9, threads=2))
+    again = given(samples.measured("runs/a/mixed.tflite", 1.1))
+    grouped = timings(found, [*measurements([run], []), two, again])
+    assert [len(times) for times in grouped.values()] == [3, 1]
+    assert [t.measured.median_ms for t in next(iter(grouped.values()))] == [3, 1.5, 1.1]
+
+
+def test_weights_are_counted_from_the_checkpoint(make_run, samples) -> None:
+    run = read_run(make_run(finetune=samples.finetune_result()), "a")
+    assert run.weights == {"conv1": 432, "block_conv": 4608, "block_conv2": 18432, "dense": 640}
+    damaged = make_run("b", finetune=samples.finetune_result())
+    (damaged / "finetune.npz").write_bytes(b"PK nothing")
+    assert read_run(damaged, "b").weights == {}

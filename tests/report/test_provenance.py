@@ -1,0 +1,73 @@
+"""The commands in a report are those that make the same run."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from tfmpq.cli.finetune import finetune
+from tfmpq.cli.run import run as run_command
+from tfmpq.cli.search import search
+from tfmpq.report.folders import read_run
+from tfmpq.report.provenance import commands, weights_digests
+
+
+def options_of(verb: click.Command, line: str) -> dict[str, Any]:
+    words = shlex.split(line.replace("\\\n", " "))
+    assert words[:2] == ["tfmpq", verb.name]
+    return verb.make_context(verb.name, words[2:]).params
+
+
+def test_a_search(make_run: Callable[..., Path], samples) -> None:
+    folder = make_run(search=samples.search_result())
+    run = read_run(folder, "a")
+    (line,) = commands(run)
+    parsed = options_of(search, line)
+    recorded = samples.search_options()
+    for name in ("model", "proxy", "method", "epochs", "batch_size", "seed", "float_epochs", "learning_rate",
+                 "preprocessing", "target_input", "target_classes", "perturb", "rho_max"):  # fmt: skip
+        assert parsed[name] == recorded[name]
+    assert parsed["budgets"] == ("size=0.5x", "bops=0.7x")
+    assert parsed["weight_bits"] == (2, 4, 8)
+    assert parsed["activation_bits"] == (4, 8)
+    assert parsed["weights"] == "FILE"
+    assert parsed["out"] == folder
+    assert parsed["select"] == "knapsack"
+    assert weights_digests(run) == ["ab12" * 16]
+
+
+def test_a_fine_tuning(make_run: Callable[..., Path], samples) -> None:
+    folder = make_run(finetune=samples.finetune_result())
+    (line,) = commands(read_run(folder, "a"))
+    parsed = options_of(finetune, line)
+    assert parsed["source"] == folder / "policy.yaml"
+    assert parsed["target"] == "digits"
+    assert (parsed["distill"], parsed["reconstruct"], parsed["weights"]) == (False, True, None)
+    assert (parsed["learning_rate"], parsed["epochs"], parsed["distill_weight"]) == (0.002, 4, 0.5)
+
+
+def test_a_whole_run(whole_run: Path) -> None:
+    (line,) = commands(read_run(whole_run, "a"))
+    options = json.loads((whole_run / "search.json").read_text())
+    # `run` does not take the method's knobs; this run was made with none.
+    for name in ("perturb", "rho_max"):
+        del options[name]
+    (whole_run / "search.json").write_text(json.dumps(options))
+    (line,) = commands(read_run(whole_run, "a"))
+    parsed = options_of(run_command, line)
+    assert (parsed["proxy"], parsed["target"], parsed["learning_rate"]) == ("digits", "digits", 0.002)
+    assert parsed["distill"] is False
+    assert parsed["out"] == whole_run
+
+
+@pytest.mark.parametrize("name", ["a b", "$(touch x)", "-x", "ä"])
+def test_hostile_names_are_quoted(name: str, make_run: Callable[..., Path], samples) -> None:
+    folder = make_run(name, search=samples.search_result())
+    (line,) = commands(read_run(folder, name))
+    assert str(folder) in shlex.split(line.replace("\\\n", " "))

@@ -1,0 +1,174 @@
+"""The page: its numbers, what it says is missing, what it refuses."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from tfmpq.errors import TfmpqError, UsageError
+from tfmpq.reporting import report
+
+
+def text_of(page: Path) -> str:
+    """The page's words, one space between them."""
+    return " ".join(re.sub("<[^>]*>", " ", page.read_text(encoding="utf-8").split("</style>")[1]).split())
+
+
+def test_a_whole_run_is_shown_with_its_numbers(whole_run: Path, tmp_path: Path) -> None:
+    found = report([whole_run], out=tmp_path / "r.html")
+    text = text_of(tmp_path / "r.html")
+    for number in ("86.54 ± 1.80 %", "40.5 kB", "3.84", "0.500 of uniform 8 bits", "123 M bit operations",
+                   "18,432", "1.25 ms", "3.0%", "77,360", "99.72%", "40,500 of at most 41,000"):  # fmt: skip
+        assert number in text
+    for words in ("the governor is powersave", "AMD EPYC, local, ai-edge-litert 2.3.0, 1 thread", "proved",
+                  "tfmpq run --model resnet8", "keras 3.15.1", "Course of the search"):  # fmt: skip
+        assert words in text
+    assert found.runs[0]["missing"] == []
+    assert found.measured == 3
+    assert [row["on_front"] for row in found.networks] == [True, True, True]
+    assert found.bytes == (tmp_path / "r.html").stat().st_size
+    json.dumps(found.to_json())
+
+
+def test_the_page_needs_nothing_else(whole_run: Path, tmp_path: Path) -> None:
+    report([whole_run], out=tmp_path / "r.html")
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert not re.search(r"<script|<link|<img|<iframe|https?:|url\(|@import|src=|href=", page)
+    assert "default-src 'none'" in page
+    identities = re.findall(r' id="([^"]*)"', page)
+    assert len(identities) == len(set(identities)) > 0
+    assert set(re.findall(r'aria-labelledby="([^"]*) ([^"]*)"', page)) <= {
+        (a, b) for a in identities for b in identities
+    }
+
+
+def test_what_a_run_lacks_is_one_line(make_run, samples, tmp_path: Path) -> None:
+    folder = make_run(search=samples.search_result(), checkpoint=False)
+    (folder / "search.csv").unlink()
+    found = report([folder], out=tmp_path / "r.html")
+    text = text_of(tmp_path / "r.html")
+    assert len(found.runs[0]["missing"]) == 3
+    assert "Not in this run: steps of a search" in text
+    assert "Nothing was measured: tfmpq measure" in text
+    assert "No proof is at hand: tfmpq verify" in text
+    assert "Course of" not in text
+
+
+def test_results_beside_the_runs(make_run, samples, tmp_path: Path) -> None:
+    folder = make_run(finetune=samples.finetune_result())
+    files = [samples.measured("a/int8.tflite", 2.0), samples.measured("a/mixed.tflite", 1.0)]
+    compared = {"path": "a/mixed.tflite", "reference": "a/int8.tflite", "ratio": 0.5, "lowest": 0.48,
+                "highest": 0.52, "spread": 0.03, "verdict": "faster"}  # fmt: skip
+    (tmp_path / "latency.json").write_text(json.dumps({"files": files, "comparisons": [compared]}))
+    failing = samples.verified("a/mixed.tflite", passed=False, failures=["layer conv1 differs"])
+    (tmp_path / "verify.json").write_text(json.dumps(failing))
+    found = report([folder, tmp_path / "latency.json", tmp_path / "verify.json"], out=tmp_path / "r.html")
+    text = text_of(tmp_path / "r.html")
+    assert "a/mixed.tflite takes 0.500 of a/int8.tflite (0.480 to 0.520): faster." in text
+    assert "not proved" in text
+    assert "layer conv1 differs" in text
+    assert found.measured == 2
+
+
+def test_an_emulation_shows_no_time(make_run, samples, tmp_path: Path) -> None:
+    folder = make_run(finetune=samples.finetune_result())
+    (folder / "pi.json").write_text(json.dumps(samples.emulated("a/mixed.tflite")))
+    report([folder], out=tmp_path / "r.html")
+    text = text_of(tmp_path / "r.html")
+    assert "its times are no latency" in text
+    assert "Accuracy against latency" not in text
+    assert " ms" not in text
+
+
+def test_hostile_results_stay_text(make_run, samples, tmp_path: Path) -> None:
+    evil = "<script>alert(1)</script>"
+    folder = make_run(finetune=samples.finetune_result(data=evil, model=evil), search=samples.search_result())
+    (folder / "m.json").write_text(json.dumps(samples.measured(f"a/{evil}.tflite", warnings=[evil])))
+    report([folder], out=tmp_path / "r.html")
+    tags = set()
+    parser = HTMLParser()
+    parser.handle_starttag = lambda tag, attributes: tags.add(tag)  # type: ignore[method-assign]
+    parser.feed((tmp_path / "r.html").read_text(encoding="utf-8"))
+    assert "svg" in tags
+    assert "script" not in tags
+    assert text_of(tmp_path / "r.html").count("&lt;script&gt;") >= 5
+
+
+def test_drawings_stand_alone(whole_run: Path, tmp_path: Path) -> None:
+    found = report([whole_run], out=tmp_path / "r.html", figures=tmp_path / "figures")
+    names = {Path(path).name for path in found.figures}
+    assert {"size0.svg", "latency0-0.svg", "policy0.svg", "search0-0.svg", "finetune0-0.svg"} <= names
+    for path in found.figures:
+        root = ElementTree.fromstring(Path(path).read_text(encoding="utf-8"))
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        assert root.find("{*}title").text
+
+
+def test_runs_of_one_name_are_told_apart(make_run, samples, tmp_path: Path) -> None:
+    folders = [make_run(f"{parent}/run", search=samples.search_result()) for parent in ("x", "y")]
+    found = report([*folders, folders[0]], out=tmp_path / "r.html")
+    assert [run["name"] for run in found.runs] == ["x/run", "y/run"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "rule"),
+    [
+        ("m.tflite", "", "run folders and .json"),
+        ("m.json", "{}", "which is neither"),
+        ("m.json", "[1, 2]", "which is neither"),
+    ],
+)
+def test_what_is_no_result_is_refused(name: str, content: str, rule: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UsageError, match=rule):
+        report([tmp_path / name], out=tmp_path / "r.html")
+    assert not (tmp_path / "r.html").exists()
+
+
+def test_empty_folders_and_folders_as_output_are_refused(whole_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match="neither"):
+        report([tmp_path / "empty"], out=tmp_path / "r.html")
+    with pytest.raises(UsageError, match="which is a folder"):
+        report([whole_run], out=tmp_path / "empty")
+    with pytest.raises(UsageError, match="nothing"):
+        report([], out=tmp_path / "r.html")
+    with pytest.raises(TfmpqError, match="has to be written"):
+        report([whole_run], out=whole_run / "job.json" / "r.html")
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "named"),
+    [
+        ("search.result.json", "{", "search.result.json"),
+        ("search.result.json", '{"model": 3}', "model"),
+        ("job.json", '{"table": []}', "measured"),
+        ("latency.json", '{"files": 1, "comparisons": []}', "files"),
+        ("search.json", "[]", "list"),
+        ("search.csv", b"\xff\xfe\x00", "search.csv"),
+    ],
+)
+def test_damaged_files_are_named(
+    file: str, content: str | bytes, named: str, whole_run: Path, tmp_path: Path
+) -> None:
+    (whole_run / file).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(TfmpqError, match=re.escape(named)):
+        report([whole_run], out=tmp_path / "r.html")
+
+
+def test_numbers_that_are_none_are_refused_or_skipped(whole_run: Path, tmp_path: Path) -> None:
+    lines = (whole_run / "search.csv").read_text().splitlines()
+    lines[5] = ",".join("nan" for _ in lines[5].split(","))
+    (whole_run / "search.csv").write_text("\n".join([*lines, "300,1"]))
+    report([whole_run], out=tmp_path / "r.html")
+    assert "nan" not in (tmp_path / "r.html").read_text()
+    job = json.loads((whole_run / "job.json").read_text())
+    job["table"][0]["top1"] = 1.5
+    (whole_run / "job.json").write_text(json.dumps(job))
+    with pytest.raises(TfmpqError, match="top1"):
+        report([whole_run], out=tmp_path / "r.html")
