@@ -16,17 +16,17 @@ from .task import perform
 @click.command(
     short_help="Rewrite a .tflite for a runtime.",
     epilog=options.example(
-        "tfmpq specialize mobilenet_v2.storage.tflite --target litert --out mobilenet_v2.tflite"
+        "tfmpq specialize mobilenet_v2.storage.tflite --target auto --out mobilenet_v2.tflite"
     ),
 )
 @click.argument("path", metavar="FILE.tflite", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option(
     "--target",
-    type=click.Choice(SPECIALIZED),
+    type=click.Choice(("auto", *SPECIALIZED)),
     default="litert",
     show_default=True,
-    help="litert: CPUs with dot product or AVX2; litert-int8: older ARM; tflite-runtime: version 2.14; "
-    "tflm: microcontrollers.",
+    help="litert: CPUs with dot product or AVX2; litert-int8: older ones; auto: of these two what suits the "
+    "processor at hand; tflite-runtime: version 2.14; tflm: microcontrollers.",
 )
 @click.option(
     "--out",

@@ -15,6 +15,7 @@ from tfmpq.deploy.device_errors import OutputsDiffer
 from tfmpq.deploy.flatbuffer import read_file
 from tfmpq.deploy.latency import Measurement
 from tfmpq.deploy.measure import binary_for, measure, program_for
+from tfmpq.deploy.processor import target_for
 from tfmpq.deploy.python_runner import PythonRunner
 from tfmpq.deploy.record import read_metadata
 from tfmpq.deploy.runtime import open_interpreter, to_codes
@@ -144,13 +145,8 @@ def choose_form(probed: dict[str, Any]) -> Target:
     Args:
         probed: The runner's answer: runtime and device.
     """
-    if probed["runtime"]["name"] == "tflite-runtime":
-        return "tflite-runtime"
-    machine, features = probed["device"]["machine"], (probed["device"]["features"] or "").split()
-    # ARM cores without the dot product, and 32-bit systems, have no fast kernels for packed weights.
-    if machine.startswith("arm") or (machine == "aarch64" and "asimddp" not in features):
-        return "litert-int8"
-    return "litert"
+    device = probed["device"]
+    return target_for(device["machine"], device["features"], probed["runtime"]["name"])
 
 
 def _write(

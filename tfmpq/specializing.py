@@ -6,13 +6,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from tfmpq.containers import Target
 from tfmpq.deploy.flatbuffer import read_file, read_model, reading
 from tfmpq.deploy.layout import StoredLayer, stored_layers
+from tfmpq.deploy.processor import target_for
+from tfmpq.deploy.runner import device
 from tfmpq.deploy.specialize import specialize as rewrite
 from tfmpq.errors import TfmpqError
 from tfmpq.runs import write_atomically
@@ -49,18 +51,23 @@ class Specialization:
         return asdict(self)
 
 
-def specialize(path: str | Path, out: str | Path, target: Target = "litert") -> Specialization:
+def specialize(
+    path: str | Path, out: str | Path, target: Target | Literal["auto"] = "litert"
+) -> Specialization:
     """Rewrite a file for a target, read it back and compare every integer, scale and bias.
 
     Args:
         path: A `.tflite`, usually in storage form.
         out: File to write; replaced only when the new one holds the same numbers.
-        target: What to write it for.
+        target: What to write it for; `auto` for what suits the processor at hand.
 
     Raises:
         UsageError: `target` is not one that files are rewritten for.
         TfmpqError: The file is damaged, cannot be rewritten, or would not hold the same numbers.
     """
+    if target == "auto":
+        here = device()
+        target = target_for(here["machine"], here["features"])
     content = read_file(path)
     begin = time.perf_counter()
     written = rewrite(content, target, path)
