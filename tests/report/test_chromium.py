@@ -62,7 +62,8 @@ def browser(tmp_path: Path):
     def opened(page: Path, *options: str) -> str:
         command = [
             program, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
-            "--no-first-run", f"--user-data-dir={tmp_path / 'profile'}", *options, "--dump-dom", page.as_uri(),
+            "--no-first-run", f"--user-data-dir={tmp_path / 'profile'}", *options,
+            "--dump-dom", page.as_uri(),
         ]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
         assert done.returncode == 0, done.stderr[-2000:]

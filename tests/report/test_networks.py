@@ -71,6 +71,14 @@ def test_the_accuracy_of_the_file_counts(make_run, samples, given) -> None:
     assert (only.top1, only.images, only.preliminary) == (0.5, 360, False)
 
 
+def test_a_file_elsewhere_belongs_to_the_run_that_it_was_proved_against(make_run, samples, given) -> None:
+    folder = make_run(finetune=samples.finetune_result())
+    proof = given(samples.verified("files/small.tflite", against="a"))
+    result = given(samples.evaluated("files/small.tflite", 0.5))
+    (only,) = networks([read_run(folder, "a")], [proof, result])
+    assert (only.name, only.top1) == ("a", 0.5)
+
+
 def test_an_evaluation_on_other_data_stands_apart(make_run, samples, given) -> None:
     folder = make_run(finetune=samples.finetune_result())
     result = given(samples.evaluated("a/resnet8.litert.tflite", 0.5, data="cifar10"))

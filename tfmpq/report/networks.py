@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tfmpq.report.folders import Run
-from tfmpq.report.results import Delivered, Evaluated, Exported, Job, Measured, Measurements
+from tfmpq.report.results import Delivered, Evaluated, Exported, Job, Measured, Measurements, Verified
 
 Family = Literal["float", "uniform", "searched", "other"]
 
@@ -83,7 +83,7 @@ def networks(runs: Sequence[Run], results: Sequence[Any]) -> list[Network]:
     """
     evaluations = [result for result in results if isinstance(result, Evaluated)]
     exports = [result for result in results if isinstance(result, Exported)]
-    found = [network for run in runs for network in _of_run(run, evaluations, exports)]
+    found = [network for run in runs for network in _of_run(run, evaluations, _files(run, results))]
     found += [network for export in exports for network in _untrained(export, runs, evaluations)]
     found = list({(n.name, n.data, n.top1, n.size): n for n in found}.values())
     known = [path for network in found for path in network.paths]
@@ -91,11 +91,21 @@ def networks(runs: Sequence[Run], results: Sequence[Any]) -> list[Network]:
     return found + [_only_evaluated(evaluation) for evaluation in rest]
 
 
-def _of_run(run: Run, evaluations: Sequence[Evaluated], exports: Sequence[Exported]) -> Iterator[Network]:
+def _files(run: Run, results: Sequence[Any]) -> tuple[str, ...]:
+    """The run folder, and files that lie in it or that a result names as its own."""
+    name = run.folder.name
+    inside = [r.path for r in results if isinstance(r, Exported | Evaluated)]
+    found = [path for path in inside if name in (Path(path).name, Path(path).parent.name)]
+    found += [r.path for r in results if isinstance(r, Verified) and Path(r.against).name == name]
+    found += [r.path for r in results if isinstance(r, Delivered) and Path(r.source).name == name]
+    return tuple(dict.fromkeys([str(run.folder), *found, *map(str, run.folder.glob("*.tflite"))]))
+
+
+def _of_run(run: Run, evaluations: Sequence[Evaluated], files: Sequence[str]) -> Iterator[Network]:
     if run.job and run.finetune:
         yield from _of_job(run, run.job, run.finetune.data, run.finetune.count)
     elif run.finetune:
-        yield from _of_finetune(run, evaluations, exports)
+        yield from _of_finetune(run, evaluations, files)
     elif run.search:
         yield from _of_search(run)
 
@@ -110,19 +120,14 @@ def _of_job(run: Run, job: Job, data: str, images: int) -> Iterator[Network]:
         )  # fmt: skip
 
 
-def _of_finetune(
-    run: Run, evaluations: Sequence[Evaluated], exports: Sequence[Exported]
-) -> Iterator[Network]:
+def _of_finetune(run: Run, evaluations: Sequence[Evaluated], files: Sequence[str]) -> Iterator[Network]:
     """The trained model, or its files where they were evaluated."""
     tuned = run.finetune
     if tuned is None:
         return
-    files = [*(item.path for item in exports), *(item.path for item in evaluations)]
-    files = [path for path in files if run.folder.name in (Path(path).name, Path(path).parent.name)]
-    files += [str(run.folder), *(str(path) for path in run.folder.glob("*.tflite"))]
     network = Network(
         run.name, run.model, tuned.data, _family(run), tuned.top1, tuned.count, tuned.size,
-        tuned.mean_weight_bits, paths=tuple(dict.fromkeys(files)),
+        tuned.mean_weight_bits, paths=tuple(files),
     )  # fmt: skip
     evaluated = [e for e in evaluations if e.path in network.paths]
     by_data = {e.data: replace(network, data=e.data, top1=e.top1, images=e.count) for e in evaluated}
@@ -211,8 +216,8 @@ def conditions(measured: Measured) -> str:
 def timings(found: Sequence[Network], measured: Iterable[Measured]) -> dict[str, list[Timing]]:
     """Measured latencies of networks whose accuracy is known, by their conditions.
 
-    Of a file that was measured twice under the same conditions, the later measurement counts. Emulations
-    are left out.
+    Of a file that was measured twice under the same conditions, the later measurement counts; of a network
+    with several files, such as a storage form and the one made of it, the fastest. Emulations are left out.
     """
     groups: dict[str, dict[tuple[str, ...], list[Timing]]] = {}
     for item in measured:
@@ -222,7 +227,16 @@ def timings(found: Sequence[Network], measured: Iterable[Measured]) -> dict[str,
         if owners:
             key = Path(item.path).parts[-2:]
             groups.setdefault(conditions(item), {})[key] = [Timing(owner, item) for owner in owners]
-    return {name: [timing for each in files.values() for timing in each] for name, files in groups.items()}
+    return {
+        name: _fastest(timing for each in files.values() for timing in each) for name, files in groups.items()
+    }
+
+
+def _fastest(found: Iterable[Timing]) -> list[Timing]:
+    """One measurement a network."""
+    slowest_first = sorted(found, key=lambda timing: -(timing.measured.median_ms or 0.0))
+    kept = {id(timing.network): timing for timing in slowest_first}
+    return [kept[key] for key in sorted(kept, key=lambda key: kept[key].network.name)]
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[int]:

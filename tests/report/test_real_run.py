@@ -1,0 +1,47 @@
+"""A report of what the verbs themselves wrote."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FILE = "small.litert.tflite"
+
+
+@pytest.fixture(scope="module")
+def results(workshop) -> dict[str, Any]:
+    """What measure, verify, evaluate and export print about a file of the workshop, as files beside it."""
+    lines = {
+        "measure": f"measure {FILE} small.storage.tflite --runs 1 --json",
+        "verify": f"verify {FILE} --against run --limit 50 --json",
+        "evaluate": f"evaluate {FILE} --data digits --json",
+    }
+    found = {name: workshop.json(line) for name, line in lines.items()}
+    found |= {name: workshop.results[name] for name in ("litert", "storage")}
+    for name, content in found.items():
+        Path(workshop.folder, f"{name}.json").write_text(json.dumps(content))
+    return found
+
+
+def test_every_result_is_read(workshop, results: dict[str, Any]) -> None:
+    names = " ".join(f"{name}.json" for name in results)
+    found = workshop.json(f"report run {names} --out report.html --figures figures --json")
+    tuned, searched = workshop.results["finetune"], workshop.results["search"]
+    assert found["runs"][0]["missing"] == []
+    assert found["measured"] == 2
+    by_name = {row["name"]: row for row in found["networks"]}
+    assert by_name["run"]["size"] == tuned["size"] == searched["size"]["policy"]
+    assert by_name["run"]["top1"] == results["evaluate"]["top1"]
+    assert by_name["run"]["family"] == "searched"
+    (latency,) = by_name["run"]["median_ms"].values()
+    assert latency == results["measure"]["files"][0]["median_ms"]
+    page = Path(workshop.folder, "report.html").read_text(encoding="utf-8")
+    for name, bits in searched["bits"].items():
+        assert f'<th scope="row">{name}</th><td><span class="chip bits{bits}">{bits}</span>' in page
+    assert f"{results['verify']['integers']:,} weight integers" in page
+    assert f"{results['measure']['files'][0]['runs']:,}" in page
+    assert searched["budget"][1]["asked"] in page
+    assert len(found["figures"]) >= 9
