@@ -171,14 +171,14 @@ def _config(layer: Any, framework: ModuleType, layers: ModuleType) -> dict[str, 
 
 def _arguments(kind: Any) -> set[str]:
     """Names that the constructors of a class and of its bases take, but for the dtype."""
-    inits = (base.__init__ for base in inspect.getmro(kind) if "__init__" in vars(base))
+    inits = (vars(base)["__init__"] for base in inspect.getmro(kind) if "__init__" in vars(base))
     names = {name for init in inits for name in inspect.signature(init).parameters}
     return (names | {"name", "trainable"}) - {"self", "args", "kwargs", "dtype"}
 
 
 def _function_for_keras3(layer: Any) -> str:
     own = next((name for name, function in _OWN_FUNCTIONS.items() if layer.activation is function), None)
-    name = own or getattr(layer.activation, "__name__", "linear")
+    name = own or str(getattr(layer.activation, "__name__", "linear"))
     if own is None and name not in _SAME_FUNCTIONS:
         raise TfmpqError(
             "An activation computes the same in Keras 2 and 3. Received: "
