@@ -228,8 +228,9 @@ search_options = stack(
         "budgets",
         multiple=True,
         metavar="KEY=VALUE",
-        help="size, bops or weight-bits, absolute (size=1.2MB, bops=3.2G, weight-bits=4.0) or relative to "
-        "uniform 8 bits (size=0.5x). May be repeated: all are met.  [default: size=0.5x]",
+        help="size, bops, weight-bits or, with --latency-table, latency: absolute (size=1.2MB, bops=3.2G, "
+        "weight-bits=4.0, latency=2.5ms) or relative to uniform 8 bits (size=0.5x). May be repeated: all are "
+        "met.  [default: size=0.5x]",
     ),
     click.option(
         "--weight-bits",

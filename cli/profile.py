@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,19 @@ from .device_options import (
 from .task import perform
 
 
+def _shape(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    if value is None:
+        return None
+    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*x[1-9]\d*)?", value):
+        raise click.BadParameter(
+            f"A size is a side, or height, width and channels. Received: {value}. Write 224 or 28x28x1.",
+            ctx,
+            param,
+        )
+    sizes = tuple(int(part) for part in value.split("x"))
+    return sizes if len(sizes) == 3 else (*sizes, *sizes, 3)
+
+
 @click.command(
     short_help="Time a network's layers on a device, for budgets of latency.",
     epilog=options.example(
@@ -31,10 +45,11 @@ from .task import perform
 @on_option
 @click.option(
     "--input",
-    "input_side",
-    metavar="N",
-    type=click.IntRange(min=1),
-    help="Image side in pixels; a model from a file has its own.",
+    "input_shape",
+    metavar="N|HxWxC",
+    callback=_shape,
+    help="Image side in pixels, for 3 channels, or height, width and channels; a model from a file has its "
+    "own.",
 )
 @click.option(
     "--classes",

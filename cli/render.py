@@ -194,7 +194,7 @@ _BY_NAME: tuple[tuple[Callable[[str], bool], Callable[[float], str]], ...] = (
     (lambda name: name in ("top1", "top5", "accuracy"), lambda value: f"{100 * value:.2f} %"),
     (lambda name: name in ("bytes", "size") or name.endswith("_bytes"), bytes_text),
     (lambda name: "bops" in name, bops_text),
-    (lambda name: name.endswith("_ms"), lambda value: f"{value:.3g} ms"),
+    (lambda name: name == "latency" or name.endswith("_ms"), lambda value: f"{value:.3g} ms"),
     (lambda name: name.endswith("_seconds"), lambda value: f"{value:.1f} s"),
 )
 

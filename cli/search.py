@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from . import options
+from .device_options import latency_options
 from .task import perform, under
 
 
@@ -47,6 +48,7 @@ from .task import perform, under
 )
 @options.sharpness_options
 @options.strategy
+@latency_options
 @options.run_folder
 @options.json_option
 def search(as_json: bool, model: str, proxy: str, strategy: str, **choices: Any) -> None:

@@ -36,7 +36,8 @@ from tfmpq.runs import write_json
 
 REPEATS = 5
 PLAN = Protocol("profile", runs=50, seconds=0.5, warmup_seconds=0.2, limit_seconds=30.0)
-_CHANNELS = 3
+_ANY_SHAPE = (32, 32, 3)
+"""For models from files, which keep their own."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,7 +87,7 @@ def profile(
     model: str,
     *,
     on: str = "local",
-    input_side: int | None = None,
+    input_shape: tuple[int, int, int] | None = None,
     classes: int | None = None,
     target: Target = "litert",
     weight_bits: Sequence[int] = (2, 4, 8),
@@ -106,7 +107,7 @@ def profile(
     Args:
         model: Built-in name, `.keras` file or `MODULE:FUNCTION`.
         on: The device: `local`, `ssh:HOST`, `adb` or `adb:SERIAL`.
-        input_side: Image side; a model from a file has its own.
+        input_shape: (height, width, channels); a model from a file has its own.
         classes: Number of classes; a model from a file has its own.
         target: Form of the file that is to be deployed.
         weight_bits: Widths of weights to choose from later.
@@ -129,13 +130,13 @@ def profile(
     """
     begin = time.monotonic()
     reporter = reporter or SilentReporter()
-    shape = _checked(model, input_side, classes, target, threads, repeats)
+    _check_call(model, input_shape, classes, target, threads, repeats)
     way = transport(on, python=python, ssh_config=ssh_config, adb=adb)
     binary = binary_for(way, benchmark_model)
     with tempfile.TemporaryDirectory() as folder, way as device:
         program = program_for(device, binary)
         program.require_runtime()
-        subject = stand_in(model, shape, classes or 2)
+        subject = stand_in(model, input_shape or _ANY_SHAPE, classes or 2)
         plans = planned_networks(subject, target, weight_bits, activation_bits)
         files = _written(plans, target, Path(folder), reporter)
         session = _Session(device, program, operator_profiler(device, binary), threads, affinity)
@@ -146,24 +147,26 @@ def profile(
     return Profile(table, str(path), round(time.monotonic() - begin, 1))
 
 
-def _checked(
-    model: str, input_side: int | None, classes: int | None, target: str, threads: int, repeats: int
-) -> tuple[int, int, int]:
-    """The shape of the image; any for a model from a file, which keeps its own."""
+def _check_call(
+    model: str,
+    input_shape: tuple[int, int, int] | None,
+    classes: int | None,
+    target: str,
+    threads: int,
+    repeats: int,
+) -> None:
     if target not in TARGETS:
         raise UsageError(f"A target is one of {', '.join(TARGETS)}. Received: {target}. Choose one of them.")
     if threads < 1 or repeats < 1:
         raise UsageError(
             f"Threads and repeats are at least 1. Received: threads={threads}, repeats={repeats}. Raise them."
         )
-    if not model.endswith(MODEL_FILES) and (input_side is None or classes is None):
+    if not model.endswith(MODEL_FILES) and (input_shape is None or classes is None):
         raise UsageError(
             "A latency is that of a network at one size. "
-            f"Received: {model} without {'an image side' if input_side is None else 'a number of classes'}. "
+            f"Received: {model} without {'an input size' if input_shape is None else 'a number of classes'}. "
             "Give --input N and --classes N, for example 224 and 1000."
         )
-    side = input_side or 224
-    return side, side, _CHANNELS
 
 
 def _written(plans: Sequence[PlannedNetwork], target: Target, folder: Path, reporter: Reporter) -> list[Path]:

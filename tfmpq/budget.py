@@ -1,7 +1,8 @@
 """Budgets that a user asks for: parsing, and whether they can be met at all.
 
-`size` is in bytes of the storage form, `bops` in bit operations for one image (SAQ's convention) and
-`weight-bits` in mean trained bits of a weight. kB and MB are decimal (1000, 1000000), KiB and MiB binary.
+`size` is in bytes of the storage form, `bops` in bit operations for one image (SAQ's convention),
+`weight-bits` in mean trained bits of a weight, `latency` in milliseconds, as a latency table predicts them.
+kB and MB are decimal (1000, 1000000), KiB and MiB binary.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 
-from tfmpq.cost import COST_KEYS, REFERENCE_BITS, CostKey, CostModel
+from tfmpq.cost import REFERENCE_BITS, CostKey, CostModel
 from tfmpq.errors import UsageError
 
 DEFAULT_BUDGETS = ("size=0.5x",)
 
 _RELATIVE = "x"
-_UNITS: dict[CostKey, dict[str, int]] = {
+_UNITS: dict[CostKey, dict[str, int | Fraction]] = {
     "size": {
         "B": 1,
         "kB": 10**3,
@@ -31,8 +32,9 @@ _UNITS: dict[CostKey, dict[str, int]] = {
     },
     "bops": {"k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12},
     "weight-bits": {"": 1},
+    "latency": {"us": Fraction(1, 1000), "ms": 1, "s": 1000},
 }
-_EXAMPLES: dict[CostKey, str] = {"size": "1.2MB", "bops": "3.2G", "weight-bits": "4.0"}
+_EXAMPLES: dict[CostKey, str] = {"size": "1.2MB", "bops": "3.2G", "weight-bits": "4.0", "latency": "2.5ms"}
 _FORM = re.compile(
     r"(?P<key>[^=\s]+)\s*=\s*(?P<number>\d{1,18}(?:\.\d{1,18})?|\.\d{1,18})\s*(?P<unit>[A-Za-z]*)"
 )
@@ -44,7 +46,7 @@ class Budget:
 
     Attributes:
         key: Which cost.
-        limit: Largest allowed value, in bytes, bit operations or bits.
+        limit: Largest allowed value, in bytes, bit operations, bits or milliseconds.
         text: The budget as it was asked for, such as `size=0.5x`.
     """
 
@@ -62,7 +64,8 @@ def parse_budgets(texts: Sequence[str], model: CostModel) -> tuple[Budget, ...]:
         model: The network that relative budgets refer to.
 
     Raises:
-        UsageError: Unknown key or unit, no positive number, or a key that is given twice.
+        UsageError: Unknown key or unit, no positive number, a key that is given twice, or a latency without a
+            table.
     """
     budgets = tuple(_parse(text, model) for text in texts or DEFAULT_BUDGETS)
     seen: dict[CostKey, str] = {}
@@ -91,31 +94,54 @@ def check_feasible(
     weight_candidates: Mapping[str, Sequence[int]],
     activation_candidates: Mapping[str, Sequence[int]],
 ) -> None:
-    """Makes sure that some assignment meets all budgets.
+    """Makes sure that some assignment meets each of the budgets.
 
-    No cost falls when bits rise, so the smallest bits everywhere are cheapest in every respect.
+    No cost but latency falls when bits rise, so the smallest bits everywhere meet all other budgets together.
+    Whether there is one that meets a latency besides, `tfmpq.select.check_feasible` finds out.
 
     Raises:
         UsageError: A budget is below what the smallest candidates cost; the message says how low it may be.
     """
+    smallest = {}
+    for budget in budgets:
+        least = _smallest(budget.key, model, weight_candidates, activation_candidates)
+        if least > budget.limit:
+            smallest[budget.text] = smallest_text(budget, model, least)
+    if smallest:
+        raise UsageError(
+            "A budget must be within reach of the candidate bits. "
+            f"Received: {', '.join(smallest)}. "
+            f"The smallest that can be met: {', '.join(smallest.values())}; "
+            "ask for no less, or allow other bit-widths."
+        )
+
+
+def _smallest(
+    key: CostKey,
+    model: CostModel,
+    weight_candidates: Mapping[str, Sequence[int]],
+    activation_candidates: Mapping[str, Sequence[int]],
+) -> float:
+    """The least cost of any assignment."""
     weight_bits = {layer.name: min(weight_candidates[layer.name]) for layer in model.layers}
     activation_bits = {name: min(activation_candidates[name]) for name in model.tensors}
-    failed = exceeded(budgets, model, weight_bits, activation_bits)
-    if failed:
-        smallest = [
-            _smallest_text(budget, model, model.value(budget.key, weight_bits, activation_bits))
-            for budget in failed
-        ]
-        raise UsageError(
-            "A budget must be within reach of the smallest candidate bits. "
-            f"Received: {', '.join(budget.text for budget in failed)}. "
-            f"The smallest that can be met: {', '.join(smallest)}; "
-            "ask for no less, or allow smaller bit-widths."
-        )
+    if key == "latency":
+        times = model.times()
+        weight_bits = {
+            name: min(weight_candidates[name], key=lambda bits, name=name: times.of_layer(name, bits))
+            for name in weight_bits
+        }
+        activation_bits = {
+            name: min(widths, key=lambda bits, name=name: times.of_tensor(name, bits))
+            for name, widths in activation_candidates.items()
+        }
+    return model.value(key, weight_bits, activation_bits)
 
 
 def _parse(text: str, model: CostModel) -> Budget:
     key, number, unit = _split(text)
+    if key == "latency":
+        model.times()
     factor = _factor(key, unit, model)
     if factor is None:
         units = ", ".join(filter(None, (*_UNITS[key], _RELATIVE)))
@@ -132,10 +158,10 @@ def _parse(text: str, model: CostModel) -> Budget:
 
 def _split(text: str) -> tuple[CostKey, Fraction, str]:
     match = _FORM.fullmatch(text.strip())
-    key = next((k for k in COST_KEYS if match and match["key"] == k), None)
+    key = next((k for k in _UNITS if match and match["key"] == k), None)
     if match is None or key is None:
         raise UsageError(
-            f"A budget is KEY=VALUE with KEY one of {', '.join(COST_KEYS)} and VALUE a positive number with "
+            f"A budget is KEY=VALUE with KEY one of {', '.join(_UNITS)} and VALUE a positive number with "
             f"its unit. Received: {text!r}. "
             "Write for example size=350kB, bops=3.2G, weight-bits=4.0 or size=0.5x."
         )
@@ -150,7 +176,7 @@ def _factor(key: CostKey, unit: str, model: CostModel) -> Fraction | None:
     return Fraction(folded[unit.lower()]) if unit.lower() in folded else None
 
 
-def _smallest_text(budget: Budget, model: CostModel, smallest: float) -> str:
+def smallest_text(budget: Budget, model: CostModel, smallest: float) -> str:
     """The lowest budget that can be met, in the user's unit, rounded up so that it can be typed."""
     key, _, unit = _split(budget.text)
     factor = _factor(key, unit, model) or Fraction(1)

@@ -6,16 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import keras
 from keras import ops
 
+from tfmpq.backend import value_and_gradient
 from tfmpq.cost import CostKey
 from tfmpq.expected_cost import ExpectedCost
-
-if keras.backend.backend() == "tensorflow":
-    from tfmpq.backend_tensorflow import value_and_gradient
-else:
-    from tfmpq.backend_jax import value_and_gradient
 
 
 class Pressure(NamedTuple):
@@ -41,6 +36,8 @@ class BudgetTerm:
     `penalty / 2 * max_k(v_k)^2`, and the multipliers follow dual ascent, `max(0, multiplier + rate * v)`: no
     weight has to be tuned by hand. The quadratic term damps the oscillation of the multipliers, and it acts
     on both sides of the tightest limit, because bits that a budget leaves unused are accuracy given away.
+    Time that is left unused is not: narrow kernels may be the slow ones. So a latency has a quadratic term of
+    its own, which acts above its limit only.
 
     Attributes:
         cost: Differentiable expected costs, relative to the uniform 8-bit network.
@@ -65,9 +62,10 @@ class BudgetTerm:
 
         def term(logits: Sequence[Any]) -> tuple[Any, tuple[dict[CostKey, Any], Any]]:
             expected = self._expected(choices, [ops.softmax(vector) for vector in logits])
-            excess = ops.stack([expected[key] / limit - 1.0 for key, limit in self.limits.items()])
-            value = ops.sum(multipliers * excess) + 0.5 * self.penalty * ops.square(ops.max(excess))
-            return value, (expected, excess)
+            excess = {key: expected[key] / limit - 1.0 for key, limit in self.limits.items()}
+            along = ops.stack(list(excess.values()))
+            value = ops.sum(multipliers * along) + 0.5 * self.penalty * _quadratic(excess)
+            return value, (expected, along)
 
         (_, (expected, excess)), gradients = value_and_gradient(term, logits)
         metrics = {f"expected_{key}": value for key, value in expected.items()}
@@ -81,6 +79,13 @@ class BudgetTerm:
             kind, layer = name.split(":", 1)
             by_kind[kind][layer] = vector
         return {key: self.cost(key, by_kind["weight"], by_kind["activation"]) for key in self.cost.keys}
+
+
+def _quadratic(excess: Mapping[CostKey, Any]) -> Any:
+    """The squared violation of the tightest limit, and that of a latency."""
+    spent = [value for key, value in excess.items() if key != "latency"]
+    value = ops.square(ops.max(ops.stack(spent))) if spent else 0.0
+    return value + ops.square(ops.relu(excess["latency"])) if "latency" in excess else value
 
 
 def mean_entropy(logits: Sequence[Any]) -> Any:

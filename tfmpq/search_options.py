@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from tfmpq.errors import UsageError
@@ -70,6 +71,10 @@ class SearchOptions:
     preprocessing: str | None
     target_input: int | None
     target_classes: int | None
+    latency_table: str | Path | None
+    on: str | None
+    threads: int | None
+    ssh_config: str | Path | None
 
     @classmethod
     def of(cls, arguments: Mapping[str, Any]) -> SearchOptions:

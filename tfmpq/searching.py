@@ -11,9 +11,10 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
-from tfmpq.budget import Budget, check_feasible, parse_budgets
+from tfmpq.budget import Budget, parse_budgets
 from tfmpq.distribution import run_folder
 from tfmpq.errors import UsageError
+from tfmpq.latency_budget import latencies, latency_record, with_latency
 from tfmpq.methods import load_method
 from tfmpq.policy import BudgetRecord, LayerChoice, Policy, SearchSpace, save_policy
 from tfmpq.prepare import (
@@ -35,6 +36,7 @@ from tfmpq.restrict import restrict
 from tfmpq.runs import Stage, default_folder, write_json
 from tfmpq.search_options import SearchOptions
 from tfmpq.searcher import Choice, Outcome, Problem
+from tfmpq.select import check_feasible
 
 _EVALUATED_IMAGES = 1000
 
@@ -61,6 +63,7 @@ class SearchResult:
         method: The method with its knobs.
         gmpq: `compression` and `bops` of the policy as the GMPQ and EdMIPS papers count, first and last
             layer left out; `bops` above are SAQ's, all layers counted.
+        latency: With a latency table, milliseconds of `int8` and `policy` as it predicts them.
         pareto: With a front, for each of its budgets `asked`, `policy` (path), `limit`, `reached`, `bops`,
             `mean_weight_bits` and `accuracy` without fine-tuning.
     """
@@ -80,6 +83,7 @@ class SearchResult:
     search_seconds: float
     method: str = ""
     gmpq: dict[str, float] = field(default_factory=dict)
+    latency: dict[str, float] = field(default_factory=dict)
     pareto: list[dict[str, Any]] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
@@ -119,6 +123,10 @@ def search(
     preprocessing: str | None = None,
     target_input: int | None = None,
     target_classes: int | None = None,
+    latency_table: str | Path | None = None,
+    on: str | None = None,
+    threads: int | None = None,
+    ssh_config: str | Path | None = None,
     reporter: Reporter | None = None,
 ) -> SearchResult:
     """Search a mixed-precision policy on a proxy data set.
@@ -156,11 +164,17 @@ def search(
         preprocessing: Name; None for what the network expects.
         target_input: Image side at which the budget counts; None for that of the proxy.
         target_classes: Classes for which the budget counts; None for those of the proxy.
+        latency_table: File of `tfmpq profile`, for a budget of latency.
+        on: Device that the latency is for, whose processor and runtime are compared with those of the table:
+            `local`, `ssh:HOST`, `adb[:SERIAL]`; None for this machine if the table was measured so, else not
+            asked.
+        threads: Threads of the runtime that the latency is for; None for those of the table.
+        ssh_config: Configuration file for ssh instead of the user's.
         reporter: Told about progress.
 
     Raises:
-        UsageError: A name is unknown, the method does not have an option, a budget cannot be met, or the
-            folder holds a run with other options.
+        UsageError: A name is unknown, the method does not have an option, a budget cannot be met, the latency
+            table is one of something else, or the folder holds a run with other options.
         TfmpqError: The network has layers that cannot be quantized (they are listed), or a file is damaged.
     """
     options = SearchOptions.of(locals())
@@ -210,8 +224,10 @@ def _problem(
     Raises:
         UsageError: A budget cannot be met.
     """
-    costs = target_network(options.model, task, options.target_input, options.target_classes).cost_model()
-    other_classes = options.target_classes not in (None, task.loaded.classes)
+    network = target_network(options.model, task, options.target_input, options.target_classes)
+    classes = options.target_classes or task.loaded.classes
+    costs = with_latency(network.cost_model(), network, task.loaded.name, classes, options, reporter)
+    other_classes = classes != task.loaded.classes
     space = (
         weight_candidates(task.network, options.weight_bits, other_classes),
         activation_candidates(task.network, options.activation_bits),
@@ -260,6 +276,7 @@ def _record(problem: Problem) -> dict[str, Any]:
         "preprocessing": task.preprocessing,
         "target_input": options.target_input,
         "target_classes": options.target_classes,
+        **latency_record(options),
         **options.knobs,
         **front,
     }
@@ -300,6 +317,7 @@ def _finish(problem: Problem, front: Sequence[Budget], outcome: Outcome) -> Sear
         search_seconds=round(outcome.seconds, 3),
         method=problem.options.description,
         gmpq={"compression": round(gmpq.compression, 3), "bops": round(gmpq.bops)},
+        latency=latencies(costs, chosen.weight_bits, chosen.activation_bits),
         pareto=rows,
     )
 

@@ -13,6 +13,7 @@ from scipy.special import softmax
 from tfmpq.budget import Budget, exceeded
 from tfmpq.cost import CostModel
 from tfmpq.quantize import Candidates
+from tfmpq.select import select
 
 Bits = tuple[Mapping[str, int], Mapping[str, int]]
 """Weight bits by layer and activation bits by tensor."""
@@ -65,17 +66,19 @@ def narrow(
 ) -> tuple[dict[str, int], dict[str, int]]:
     """Narrow layers and tensors until every budget holds, first those that lose the least probability.
 
-    The loss of probability counts per unit of the exceeded costs that is saved.
+    The loss of probability counts per unit of the exceeded costs that is saved. Where narrowing does not
+    help, because a wider kernel is the faster one, the most probable assignment within the budgets is taken.
 
     Args:
         costs: Counts of the network.
-        budgets: Limits that the smallest candidates meet.
+        budgets: Limits that can be met together.
         candidates: Bits to choose from.
         logits: What was learned.
         bits: The choice.
 
     Returns:
-        Weight bits by layer and activation bits by tensor that meet the budgets; nothing is wider.
+        Weight bits by layer and activation bits by tensor that meet the budgets; without a budget of latency
+        nothing is wider.
     """
     chosen = (dict(bits[0]), dict(bits[1]))
     while over := exceeded(budgets, costs, *chosen):
@@ -84,9 +87,18 @@ def narrow(
             saved = used - _share(costs, over, *attempt)
             if saved > 0:
                 options.append((reluctance / saved, kind, name, width))
+        if not options:
+            return _likeliest(costs, budgets, candidates, logits)
         _, kind, name, width = min(options)
         chosen[kind][name] = width
     return chosen
+
+
+def _likeliest(
+    costs: CostModel, budgets: Sequence[Budget], candidates: tuple[Candidates, Candidates], logits: Logits
+) -> tuple[dict[str, int], dict[str, int]]:
+    found = select(costs, budgets, candidates[0], logits[0], candidates[1], logits[1])
+    return found.weight_bits, found.activation_bits
 
 
 def drawn(
@@ -99,11 +111,13 @@ def drawn(
     """Draw an assignment, narrow it while a budget is exceeded, and widen it while there is room.
 
     All of it is left to chance: each width is drawn by its probability, and a layer or tensor to change and
-    its new width by how much of the probability is kept.
+    its new width by how much of the probability is kept. Where narrowing does not help, the most probable
+    assignment within the budgets is taken, after noise of Gumbel's distribution has been added to the logits,
+    which without budgets would be the same as drawing.
 
     Args:
         costs: Counts of the network.
-        budgets: Limits that the smallest candidates meet.
+        budgets: Limits that can be met together.
         candidates: Bits to choose from.
         logits: Unnormalised log-probabilities.
         generator: Source of chance.
@@ -124,6 +138,11 @@ def drawn(
             kept = softmax([-reluctance for *_, reluctance, _ in moves])
             kind, name, width, *_ = moves[int(generator.choice(len(moves), p=kept))]
             chosen[kind][name] = width
+        if exceeded(budgets, costs, *chosen):
+            noisy = [
+                {n: np.asarray(v) + generator.gumbel(size=len(v)) for n, v in part.items()} for part in logits
+            ]
+            chosen = _likeliest(costs, budgets, candidates, (noisy[0], noisy[1]))
     return chosen
 
 

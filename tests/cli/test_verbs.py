@@ -69,7 +69,8 @@ DEFAULTS = {
         ("resnet8", "digits"),
         SEARCH_DEFAULTS
         | KNOBS
-        | {"pareto": (), "target_input": None, "target_classes": None, "imitate": False},
+        | {"pareto": (), "target_input": None, "target_classes": None, "imitate": False}
+        | {"latency_table": None, "on": None, "threads": None, "ssh_config": None},
     ),
     "finetune": (
         (Path("r"), "digits"),
@@ -103,7 +104,7 @@ DEFAULTS = {
         ("resnet8",),
         {
             "on": "local",
-            "input_side": None,
+            "input_shape": None,
             "classes": None,
             "target": "litert",
             "weight_bits": (2, 4, 8),
@@ -176,6 +177,7 @@ def test_every_option_of_search_arrives(calls, tfmpq):
         " --budget size=0.5x --budget bops=3.2G --weight-bits 8,3,3 --activation-bits 4,8 --method sgd"
         " --perturb latent --learning-rate 1e-2 --epochs 0 --steps-per-epoch 7 --batch-size 32 --seed 5"
         " --float-epochs 2 --preprocess torch --target-input 224 --target-classes 1000 --imitate --out o"
+        " --latency-table p.yaml --on ssh:pi --threads 4 --ssh-config m.tflite"
     )
     assert tfmpq(line).exit_code == 0
     call = calls["search"]
@@ -201,6 +203,10 @@ def test_every_option_of_search_arrives(calls, tfmpq):
         "preprocessing": "torch",
         "target_input": 224,
         "target_classes": 1000,
+        "latency_table": Path("p.yaml"),
+        "on": "ssh:pi",
+        "threads": 4,
+        "ssh_config": Path("m.tflite"),
     }
 
 
@@ -228,6 +234,18 @@ def test_options_of_the_other_verbs_arrive(calls, tfmpq):
     assert calls["measure"].kwargs["threads"] == 4
     assert calls["measure"].kwargs["runs"] == 9
     assert calls["measure"].kwargs["out"] == Path("t.json")
+
+
+@pytest.mark.parametrize(("text", "shape"), [("224", (224, 224, 3)), ("28x20x1", (28, 20, 1))])
+def test_the_size_of_a_profile_is_a_side_or_a_shape(calls, tfmpq, text, shape):
+    assert tfmpq(f"profile --model resnet8 --input {text} --classes 10").exit_code == 0
+    assert calls["profile"].kwargs["input_shape"] == shape
+
+
+@pytest.mark.parametrize("text", ["0", "28x28", "a", "28x28x0", "-3"])
+def test_another_size_is_refused(calls, tfmpq, text):
+    result = tfmpq(f"profile --model resnet8 --input {text} --classes 10")
+    assert (result.exit_code, calls["profile"].args) == (2, ())
 
 
 def test_every_option_of_sharpness_arrives(calls, tfmpq):

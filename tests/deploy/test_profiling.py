@@ -16,6 +16,8 @@ from tfmpq.deploy.surgery import build_tflite
 from tfmpq.deploy.verify import verify
 from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.latency_table import load_table
+from tfmpq.policy import load_policy
+from tfmpq.searching import search
 
 NETWORK = "user_networks:small"
 
@@ -47,7 +49,7 @@ def test_a_stand_in_is_a_network_that_can_be_deployed(subject) -> None:
 def test_a_table_holds_every_layer_in_every_container(subject, form, tmp_path) -> None:
     out = tmp_path / "t.json"
     found = profile(
-        NETWORK, input_side=16, classes=10, target=form, activation_bits=(4, 8), repeats=2, out=out
+        NETWORK, input_shape=(16, 16, 3), classes=10, target=form, activation_bits=(4, 8), repeats=2, out=out
     )
     table = load_table(out)
     assert table == found.table
@@ -74,19 +76,47 @@ def test_a_table_holds_every_layer_in_every_container(subject, form, tmp_path) -
     assert [row["name"] for row in shown["layers"]] == [layer.name for layer in table.layers]
 
 
+@pytest.mark.parametrize("method", ["sgd", "uniform"])
+def test_a_search_keeps_a_latency(method, tmp_path) -> None:
+    out = tmp_path / "t.json"
+    table = profile(
+        NETWORK, input_shape=(16, 16, 3), classes=10, target="storage", repeats=1, out=out, threads=1
+    ).table
+    names = [layer.name for layer in table.layers]
+    slow = max((2, 4), key=lambda bits: table.predicted_ms(dict.fromkeys(names, bits), {}))
+    fast, worst = (table.predicted_ms(dict.fromkeys(names, bits), {}) for bits in (8, slow))
+    limit = max(fast, (fast + worst) / 2)
+    found = search(
+        NETWORK, "digits", out=tmp_path / "run", method=method, epochs=1, steps_per_epoch=2, batch_size=16,
+        budgets=(f"latency={limit:.6f}ms",), latency_table=out, threads=1,
+    )  # fmt: skip
+    assert found.latency["int8"] == pytest.approx(fast)
+    assert found.latency["policy"] <= limit + 1e-6
+    assert found.latency["policy"] == pytest.approx(table.predicted_ms(found.bits, found.activation_bits))
+    (record,) = found.budget
+    assert (record["key"], record["reached"]) == ("latency", pytest.approx(found.latency["policy"]))
+    assert load_policy(tmp_path / "run" / "policy.yaml").budget[0].key == "latency"
+    if method == "sgd":
+        assert "expected_latency" in (tmp_path / "run" / "search.csv").read_text().splitlines()[0]
+    with pytest.raises(UsageError, match="input 16x16x3 instead of 32x32x3"):
+        search(NETWORK, "digits", out=tmp_path / "other", target_input=32, latency_table=out)
+    with pytest.raises(UsageError, match=r"The smallest that can be met: latency=[\d.]+x \(of 8-bit\)"):
+        search(NETWORK, "digits", out=tmp_path / "other", latency_table=out, budgets=("latency=0.01x",))
+
+
 def test_a_device_without_a_profiler_is_refused(monkeypatch, tmp_path) -> None:
     program = tmp_path / "program.py"
     program.write_text('print(\'TFMPQ_ERROR {"kind": "no_profiler", "message": "none here"}\')')
     monkeypatch.setattr(profilers, "PROGRAM", program)
     with pytest.raises(TfmpqError, match="Received: local: none here"):
-        profile(NETWORK, input_side=16, classes=10, out=tmp_path / "t.json")
+        profile(NETWORK, input_shape=(16, 16, 3), classes=10, out=tmp_path / "t.json")
     assert not (tmp_path / "t.json").exists()
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"input_side": None}, "without an image side"),
+        ({"input_shape": None}, "without an input size"),
         ({"classes": None}, "without a number of classes"),
         ({"target": "phone"}, "phone"),
         ({"repeats": 0}, "repeats=0"),
@@ -95,6 +125,6 @@ def test_a_device_without_a_profiler_is_refused(monkeypatch, tmp_path) -> None:
     ],
 )
 def test_bad_calls_are_refused_at_once(options, said, tmp_path) -> None:
-    arguments = {"input_side": 16, "classes": 10, "out": tmp_path / "t.json"} | options
+    arguments = {"input_shape": (16, 16, 3), "classes": 10, "out": tmp_path / "t.json"} | options
     with pytest.raises(UsageError, match=said):
         profile(NETWORK, **arguments)

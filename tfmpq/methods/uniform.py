@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from tfmpq.budget import Budget, exceeded
 from tfmpq.quantize import Candidates
 from tfmpq.search_options import SearchOptions
 from tfmpq.searcher import Choice, Outcome, Problem, refuse_foreign_knobs
+from tfmpq.select import select
 
 
 class _Uniform:
@@ -35,11 +38,14 @@ def _widest(problem: Problem, budgets: Sequence[Budget]) -> Choice:
         )
         if not exceeded(budgets, problem.costs, choice.weight_bits, choice.activation_bits):
             return choice
-    return Choice(
-        {name: min(bits) for name, bits in problem.weights.items()},
-        {name: min(bits) for name, bits in problem.activations.items()},
-        repaired=True,
-    )
+    # No width is within all budgets everywhere: the widest mixture that is.
+    found = select(problem.costs, budgets, *_indifferent(problem.weights), *_indifferent(problem.activations))
+    return Choice(found.weight_bits, found.activation_bits, repaired=True)
+
+
+def _indifferent(candidates: Candidates) -> tuple[Candidates, dict[str, np.ndarray]]:
+    """Candidates with equal logits."""
+    return candidates, {name: np.zeros(len(bits)) for name, bits in candidates.items()}
 
 
 def _everywhere(candidates: Candidates, width: int) -> dict[str, int]:
