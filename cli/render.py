@@ -106,6 +106,25 @@ def _deploy_view(result: Mapping[str, Any]) -> dict[str, Any]:
     return {**result, "measurement": _measure_view(result["measurement"])}
 
 
+def _report_view(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The networks without what only their page explains."""
+    several = len({row["data"] for row in result["networks"]}) > 1
+    columns = (
+        *(("data",) if several else ()),
+        "number",
+        "name",
+        "family",
+        "top1",
+        "size",
+        "mean_weight_bits",
+        "on_front",
+    )
+    rows = [{key: row[key] for key in columns} for row in result["networks"]]
+    lacking = {f"not in {run['name']}": run["missing"] for run in result["runs"] if run["missing"]}
+    figures = {"figures": len(result["figures"])} if result["figures"] else {}
+    return {key: result[key] for key in ("path", "bytes")} | figures | lacking | {"networks": rows}
+
+
 _VIEWS: Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "run": _run_view,
     "evaluate": _evaluate_view,
@@ -114,6 +133,7 @@ _VIEWS: Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "verify": _verify_view,
     "measure": _measure_view,
     "deploy": _deploy_view,
+    "report": _report_view,
 }
 
 

@@ -59,12 +59,12 @@ def report(
         figures: Folder for the drawings as SVG files; None writes none.
 
     Raises:
-        UsageError: A source is neither a run with a finished stage nor a result file, or `out` is a folder.
+        UsageError: A source is neither a run with a finished stage nor a result file, or `out` is no `.html` file.
         TfmpqError: A file is damaged, or the page cannot be written.
     """
     out = Path(out)
-    if out.is_dir():
-        raise UsageError(f"A report is one file. Received: {out}, which is a folder. Name a file in it.")
+    if out.is_dir() or out.suffix not in (".html", ".htm"):
+        raise UsageError(f"A report is one .html file. Received: {out}. Name a file such as report.html.")
     runs, given = _read([Path(source) for source in sources])
     results = [(path, result) for run in runs for path, result in run.results] + given
     found = [result for _, result in results]

@@ -134,8 +134,9 @@ def test_empty_folders_and_folders_as_output_are_refused(whole_run: Path, tmp_pa
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match="neither"):
         report([tmp_path / "empty"], out=tmp_path / "r.html")
-    with pytest.raises(UsageError, match="which is a folder"):
-        report([whole_run], out=tmp_path / "empty")
+    for out in (tmp_path / "empty", whole_run / "job.json"):
+        with pytest.raises(UsageError, match=r"one \.html file"):
+            report([whole_run], out=out)
     with pytest.raises(UsageError, match="nothing"):
         report([], out=tmp_path / "r.html")
     with pytest.raises(TfmpqError, match="has to be written"):
