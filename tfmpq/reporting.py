@@ -59,7 +59,7 @@ def report(
         figures: Folder for the drawings as SVG files; None writes none.
 
     Raises:
-        UsageError: A source is neither a run with a finished stage nor a result file, or `out` is no `.html` file.
+        UsageError: A source is neither a run with a finished stage nor a result file, or `out` is not `.html`.
         TfmpqError: A file is damaged, or the page cannot be written.
     """
     out = Path(out)
