@@ -82,10 +82,12 @@ devices: $(addprefix build/devices/,$(DEVICES))
 devices-slow: $(addprefix build/devices/,$(sort $(DEVICES) $(SLOW_DEVICES)))
 
 # phone-arm64 is what phone.sh makes for arm64.
-build/devices/%: $(VENV)/.created $(wildcard tests/devices/stand_ins/*.sh)
+.SECONDEXPANSION:
+STAND_INS := tests/devices/stand_ins
+build/devices/%: $(VENV)/.created $(STAND_INS)/common.sh $(STAND_INS)/$$(firstword $$(subst -, ,$$*)).sh
 	@echo "Making $@"
 	@rm -rf $@.new && mkdir -p $@.new
-	@PATH=$(CURDIR)/$(BIN):$$PATH bash tests/devices/stand_ins/$(firstword $(subst -, ,$*)).sh setup $@.new \
+	@PATH=$(CURDIR)/$(BIN):$$PATH bash $(STAND_INS)/$(firstword $(subst -, ,$*)).sh setup $@.new \
 		$(lastword $(subst -, ,$*))
 	@rm -rf $@ && mv $@.new $@ && touch $@
 

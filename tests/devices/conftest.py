@@ -275,9 +275,12 @@ def pi(tmp_path_factory) -> Iterator[Sshd]:
 
 @pytest.fixture(scope="module", params=["cortex-a72", "cortex-a76"])
 def raspberry(request: pytest.FixtureRequest, tmp_path_factory) -> Iterator[Raspberry]:
-    """An emulated Raspberry Pi 4, without dot products, and 5, with them."""
-    require("arm64", "qemu-aarch64-static", "ssh", "ssh-keygen", "scp", folder="raspberry-arm64")
-    machine = Raspberry(tmp_path_factory.mktemp("raspberry"), {}, cpu=request.param)
+    """An emulated Raspberry Pi 4, without dot products, and 5, with them; cortex-a15 is a 32-bit machine."""
+    architecture, qemu = ("armhf", "arm") if request.param == "cortex-a15" else ("arm64", "aarch64")
+    programs = ("ssh", "ssh-keygen", "scp", f"qemu-{qemu}-static")
+    require(architecture, *programs, folder=f"raspberry-{architecture}")
+    folder = tmp_path_factory.mktemp("raspberry")
+    machine = Raspberry(folder, {}, architecture=architecture, cpu=request.param)
     machine.start()
     yield machine
     machine.stop()
@@ -409,6 +412,19 @@ def switched_on(monkeypatch: pytest.MonkeyPatch, architecture: str, cpu: str = "
 def phone(monkeypatch: pytest.MonkeyPatch) -> Iterator[Phone]:
     """A phone with this machine's processor."""
     yield from switched_on(monkeypatch, {"x86_64": "amd64", "aarch64": "arm64"}[os.uname().machine])
+
+
+@pytest.fixture
+def arm_phone(monkeypatch: pytest.MonkeyPatch) -> Iterator[Phone]:
+    """An emulated one, for which there is Python in `bundle`."""
+    require("bundle", "qemu-aarch64-static", folder="bundle")
+    yield from switched_on(monkeypatch, "arm64", "cortex-a76")
+
+
+@pytest.fixture
+def bundle() -> Path:
+    """Python for `arm_phone`."""
+    return STAND_INS / "bundle" / "bundle.tar"
 
 
 @pytest.fixture

@@ -33,11 +33,13 @@ inside)
   RUN=$3 CPU=${4:-}
   ip link set lo up
   populate "$ROOT"
+  room=200m
   if [ "$CPU" ]; then
+    room=400m # for a bundle
     cpuinfo "$CPU" > "$RUN/cpuinfo"
     mount --bind "$RUN/cpuinfo" "$ROOT/proc/cpuinfo"
   fi
-  mount -t tmpfs -o size=200m,mode=771 tmpfs "$ROOT/data/local/tmp"
+  mount -t tmpfs -o size=$room,mode=771 tmpfs "$ROOT/data/local/tmp"
   env -i PATH=/system/bin ADBD_PORT=$PORT HOME=/ TMPDIR=/data/local/tmp ${CPU:+QEMU_CPU=$CPU} \
     "$(command -v chroot)" "$ROOT" /usr/sbin/adbd &
   until ss -ltn | grep -q ":$PORT "; do sleep 0.05; done
