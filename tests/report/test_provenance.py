@@ -15,7 +15,7 @@ from tfmpq.cli.finetune import finetune
 from tfmpq.cli.run import run as run_command
 from tfmpq.cli.search import search
 from tfmpq.report.folders import read_run
-from tfmpq.report.provenance import commands, weights_digests
+from tfmpq.report.provenance import commands, digests
 
 
 def options_of(verb: click.Command, line: str) -> dict[str, Any]:
@@ -39,7 +39,27 @@ def test_a_search(make_run: Callable[..., Path], samples) -> None:
     assert parsed["weights"] == "FILE"
     assert parsed["out"] == folder
     assert parsed["select"] == "knapsack"
-    assert weights_digests(run) == ["ab12" * 16]
+    assert digests(run) == [("FILE", "ab12" * 16)]
+
+
+def test_a_front_with_a_latency_table(make_run: Callable[..., Path], samples) -> None:
+    folder = make_run(search=samples.search_result(latency={"int8": 2.0, "policy": 1.5}))
+    recorded = samples.search_options(
+        pareto=["0.3x", "0.5x"],
+        budgets=["size=0.3x", "latency=0.9x"],
+        latency_table="cd" * 32,
+        weights="none",
+    )
+    (folder / "search.json").write_text(json.dumps(recorded))
+    run = read_run(folder, "a")
+    (line,) = commands(run)
+    assert "--latency-table TABLE" in line
+    (folder / "table.json").touch()
+    parsed = options_of(search, line.replace("TABLE", str(folder / "table.json")))
+    assert parsed["pareto"] == ("0.3x", "0.5x")
+    assert parsed["budgets"] == ("latency=0.9x",)
+    assert parsed["weights"] == "none"
+    assert digests(run) == [("TABLE", "cd" * 32)]
 
 
 def test_a_fine_tuning(make_run: Callable[..., Path], samples) -> None:

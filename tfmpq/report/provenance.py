@@ -15,6 +15,9 @@ _NO_OPTIONS = ("format", "stage", "model_file", "data", "float_is_trained", "pol
 _NAMES = {"preprocessing": "preprocess", "budgets": "budget"}
 """Options that are called otherwise where they are typed."""
 
+_FILES = {"weights": "FILE", "latency_table": "TABLE"}
+"""Options of which the file's digest is recorded, and what stands for the file."""
+
 _SWITCHES = ("distill", "reconstruct")
 """What is on unless it is turned off."""
 
@@ -28,8 +31,12 @@ _COLUMNS = 72
 
 
 def commands(run: Run) -> list[str]:
-    """What to type to make a run again; `FILE` stands for weights, of which only the digest is recorded."""
+    """What to type to make a run again; `FILE` and `TABLE` stand for files whose digest alone is recorded."""
     searched, tuned = run.search_options, run.finetune_options
+    if searched.get("pareto"):
+        # The front's own budgets are recorded as well, and `--pareto` takes no other one of size.
+        others = [text for text in searched.get("budgets", []) if not str(text).startswith("size")]
+        searched = {**searched, "budgets": others}
     out = {"out": str(run.folder)}
     if run.job and searched and tuned:
         handed = {key: value for key, value in searched.items() if key not in _OF_SEARCH_ALONE}
@@ -40,10 +47,11 @@ def commands(run: Run) -> list[str]:
     return lines
 
 
-def weights_digests(run: Run) -> list[str]:
-    """The digests of weights files that were read."""
-    known = (options.get("weights") for options in (run.search_options, run.finetune_options))
-    return list(dict.fromkeys(str(digest) for digest in known if digest and digest != "none"))
+def digests(run: Run) -> list[tuple[str, str]]:
+    """The files that were read, as the commands call them, and their digests."""
+    recorded = (run.search_options, run.finetune_options)
+    known = [(name, options.get(key)) for key, name in _FILES.items() for options in recorded]
+    return list(dict.fromkeys((name, str(digest)) for name, digest in known if digest and digest != "none"))
 
 
 def _line(verb: str, options: Mapping[str, Any], *arguments: str) -> str:
@@ -62,10 +70,10 @@ def _line(verb: str, options: Mapping[str, Any], *arguments: str) -> str:
 def _option(key: str, value: Any) -> list[str]:
     """One option as it is typed; nothing where it was not given."""
     flag = "--" + _NAMES.get(key, key).replace("_", "-")
-    if key == "weights":
-        return [flag, "none" if value == "none" else "FILE"] if value else []
     if value is None or value == []:
         return []
+    if key in _FILES and value != "none":
+        return [flag, _FILES[key]]
     if key in _SWITCHES:
         return [] if value else ["--no-" + flag.removeprefix("--")]
     if isinstance(value, bool):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, field_validator
 
 from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.runs import read_json
@@ -36,6 +36,13 @@ class Costs(_Result):
     policy: Positive
 
 
+class Latencies(_Result):
+    """Milliseconds that a latency table predicts."""
+
+    int8: Positive
+    policy: Positive
+
+
 class FrontPoint(_Result):
     """One policy of `tfmpq search --pareto`."""
 
@@ -58,6 +65,12 @@ class Search(_Result):
     accuracy: dict[str, Share]
     search_seconds: FiniteFloat
     pareto: list[FrontPoint] = []
+    latency: Latencies | None = None
+
+    @field_validator("latency", mode="before")
+    @classmethod
+    def _without_table(cls, value: Any) -> Any:
+        return value or None
 
 
 class Finetune(_Result):

@@ -9,7 +9,7 @@ import numpy as np
 from tfmpq.report.charts import Format, course, strip
 from tfmpq.report.folders import Run, Steps
 from tfmpq.report.markup import Child, Element, element, table
-from tfmpq.report.provenance import commands, weights_digests
+from tfmpq.report.provenance import commands, digests
 from tfmpq.units import bops_text, bytes_text
 
 _SHORT = 24
@@ -70,6 +70,10 @@ def _facts(run: Run) -> Element:
             f"{size.policy / size.float32:.3f} of float32; {bops_text(bops.policy)} bit operations, "
             f"{bops.policy / bops.int8:.3f} of uniform 8 bits."
         )
+        if found := run.search.latency:
+            facts.append(
+                f"Predicted latency {found.policy:.3g} ms, {found.policy / found.int8:.3f} of uniform 8 bits."
+            )
         facts.append(f"Searched in {run.search.search_seconds:,.0f} s.")
     if run.finetune:
         tuned = run.finetune
@@ -173,8 +177,8 @@ def _made(run: Run) -> list[Child]:
     parts: list[Child] = [element("h3", "How it was made")]
     if lines:
         parts.append(element("pre", element("code", "\n".join(lines))))
-    for digest in weights_digests(run):
-        parts.append(element("p", f"FILE has the SHA-256 {digest}.", class_="note"))
+    for name, digest in digests(run):
+        parts.append(element("p", f"{name} has the SHA-256 {digest}.", class_="note"))
     if versions:
         told = ", ".join(f"{name} {version}" for name, version in versions.items())
         parts.append(element("p", f"Made{made} with {told}.", class_="note"))
