@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
+from functools import partial
 
 from tfmpq.cost import REFERENCE_BITS, CostKey, CostModel
 from tfmpq.errors import UsageError
@@ -128,11 +129,10 @@ def _smallest(
     if key == "latency":
         times = model.times()
         weight_bits = {
-            name: min(weight_candidates[name], key=lambda bits, name=name: times.of_layer(name, bits))
-            for name in weight_bits
+            name: min(weight_candidates[name], key=partial(times.of_layer, name)) for name in weight_bits
         }
         activation_bits = {
-            name: min(widths, key=lambda bits, name=name: times.of_tensor(name, bits))
+            name: min(widths, key=partial(times.of_tensor, name))
             for name, widths in activation_candidates.items()
         }
     return model.value(key, weight_bits, activation_bits)

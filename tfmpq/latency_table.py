@@ -19,7 +19,7 @@ from tfmpq.cost import REFERENCE_BITS, CostModel, LayerCost
 from tfmpq.errors import UsageError
 from tfmpq.latency_cost import NANOSECONDS, LatencyCosts
 
-FORMAT = "tfmpq-latency/1"
+FORMAT: Literal["tfmpq-latency/1"] = "tfmpq-latency/1"
 MAX_FILE_BYTES = 2**24
 _DEVICE_FACTS = ("machine", "cpu", "board", "features")
 """What makes two devices the same; cores and memory do not change how long one inference takes."""
@@ -164,7 +164,7 @@ class LatencyTable(_Record):
         )
 
     def _by_width(self, layer: LayerTimes) -> dict[int, int]:
-        times = {(time.bits, time.decode): time.ms for time in layer.times}
+        times: dict[tuple[int, str], float] = {(time.bits, time.decode): time.ms for time in layer.times}
         found = {}
         for bits in WEIGHT_BITS:
             container = container_for(layer.operator, bits, layer.fan_in, self.form)  # type: ignore[arg-type]
