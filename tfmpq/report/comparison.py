@@ -157,7 +157,7 @@ def _point(network: Network, index: int, cost: float, spread: tuple[float, float
 def _table(comparison: Comparison) -> Element:
     conditions = list(comparison.timings)
     letters = {name: chr(ord("A") + index) for index, name in enumerate(conditions)}
-    models = len({network.model for network in comparison.networks}) > 1
+    models = len({network.model for network in comparison.networks if network.model}) > 1
     header = [
         "",
         "network",
