@@ -75,6 +75,24 @@ def test_results_beside_the_runs(make_run, samples, tmp_path: Path) -> None:
     assert found.measured == 2
 
 
+def test_time_by_layer(make_run, samples, tmp_path: Path) -> None:
+    folder = make_run(finetune=samples.finetune_result())
+    layer = {"name": "conv1", "operator": "CONV_2D", "kernel": "Convolution (NHWC, QC8)", "weight_bits": 4}
+    rest = {"name": "pad", "operator": "PAD", "kernel": "Pad", "weight_bits": None, "container": None}
+    ops = {
+        "source": "litert profiler",
+        "layers": [layer | {"container": 8, "ms": 0.75, "share": 0.75}, rest | {"ms": 0.25, "share": 0.25}],
+        "unattributed": {"Copy": 0.01},
+        "outside_ms": None,
+    }
+    (folder / "latency.json").write_text(json.dumps(samples.measured("a/mixed.tflite", ops=ops)))
+    report([folder], out=tmp_path / "r.html")
+    text = text_of(tmp_path / "r.html")
+    assert "conv1 4 8 CONV_2D Convolution (NHWC, QC8) 0.75 ms 75.0%" in text
+    assert "pad - - PAD Pad 0.25 ms 25.0%" in text
+    assert "told by litert profiler; beside them Copy 0.01 ms" in text
+
+
 def test_an_emulation_shows_no_time(make_run, samples, tmp_path: Path) -> None:
     folder = make_run(finetune=samples.finetune_result())
     (folder / "pi.json").write_text(json.dumps(samples.emulated("a/mixed.tflite")))

@@ -8,9 +8,9 @@ from typing import Any
 
 from tfmpq.report.charts import spread
 from tfmpq.report.folders import Run
-from tfmpq.report.markup import Child, Element, element, table
+from tfmpq.report.markup import SHORT, Child, Element, bar, element, table
 from tfmpq.report.networks import conditions
-from tfmpq.report.results import Compared, Delivered, Measured, Measurements
+from tfmpq.report.results import Compared, Delivered, Measured, Measurements, OperatorTimes
 from tfmpq.report.scales import Scale
 from tfmpq.units import bytes_text
 
@@ -40,6 +40,7 @@ def _together(
     parts: list[Child] = [element("h3", title), element("p", _circumstances(files, source), class_="note")]
     timed = [file for file in files if not file.emulated and file.median_ms is not None]
     parts += _times(timed, title) if timed else []
+    parts += [_by_layer(file, file.ops) for file in timed if file.ops]
     parts += [_emulated(file) for file in files if file.emulated]
     told = [item for item in compared if item.ratio is not None]
     if told:
@@ -97,6 +98,39 @@ def _ends(file: Measured) -> tuple[float, float]:
     low = middle if file.p10_ms is None else [*middle, file.p10_ms]
     high = middle if file.p90_ms is None else [*middle, file.p90_ms]
     return min(low), max(high)
+
+
+def _by_layer(file: Measured, times: OperatorTimes) -> Element:
+    """Where the time of a file goes, in the order of the network."""
+    rows: list[list[Child]] = []
+    most = max((layer.share for layer in times.layers), default=0.0) or 1.0
+    for layer in times.layers:
+        bits = layer.weight_bits
+        chip = "-" if bits is None else element("span", str(bits), class_=f"chip bits{bits}")
+        container = "-" if layer.container is None else str(layer.container)
+        drawn = bar(layer.share / most, bits)
+        rows.append(
+            [
+                layer.name,
+                chip,
+                container,
+                layer.operator,
+                layer.kernel,
+                _ms(layer.ms),
+                f"{layer.share:.1%}",
+                drawn,
+            ]
+        )
+    rest = [f"{name} {_ms(ms)}" for name, ms in times.unattributed.items()]
+    rest += [f"outside of operators {_ms(times.outside_ms)}"] if times.outside_ms else []
+    told = f"Time by layer of {_short(file.path)}, told by {times.source}"
+    header = ["layer", "bits", "container", "operator", "kernel", "time", "share", ""]
+    return element(
+        "details",
+        element("summary", f"Time by layer of {_short(file.path)} ({len(rows)})"),
+        table(told + (f"; beside them {', '.join(rest)}" if rest else ""), header, rows, numeric=(2, 5, 6)),
+        open="" if len(rows) <= SHORT else None,
+    )
 
 
 def _emulated(file: Measured) -> Element:

@@ -14,6 +14,9 @@ _UNSAFE = re.compile(
 )
 """What XML cannot hold, and what makes text run the other way."""
 
+SHORT = 24
+"""Rows of a table that is shown unasked."""
+
 
 def element(tag: str, *children: Child, **attributes: object) -> Element:
     """An element.
@@ -91,3 +94,16 @@ def table(
     ]
     made = element("table", element("caption", caption), element("thead", head), element("tbody", *body))
     return element("div", made, class_="scroll", role="region", tabindex="0", aria_label=caption)
+
+
+def bar(share: float, bits: int | None) -> Element:
+    """A bar in a cell of a table, in the colour of a bit-width.
+
+    Args:
+        share: Its length, 0 to 1.
+        bits: None for a neutral colour.
+    """
+    inner = element(
+        "i", class_="neutral" if bits is None else f"bits{bits}", style=f"width:{100 * share:.1f}%"
+    )
+    return element("span", inner, class_="bar", aria_hidden="true")

@@ -96,6 +96,27 @@ class ProcessRecord(_Result):
     started_at: str | None = None
 
 
+class LayerTime(_Result):
+    """Time of one layer."""
+
+    name: str
+    operator: str
+    kernel: str
+    weight_bits: int | None
+    container: int | None
+    ms: Time
+    share: Share
+
+
+class OperatorTimes(_Result):
+    """What `tfmpq measure --ops` adds to a measurement."""
+
+    source: str
+    layers: list[LayerTime]
+    unattributed: dict[str, Time] = {}
+    outside_ms: FiniteFloat | None = None
+
+
 class Measured(_Result):
     """Latency of one file; times are null for what a tool does not tell, and for emulations."""
 
@@ -120,6 +141,7 @@ class Measured(_Result):
     protocol: dict[str, Any]
     warnings: list[str]
     processes: list[ProcessRecord] = []
+    ops: OperatorTimes | None = None
 
 
 class Compared(_Result):

@@ -8,12 +8,9 @@ import numpy as np
 
 from tfmpq.report.charts import Format, course, strip
 from tfmpq.report.folders import Run, Steps
-from tfmpq.report.markup import Child, Element, element, table
+from tfmpq.report.markup import SHORT, Child, Element, bar, element, table
 from tfmpq.report.provenance import commands, digests
 from tfmpq.units import bops_text, bytes_text
-
-_SHORT = 24
-"""Layers of a table that is shown unasked."""
 
 _SEARCH_COURSE: tuple[tuple[str, tuple[tuple[str, str], ...], Format], ...] = (
     ("Loss", (("loss", "loss"), ("perturbed_loss", "perturbed loss")), lambda v: f"{v:.3g}"),
@@ -99,7 +96,7 @@ def _policy(run: Run, name: str, alone: bool) -> list[Child]:
     for layer, width in bits.items():
         row: list[Child] = [layer, element("span", str(width), class_=f"chip bits{width}")]
         if known:
-            row += [f"{run.weights[layer]:,}", bytes_text(sizes[layer]), _bar(sizes[layer] / most, width)]
+            row += [f"{run.weights[layer]:,}", bytes_text(sizes[layer]), bar(sizes[layer] / most, width)]
         rows.append(row)
     narrow = {tensor: width for tensor, width in run.policy.activations.items() if width != 8}
     told = ", ".join(f"{tensor} {width}" for tensor, width in narrow.items()) or "all of 8 bits"
@@ -111,7 +108,7 @@ def _policy(run: Run, name: str, alone: bool) -> list[Child]:
         ),
         _counts(bits),
         element("p", f"Activations: {told}.", class_="note"),
-        _folded(f"Layer by layer ({len(bits)})", layers, opened=alone and len(bits) <= _SHORT),
+        _folded(f"Layer by layer ({len(bits)})", layers, opened=alone and len(bits) <= SHORT),
     ]
 
 
@@ -124,11 +121,6 @@ def _counts(bits: Mapping[str, int]) -> Element:
         chip = element("span", str(width), class_=f"chip bits{width}")
         items.append(element("li", chip, f" bits: {count} layer{'' if count == 1 else 's'}"))
     return element("ul", *items, class_="legend")
-
-
-def _bar(share: float, bits: int) -> Element:
-    inner = element("i", class_=f"bits{bits}", style=f"width:{100 * share:.1f}%")
-    return element("span", inner, class_="bar", aria_hidden="true")
 
 
 def _folded(summary: str, content: Element, *, opened: bool) -> Element:

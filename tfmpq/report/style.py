@@ -58,6 +58,7 @@ summary{cursor:pointer;padding:.3rem 0;color:var(--link)}
 .chip{display:inline-block;min-width:1.7em;padding:0 .35em;border-radius:4px;text-align:center;
 font-weight:600}
 .bar{display:block;width:100%;min-width:7rem;height:.75rem;margin-top:.3rem}
+.neutral{background:var(--muted)}
 .bar i{display:block;height:100%;min-width:1px;border-radius:2px}
 .legend{display:flex;flex-wrap:wrap;gap:.2rem 1.1rem;list-style:none;padding:0;font-size:.875rem}
 .legend svg{width:14px;height:14px;vertical-align:-2px;margin-right:.35em;overflow:visible}
