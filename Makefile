@@ -16,7 +16,7 @@ TYPED := build/typed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow test-jax check devices devices-slow clean
+.PHONY: help demo test test-slow test-jax check devices devices-slow bundle clean
 
 help:
 	@echo "make demo       install and run the whole job on handwritten digits (a few minutes)"
@@ -25,6 +25,7 @@ help:
 	@echo "make test-jax   only the tests of the JAX backend, in .venv-jax without TensorFlow (part of make test)"
 	@echo "make devices    stand-ins of a phone and of a Raspberry Pi for tests/devices (Debian, as root);"
 	@echo "                make devices-slow also makes those of the slow tests"
+	@echo "make bundle     Python with LiteRT for 64-bit Android phones, experimental (Debian, as root)"
 	@echo "make clean      remove .venv, .venv-jax, .demo and all caches"
 
 # The stamps depend on pyproject.toml, so that packages are installed again only when they change.
@@ -80,6 +81,8 @@ test-jax: $(JAX_VENV)/.installed $(VENV)/.installed-dev
 devices: $(addprefix build/devices/,$(DEVICES))
 
 devices-slow: $(addprefix build/devices/,$(sort $(DEVICES) $(SLOW_DEVICES)))
+
+bundle: build/devices/bundle
 
 # phone-arm64 is what phone.sh makes for arm64.
 .SECONDEXPANSION:

@@ -23,25 +23,6 @@ from tfmpq.errors import UsageError
 
 pytestmark = pytest.mark.usefixtures("short")
 
-RESULT = """
-echo 'INFO: Initialized session in 5.579ms.'
-echo 'INFO: count=5 first=90 curr=40 min=30 max=90 avg=50 std=10 p5=30 median=45 p95=90'
-echo 'INFO: count=50 first=40 curr=40 min=30 max=60 avg=42 std=5 p5=31 median=41 p95=55'
-echo 'INFO: Inference timings in us: Init: 5579, First inference: 90, Warmup (avg): 50, Inference (avg): 42'
-"""
-
-
-@pytest.fixture
-def program(tmp_path):
-    """Writes a stand-in of benchmark_model."""
-
-    def write(measuring: str = RESULT, helping: str = "echo --graph") -> Path:
-        path = tmp_path / "benchmark_model"
-        path.write_text(f'#!/system/bin/sh\ncase "$*" in *--help*) {helping};; *) {measuring};; esac\n')
-        return path
-
-    return write
-
 
 def _shell(line: str) -> str:
     return subprocess.run(["adb", "shell", line], capture_output=True, text=True).stdout

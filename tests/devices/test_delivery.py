@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import shutil
@@ -17,7 +18,11 @@ from tfmpq.deploy import python_runner
 from tfmpq.deploy.delivery import choose_form, deploy
 from tfmpq.errors import UsageError
 
-pytestmark = pytest.mark.usefixtures("short")
+# Keras 3 converts TensorFlow's variables by a call that NumPy 2 warns of.
+pytestmark = [
+    pytest.mark.usefixtures("short"),
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +60,39 @@ def test_a_file_is_written_for_the_machine_compared_and_measured(pi, storage, tm
     assert pi.folders() == []
 
 
+@pytest.mark.parametrize("on", ["local", "ssh:pi"])
+def test_a_run_is_written_compared_and_measured(pi, workshop, tmp_path, on) -> None:
+    out = tmp_path / "out.tflite"
+    line = ["deploy", str(workshop.folder / "run"), "--data", "digits", "--on", on, "--out", str(out)]
+    before = workshop.contents()
+    done = CliRunner().invoke(main, [*line, "--ssh-config", str(pi.config), "--json"], prog_name="tfmpq")
+    assert done.exit_code == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert out.read_bytes() == (workshop.folder / "small.litert.tflite").read_bytes()
+    assert (result["form"], result["agreement"]["max_lsb"]) == ("litert", 0)
+    assert result["agreement"]["top1"] > 0.7
+    assert result["measurement"]["sha256"] == hashlib.sha256(out.read_bytes()).hexdigest()
+    assert workshop.contents() == before
+
+
+def test_a_phone_with_benchmark_model_shows_no_outputs(phone, storage, program, tmp_path) -> None:
+    line = ["deploy", str(storage), "--data", "digits", "--on", "adb", "--out", str(tmp_path / "o.tflite")]
+    refused = CliRunner().invoke(main, line, prog_name="tfmpq")
+    assert refused.exit_code == 1
+    assert "--benchmark-model" in refused.stderr
+    assert not (tmp_path / "o.tflite").exists()
+    done = CliRunner().invoke(main, [*line, "--benchmark-model", str(program()), "--json"], prog_name="tfmpq")
+    assert done.exit_code == 0, done.stderr
+    assert "Outputs are not compared" in done.stderr
+    result = json.loads(done.stdout)
+    assert (result["form"], result["agreement"]) == ("litert", None)
+    assert result["measurement"]["source"] == "benchmark_model"
+    assert result["measurement"]["sha256"] == hashlib.sha256((tmp_path / "o.tflite").read_bytes()).hexdigest()
+    # For people as well.
+    shown = CliRunner().invoke(main, [*line, "--benchmark-model", str(program())], prog_name="tfmpq")
+    assert "benchmark_model" in shown.stdout
+
+
 def test_other_outputs_are_an_error(storage, tmp_path, monkeypatch) -> None:
     program = tmp_path / "program.py"
     source = python_runner.PROGRAM.read_text()
@@ -82,7 +120,7 @@ def test_the_form_suits_processor_and_runtime(machine, features, runtime, form) 
 
 
 def test_what_cannot_be_delivered(files, tmp_path) -> None:
-    with pytest.raises(UsageError, match="tfmpq measure for a phone"):
-        deploy(files[0], "digits", on="adb")
+    with pytest.raises(UsageError, match="benchmark_model measures on Android"):
+        deploy(files[0], "digits", benchmark_model=files[0])
     with pytest.raises(UsageError, match="no record"):
         deploy(files[0], "digits", out=tmp_path / "out.tflite")

@@ -1,4 +1,4 @@
-"""Runs a command in its own mount, process and (but for NET=host) network namespace, killed with this one.
+"""Runs a command in its own mount, process and (but for NET=host) network namespace; dies with its parent.
 
     namespaces.py ARCH COMMAND...
 
@@ -95,6 +95,7 @@ def main(arch: str, command: list[str]) -> None:
     foreign = arch != NATIVE[platform.machine()]
     if foreign or os.geteuid():
         enter_user_namespace()
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)  # tests that are killed leave nothing running
     network = 0 if os.environ.get("NET") == "host" else NEW_NETWORK
     check(LIBC.unshare(NEW_MOUNTS | NEW_PROCESSES | network), "unshare")
     child = os.fork()
