@@ -87,6 +87,13 @@ def test_an_evaluation_on_other_data_stands_apart(make_run, samples, given) -> N
     assert [c.data for c in compare(found, {})] == ["digits", "cifar10"]
 
 
+def test_training_images_are_other_data(make_run, samples, given) -> None:
+    folder = make_run(finetune=samples.finetune_result())
+    result = given(samples.evaluated("a/resnet8.litert.tflite", 0.99, split="train"))
+    found = networks([read_run(folder, "a")], [result])
+    assert [(n.data, n.top1) for n in found] == [("digits", 0.8654), ("digits, train split", 0.99)]
+
+
 @pytest.mark.parametrize(
     ("bits", "method", "family"),
     [

@@ -28,7 +28,9 @@ def latency_section(runs: Sequence[Run], results: Sequence[tuple[Path, Any]]) ->
         elif isinstance(result, Measured):
             parts += _together("Measured", [result], (), path)
         elif isinstance(result, Delivered):
-            parts += _together(f"Deployed from {result.source}", [result.measurement], (), path)
+            parts += _together(
+                f"Deployed from {result.source} as {result.form}", [result.measurement], (), path
+            )
             parts.append(element("p", _agreement(result)))
     return element("section", element("h2", "Latency"), *parts) if parts else None
 

@@ -130,7 +130,7 @@ def _of_finetune(run: Run, evaluations: Sequence[Evaluated], files: Sequence[str
         tuned.mean_weight_bits, paths=tuple(files),
     )  # fmt: skip
     evaluated = [e for e in evaluations if e.path in network.paths]
-    by_data = {e.data: replace(network, data=e.data, top1=e.top1, images=e.count) for e in evaluated}
+    by_data = {e.images: replace(network, data=e.images, top1=e.top1, images=e.count) for e in evaluated}
     yield from ({tuned.data: network} | by_data).values()
 
 
@@ -140,6 +140,8 @@ def _of_search(run: Run) -> Iterator[Network]:
     if found is None:
         return
     data = str(run.search_options.get("proxy", "the proxy"))
+    if run.search_options.get("imitate"):
+        data += ", share with the class of the float network"
     common: dict[str, Any] = {"model": run.model, "data": data, "images": None, "preliminary": True}
     if "float" in found.accuracy and run.search_options.get("target_classes") is None:
         yield Network(
@@ -174,12 +176,12 @@ def _untrained(export: Exported, runs: Sequence[Run], evaluations: Sequence[Eval
         paths=(export.path,),
     )  # fmt: skip
     matching = [e for e in evaluations if same_file(e.path, export.path)]
-    yield from [replace(network, data=e.data, top1=e.top1, images=e.count) for e in matching] or [network]
+    yield from [replace(network, data=e.images, top1=e.top1, images=e.count) for e in matching] or [network]
 
 
 def _only_evaluated(found: Evaluated) -> Network:
     name = "/".join(Path(found.path).parts[-2:])
-    return Network(name, "", found.data, "other", found.top1, found.count, None, None, paths=(found.path,))
+    return Network(name, "", found.images, "other", found.top1, found.count, None, None, paths=(found.path,))
 
 
 def _family(run: Run) -> Family:

@@ -58,7 +58,6 @@ class Search(_Result):
 
     model: str
     budget: list[Budget]
-    bits: dict[str, int]
     bops: Costs
     size: Costs
     mean_weight_bits: FiniteFloat
@@ -78,7 +77,6 @@ class Finetune(_Result):
 
     model: str
     data: str
-    started_from: str
     top1: Share
     top5: Share
     count: int
@@ -122,7 +120,6 @@ class Measured(_Result):
 
     path: str
     bytes: int
-    sha256: str
     median_ms: Time | None
     p10_ms: Time | None
     p90_ms: Time | None
@@ -271,6 +268,11 @@ class Evaluated(_Result):
     split: str
     count: int
     top1: Share
+
+    @property
+    def images(self) -> str:
+        """The images that were classified: accuracies on other ones are not compared."""
+        return self.data if self.split == "test" else f"{self.data}, {self.split} split"
 
 
 class DeviceAgreement(_Result):
