@@ -81,7 +81,7 @@ class NoDevice(DeviceError):
 
     kind = "no_device"
     rule = "A device has to be attached"
-    advice = "Plug it in with USB debugging on, and check 'adb devices -l'"
+    advice = "Plug it in with USB debugging on, or 'adb connect' to it, and check 'adb devices -l'"
 
 
 class AmbiguousDevice(DeviceError):

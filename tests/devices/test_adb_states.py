@@ -86,6 +86,14 @@ def test_no_device(attach, files, monkeypatch) -> None:
         measure(files[0], on="adb")
 
 
+def test_a_phone_in_the_network_that_does_not_answer(attach, files) -> None:
+    line = ["adb", "connect", "127.0.0.1:1"]
+    told = subprocess.run(line, capture_output=True, text=True, check=True)  # exit code 0, whatever happens
+    assert "failed to connect" in told.stdout
+    with pytest.raises(errors.NoDevice, match=r"device '127\.0\.0\.1:1' not found.*'adb connect' to it"):
+        measure(files[0], on="adb:127.0.0.1:1")
+
+
 def test_no_server(needs, files, monkeypatch, tmp_path) -> None:
     needs("adb", "adb")
     monkeypatch.setenv("ADB_SERVER_SOCKET", f"localfilesystem:{tmp_path}/none/s")
