@@ -280,12 +280,20 @@ def pack(integers: np.ndarray, bits: int) -> np.ndarray:
     return np.bitwise_or.reduce(padded.reshape(-1, per_byte) << shifts, axis=1).astype(np.uint8)
 
 
-def unpack(data: np.ndarray, bits: int, count: int) -> np.ndarray:
-    """The first `count` integers of packed bytes, int8; the inverse of `pack`."""
-    if bits == 8:
-        return np.asarray(data, np.uint8).view(np.int8)[:count]
+def _unpacked_bytes(bits: int) -> np.ndarray:
+    """For each byte the integers in it, side by side as one wider number."""
     shifts = np.arange(8 // bits, dtype=np.uint8) * np.uint8(bits)
-    codes = (np.asarray(data, np.uint8)[:, None] >> shifts) & np.uint8((1 << bits) - 1)
+    codes = (np.arange(256, dtype=np.uint8)[:, None] >> shifts) & np.uint8((1 << bits) - 1)
     # Moving the sign bit to the top and back extends it.
     up = np.uint8(8 - bits)
-    return (codes.reshape(-1)[:count] << up).view(np.int8) >> np.int8(up)
+    integers = (codes << up).view(np.int8) >> np.int8(up)
+    return integers.view(f"u{8 // bits}").reshape(-1)
+
+
+_UNPACKED = {bits: _unpacked_bytes(bits) for bits in (4, 2)}
+
+
+def unpack(data: np.ndarray, bits: int, count: int) -> np.ndarray:
+    """The first `count` integers of packed bytes, int8; the inverse of `pack`."""
+    data = np.asarray(data, np.uint8)
+    return (data if bits == 8 else _UNPACKED[bits][data]).view(np.int8)[:count]
