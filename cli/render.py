@@ -73,17 +73,34 @@ def _inspect_view(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _measure_view(result: Mapping[str, Any]) -> dict[str, Any]:
-    """Without samples; several files as a table."""
+    """Without samples; several files as a table, and a table of the operators of each."""
     if "files" not in result:
-        left_out = ("processes", "schema_version", "protocol", "energy")
+        left_out = ("processes", "schema_version", "protocol", "energy", "ops", "ops_note")
         shown = {key: value for key, value in result.items() if key not in left_out}
         device = {key: value for key, value in result.get("device", {}).items() if key != "features"}
-        return shown | {"device": device}
+        return shown | {"device": device} | _operators_view(result, "operators by layer")
     columns = ("path", "bytes", "median_ms", "p90_ms", "p99_ms", "spread", "runs", "warnings")
     rows = [{key: row[key] for key in columns} for row in result["files"]]
     names = ("path", "ratio", "lowest", "highest", "spread", "verdict")
     compared = [{key: row[key] for key in names} for row in result["comparisons"]]
-    return {"files": rows, "compared with the first": compared}
+    operators: dict[str, Any] = {}
+    for file in result["files"]:
+        operators |= _operators_view(file, f"operators of {file['path']}")
+    return {"files": rows, "compared with the first": compared} | operators
+
+
+def _operators_view(file: Mapping[str, Any], title: str) -> dict[str, Any]:
+    """A row for each layer whose operators were timed, or why they were not."""
+    if "ops" not in file:
+        return {}
+    told = file["ops"]
+    if told is None:
+        return {title: file["ops_note"]}
+    rows = [
+        {"time_ms" if key == "ms" else key: value for key, value in row.items()} for row in told["layers"]
+    ]
+    loose = {f"{title}, not told apart": told["unattributed"]} if told["unattributed"] else {}
+    return {f"{title} ({told['source']})": rows} | loose
 
 
 def _probe_view(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -94,7 +111,7 @@ def _probe_view(result: Mapping[str, Any]) -> dict[str, Any]:
 
 def _verify_view(result: Mapping[str, Any]) -> dict[str, Any]:
     """The layers' table without the columns that the one by kind has, so that names are not cut off."""
-    hidden = ("elements", "builtin_elements", "builtin_off_by_more")
+    hidden = ("delegated", "elements", "builtin_elements", "builtin_off_by_more")  # the kernel says the first
     layers = [{key: value for key, value in row.items() if key not in hidden} for row in result["layers"]]
     return dict(result) | {"layers": layers}
 
@@ -211,7 +228,7 @@ def _text(name: str, value: Any, about: str = "") -> str:
 
 
 _BY_NAME: tuple[tuple[Callable[[str], bool], Callable[[float], str]], ...] = (
-    (lambda name: name in ("top1", "top5", "accuracy"), lambda value: f"{100 * value:.2f} %"),
+    (lambda name: name in ("top1", "top5", "accuracy", "share"), lambda value: f"{100 * value:.2f} %"),
     (lambda name: name in ("bytes", "size") or name.endswith("_bytes"), bytes_text),
     (lambda name: "bops" in name, bops_text),
     (lambda name: name == "latency" or name.endswith("_ms"), lambda value: f"{value:.3g} ms"),

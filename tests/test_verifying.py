@@ -31,7 +31,9 @@ def test_exported_files_pass(workshop, found) -> None:
     held = {row["name"]: (row["weight_bits"], row["container"], row["bytes"]) for row in found["layers"]}
     for row in report["layers"]:
         assert held[row["name"]] == (row["weight_bits"], row["container"], row["bytes"])
-    assert all(row["delegated"] for row in found["layers"])
+    assert all(row["delegated"] and row["kernel"] for row in found["layers"])
+    kernels = {row["kernel"] for row in found["layers"] if row["weight_bits"]}
+    assert all(re.search("Convolution|Fully Connected", kernel) for kernel in kernels)
     assert sum(row["off_by_one"] for row in found["layers"]) <= 1
     assert all(row["off_by_more"] == row["builtin_off_by_more"] == 0 for row in found["layers"])
 

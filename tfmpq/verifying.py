@@ -16,10 +16,10 @@ from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.exporting import Finetuned
 from tfmpq.frozen import FrozenModel
 from tfmpq.progress import Reporter, SilentReporter
+from tfmpq.verified_layers import VerifiedLayer, verified_layers
 
 if TYPE_CHECKING:
     from tfmpq.deploy.sandbox import Sandbox
-    from tfmpq.deploy.verify import Verification
 
 MIN_TOP1 = 0.995
 """Least share of images on which the file chooses the class that the trained model chooses."""
@@ -30,39 +30,6 @@ MIN_IMAGES = 1000
 _OPERATOR_IMAGES = 4
 _BATCH = 64
 _BUILTIN_BATCHES = 2
-
-
-@dataclass(frozen=True, slots=True)
-class VerifiedLayer:
-    """One layer of the file.
-
-    Attributes:
-        name: Layer name.
-        kind: What it computes.
-        weight_bits: Trained width; None without weights.
-        container: Bits per weight in the file; None without weights.
-        bytes: Bytes of packed weights, scales and biases.
-        delegated: Whether XNNPACK runs it in the form that is executed.
-        elements: Output elements compared under XNNPACK.
-        off_by_one: Of these, how many are one step off.
-        off_by_more: Of these, how many are further off.
-        builtin_elements: Output elements compared under LiteRT's own kernels.
-        builtin_off_by_one: Of these, how many are one step off.
-        builtin_off_by_more: Of these, how many are further off.
-    """
-
-    name: str
-    kind: str
-    weight_bits: int | None
-    container: int | None
-    bytes: int
-    delegated: bool | None
-    elements: int
-    off_by_one: int
-    off_by_more: int
-    builtin_elements: int
-    builtin_off_by_one: int
-    builtin_off_by_more: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +145,7 @@ def verify(
     with Sandbox(path) as sandbox:
         with reading(path):
             proof = prove(frozen, content, target, first[:_OPERATOR_IMAGES], sandbox)
-            layers = tuple(_layers(frozen, content, proof, sandbox))
+            layers, limits = verified_layers(frozen, content, proof, sandbox)
         logits = None
         if proof.passed:
             reporter.start("verify", count)
@@ -198,7 +165,7 @@ def verify(
         layers,
         logits,
         failures,
-        tuple(_notes(logits)),
+        (*limits, *_notes(logits)),
     )
 
 
@@ -241,48 +208,6 @@ def _batches(
         np.asarray(batches[index][0], np.float32)[: count - index * _BATCH]
         for index in range(-(-count // _BATCH))
     )
-
-
-def _layers(
-    frozen: FrozenModel, content: bytes, proof: Verification, sandbox: Sandbox
-) -> Iterator[VerifiedLayer]:
-    """What was found out about each layer, in order of execution."""
-    from tfmpq.deploy.flatbuffer import read_model
-    from tfmpq.deploy.layout import stored_layers
-    from tfmpq.deploy.specialize import specialize
-    from tfmpq.deploy.topology import deployable
-
-    held = {layer.name: layer for layer in stored_layers(read_model(content))}
-    checks = {(check.name, check.kernels): check for check in proof.by_layer}
-    delegated = {}
-    if proof.by_layer:
-        delegated = _delegated(content if proof.target in DELEGATED else specialize(content), sandbox)
-    for layer in deployable(frozen).layers[1:]:
-        stored = held.get(layer.name) if layer.weights else None
-        fast, own = checks.get((layer.name, "xnnpack")), checks.get((layer.name, "builtin"))
-        yield VerifiedLayer(
-            layer.name,
-            layer.kind,
-            layer.weights.bits if layer.weights else None,
-            stored.container_bits if stored else None,
-            stored.stored_bytes if stored else 0,
-            delegated.get(layer.name),
-            *((fast.elements, fast.off_by_one, fast.off_by_more) if fast else (0, 0, 0)),
-            *((own.elements, own.off_by_one, own.off_by_more) if own else (0, 0, 0)),
-        )
-
-
-def _delegated(content: bytes, sandbox: Sandbox) -> dict[str, bool]:
-    """Whether XNNPACK runs a layer, by the name of its output tensor."""
-    from tfmpq.deploy.flatbuffer import read_model
-    from tfmpq.deploy.layout import tensor_name
-
-    graph = read_model(content).subgraphs[0]
-    taken = sandbox.call("tfmpq.deploy.runtime:plan_facts", content)["delegated"]
-    return {
-        tensor_name(graph.tensors[int(operator.outputs[0])]): delegated
-        for operator, delegated in zip(graph.operators, taken, strict=False)
-    }
 
 
 class _Comparison:
