@@ -85,11 +85,18 @@ def test_time_by_layer(make_run, samples, tmp_path: Path) -> None:
         "unattributed": {"Copy": 0.01},
         "outside_ms": None,
     }
-    (folder / "latency.json").write_text(json.dumps(samples.measured("a/mixed.tflite", ops=ops)))
+    (folder / "latency.json").write_text(
+        json.dumps(samples.measured("a/mixed.tflite", ops=ops, ops_note=None))
+    )
+    totals = samples.measured(
+        "a/int8.tflite", ops=None, ops_note="This runtime tells totals only: it is old."
+    )
+    (folder / "old.json").write_text(json.dumps(totals))
     report([folder], out=tmp_path / "r.html")
     text = text_of(tmp_path / "r.html")
     assert "conv1 4 8 CONV_2D Convolution (NHWC, QC8) 0.75 ms 75.0%" in text
     assert "pad - - PAD Pad 0.25 ms 25.0%" in text
+    assert "This runtime tells totals only: it is old." in text
     assert "told by litert profiler; beside them Copy 0.01 ms" in text
 
 

@@ -43,6 +43,8 @@ def _together(
     timed = [file for file in files if not file.emulated and file.median_ms is not None]
     parts += _times(timed, title) if timed else []
     parts += [_by_layer(file, file.ops) for file in timed if file.ops]
+    notes = dict.fromkeys(file.ops_note for file in timed if file.ops_note)
+    parts += [element("p", note, class_="note") for note in notes]
     parts += [_emulated(file) for file in files if file.emulated]
     told = [item for item in compared if item.ratio is not None]
     if told:

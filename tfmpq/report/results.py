@@ -139,6 +139,7 @@ class Measured(_Result):
     warnings: list[str]
     processes: list[ProcessRecord] = []
     ops: OperatorTimes | None = None
+    ops_note: str | None = None
 
 
 class Compared(_Result):
