@@ -99,9 +99,6 @@ class Replicas:
 
 
 def _join() -> None:
-    # Without it, the death of one process aborts the others before they can say anything.
-    if hasattr(jax.config, "jax_enable_recoverability"):
-        jax.config.update("jax_enable_recoverability", True)
     try:
         keras.distribution.initialize()
     except (ValueError, TypeError) as error:

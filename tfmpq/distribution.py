@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import threading
@@ -40,8 +41,9 @@ class LostProcess(TfmpqError):
     """Another process of the same training has ended or hangs, so that this one cannot go on."""
 
     def __init__(self, what: str) -> None:
+        first = (what.strip().splitlines() or ["no reason"])[0].rstrip(". ")
         super().__init__(
-            f"All processes of a training have to stay to its end. Received: {what} The last checkpoint is "
+            f"All processes of a training have to stay to its end. Received: {first}. The last checkpoint is "
             "kept: start all of them again with the same command, which resumes."
         )
 
@@ -79,7 +81,13 @@ def strategy(name: Strategy) -> Iterator[bool]:
     if name == "single":
         yield True
         return
-    watch = Deadline(STEP_SECONDS, _give_up)
+    with _last_words() if name == "multi-worker" else nullcontext():
+        yield from _led(name)
+
+
+def _led(name: Strategy) -> Iterator[bool]:
+    """What `strategy` does with several devices."""
+    watch = Deadline(STEP_SECONDS, lambda seconds: _give_up(f"no common step in {seconds:.0f} s"))
     with watch.armed() if name == "multi-worker" else nullcontext():
         replicas = _replicas(name)
     if replicas.count < 2:
@@ -97,7 +105,7 @@ def strategy(name: Strategy) -> Iterator[bool]:
     except replicas.lost as error:
         if replicas.processes == 1:
             raise
-        raise LostProcess(f"{str(error).strip().splitlines()[0].rstrip('.')}.") from error
+        raise LostProcess(str(error)) from error
     finally:
         _team.reset(token)
         for folder in team.folders.values():
@@ -235,7 +243,36 @@ class Deadline:
         self._since = time.monotonic()
 
 
-def _give_up(seconds: float) -> None:
+_WITNESS = """
+import sys
+if not sys.stdin.buffer.read():
+    sys.stderr.write(sys.argv[1])
+"""
+_witness: list[subprocess.Popen[bytes]] = []
+
+
+@contextmanager
+def _last_words() -> Iterator[None]:
+    """Have it said what happened if this process ends without a word.
+
+    When its coordinator is gone, JAX aborts a process from C++: no code here runs any more.
+    """
+    error = LostProcess("the end of the first process, which took this one with it")
+    command = [sys.executable, "-c", _WITNESS, f"Error: {error}\n"]
+    _witness.append(subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True))
+    try:
+        yield
+    finally:
+        _dismiss_witness()
+
+
+def _dismiss_witness() -> None:
+    while _witness:
+        _witness.pop().communicate(b"all is said")
+
+
+def _give_up(what: str) -> None:
     """End the process: its main thread waits for another one and cannot be interrupted."""
-    print(f"Error: {LostProcess(f'no common step in {seconds:.0f} s.')}", file=sys.stderr, flush=True)
+    print(f"Error: {LostProcess(what)}", file=sys.stderr, flush=True)
+    _dismiss_witness()
     os._exit(LostProcess.exit_code)

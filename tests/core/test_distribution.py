@@ -32,7 +32,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("norm", [False, True])
-def test_two_devices_train_as_one_does(trained: Path, norm: bool) -> None:
+def test_33_two_devices_train_as_one_does(trained: Path, norm: bool) -> None:
     """Weights, statistics, optimizer, norm of the gradient, gap and radius; with BatchNorm, interrupted."""
     with (
         np.load(trained / f"one {norm}" / "after.npz") as one,
@@ -101,4 +101,5 @@ def test_a_deadline_expires_when_nothing_restarts_it() -> None:
 
 
 def test_a_lost_process_says_how_to_go_on() -> None:
+    assert "Received: worker 1 is gone. The last" in str(LostProcess("worker 1 is gone.\nA stack"))
     assert str(LostProcess("worker 1 is gone.")).endswith("with the same command, which resumes.")
