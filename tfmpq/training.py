@@ -25,16 +25,13 @@ from keras import ops
 
 from tfmpq import sharpness
 from tfmpq.backend import TrainStep, batch_value_and_gradient, mean_over_replicas
+from tfmpq.ball import Ball
 from tfmpq.errors import UsageError
 from tfmpq.pressure import BudgetTerm
 from tfmpq.quantize import quantize_wrappers
-from tfmpq.wrapper import QuantizeWrapper, perturbed_kernels
+from tfmpq.wrapper import perturbed_kernels
 
 Update = Literal["mean", "second", "gap-guided"]
-
-_WEIGHTS = ("gamma", "beta", "bias", "kernel")
-_SCALE_OFFSET = 0.01
-"""ASAM's eta: what a weight of zero may move by, in units of the radius."""
 
 _SECOND_METRICS = (
     "perturbed_loss",
@@ -158,50 +155,15 @@ class QuantizedTraining(TrainStep, keras.Model):
 
     # -- what is in a list of trainable tensors --------------------------------------------------------------
 
-    def _positions(self, suffixes: tuple[str, ...]) -> list[int]:
-        return [i for i, v in enumerate(self.trainable_variables) if v.path.endswith(suffixes)]
+    @property
+    def ball(self) -> Ball:
+        """What the sharpness-aware step perturbs."""
+        return Ball(self.trainable_variables, self._wrappers, self._sharpness.perturb)
 
-    def _latent_positions(self) -> list[int]:
-        """Trainable tensors in the ball: BatchNorm's affine, biases, and latent kernels on request.
-
-        Logits and steps stay out: moving the policy between the two passes would mix policy change with
-        sharpness.
-        """
-        latent = self.options is not None and self.options.perturb == "latent"
-        quantized = {id(w.layer.kernel) for w in self._wrappers}
-        positions = self._positions(_WEIGHTS)
-        return [i for i in positions if latent or id(self.trainable_variables[i]) not in quantized]
-
-    def _perturbed_wrappers(self) -> list[QuantizeWrapper]:
-        """The layers whose quantized kernels are in the ball."""
-        quantized = self.options is not None and self.options.perturb == "quantized"
-        return self._wrappers if quantized else []
-
-    def _layer_groups(self) -> list[list[int]]:
-        """Positions in the ball, (quantized kernels, then `_latent_positions`), by layer."""
-        names = [w.name for w in self._perturbed_wrappers()]
-        names += [self.trainable_variables[i].path.split("/")[-2] for i in self._latent_positions()]
-        groups: dict[str, list[int]] = {}
-        for i, name in enumerate(names):
-            groups.setdefault(name, []).append(i)
-        return list(groups.values())
-
-    def _magnitudes(self, trainable: Sequence[Any]) -> list[Any]:
-        """ASAM's scales of the ball: |weight| + eta; 1 for what is added (beta, bias)."""
-        index = {id(v): i for i, v in enumerate(self.trainable_variables)}
-        weights = []
-        for wrapper in self._perturbed_wrappers():
-            quantizer = wrapper.weight_quantizer
-            assert quantizer is not None  # noqa: S101 narrowed for the type checker; only such are listed
-            values = {name: trainable[index[id(v)]] for name, v in wrapper.weight_variables.items()}
-            kernel = trainable[index[id(wrapper.layer.kernel)]]
-            weights.append(quantizer(kernel, training=False, weights=values))
-        scales = [ops.abs(weight) + _SCALE_OFFSET for weight in weights]
-        added = set(self._positions(("beta", "bias")))
-        for i in self._latent_positions():
-            one = ops.ones_like(trainable[i])
-            scales.append(one if i in added else ops.abs(trainable[i]) + _SCALE_OFFSET)
-        return scales
+    @property
+    def _sharpness(self) -> SharpnessOptions:
+        assert self.options is not None  # noqa: S101 narrowed for the type checker; the callers have looked
+        return self.options
 
     def _choice_positions(self) -> dict[str, int]:
         """Position of each bit-width logit vector, by `weight:LAYER` or `activation:TENSOR`."""
@@ -254,9 +216,8 @@ class QuantizedTraining(TrainStep, keras.Model):
     def _aligned_gradients(
         self, trainable: list[Any], state: list[Any], images: Any, labels: Any, targets: Any
     ) -> tuple[list[Any], list[Any], Any, dict[str, Any], dict[str, Any]]:
-        options = self.options
-        assert options is not None  # noqa: S101 narrowed for the type checker; the caller has looked
-        zeros = [ops.zeros(w.layer.kernel.shape) for w in self._perturbed_wrappers()]
+        options = self._sharpness
+        zeros = [ops.zeros(w.layer.kernel.shape) for w in self.ball.wrappers]
         count = len(trainable)
 
         def loss_at(tensors: Sequence[Any]) -> Any:
@@ -285,15 +246,16 @@ class QuantizedTraining(TrainStep, keras.Model):
     ) -> _Second:
         """Perturb, take the second gradient, measure the gap and adapt the radius."""
         schedule = {name: self._value(state, name) for name in options.radius.initial_state()}
-        positions, count = self._latent_positions(), len(trainable)
+        perturbed, count = self.ball, len(trainable)
+        positions = perturbed.latent
 
         def ball(gradients: Sequence[Any]) -> list[Any]:
             """The gradients of the perturbed tensors."""
             return [*gradients[count:], *(gradients[i] for i in positions)]
 
         rho = options.radius.radius(schedule)
-        scales = self._magnitudes(trainable) if options.adaptive else None
-        groups = self._layer_groups() if options.norm == "layer" else None
+        scales = perturbed.magnitudes(trainable) if options.adaptive else None
+        groups = perturbed.layers if options.norm == "layer" else None
         ascent = sharpness.ascent(ball(first), rho, options.alignment, scales, groups)
         kernels = len(first) - count
         moved = list(trainable)
@@ -321,8 +283,7 @@ class QuantizedTraining(TrainStep, keras.Model):
         self, every: int, take: Callable[[], _Second], first: Sequence[Any], state: list[Any]
     ) -> _Second:
         """The second gradient every so many steps; in between a stand-in and the last metrics."""
-        options = self.options
-        assert options is not None  # noqa: S101 narrowed for the type checker; the caller has looked
+        options = self._sharpness
         memory = [f"rejection_{i}" for i in range(len(first))]
         kept = [*options.radius.initial_state(), "second_metrics", *memory]
         since = self._value(state, "steps_since_second")
@@ -350,7 +311,7 @@ class QuantizedTraining(TrainStep, keras.Model):
             return sharpness.combine(first, second)
         gradients = list(second)
         if options.update == "gap-guided":
-            positions = self._positions(_WEIGHTS)
+            positions = self.ball.weights
             pairs = [first[i] for i in positions], [second[i] for i in positions]
             guided = sharpness.combine_gap_guided(*pairs, options.alpha)
             for position, gradient in zip(positions, guided, strict=True):

@@ -36,7 +36,7 @@ class Spy:
         self.ascents: list[Any] = []
         self.gradients: list[list[np.ndarray]] = []
         self.passes: list[tuple[list[Any], list[Any], Any]] = []
-        ascent, loss, gradient = sharpness.ascent, QuantizedTraining._loss, training.value_and_gradient
+        ascent, loss, gradient = sharpness.ascent, QuantizedTraining._loss, training.batch_value_and_gradient
 
         def watched_ascent(*arguments: Any) -> Any:
             found = ascent(*arguments)
@@ -55,7 +55,7 @@ class Spy:
 
         monkeypatch.setattr(sharpness, "ascent", watched_ascent)
         monkeypatch.setattr(QuantizedTraining, "_loss", watched_loss)
-        monkeypatch.setattr(training, "value_and_gradient", watched_gradient)
+        monkeypatch.setattr(training, "batch_value_and_gradient", watched_gradient)
 
 
 def without_step(ascent: sharpness.Ascent) -> sharpness.Ascent:

@@ -27,7 +27,7 @@ class Recorded:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.gradients: list[list[np.ndarray]] = []
         self.ascents: list[tuple[tuple[Any, ...], sharpness.Ascent]] = []
-        gradient, ascent = training.value_and_gradient, sharpness.ascent
+        gradient, ascent = training.batch_value_and_gradient, sharpness.ascent
 
         def watched(function: Any, inputs: Any) -> Any:
             found = gradient(function, inputs)
@@ -39,7 +39,7 @@ class Recorded:
             self.ascents.append((arguments, found))
             return found
 
-        monkeypatch.setattr(training, "value_and_gradient", watched)
+        monkeypatch.setattr(training, "batch_value_and_gradient", watched)
         monkeypatch.setattr(sharpness, "ascent", watched_ascent)
 
 
@@ -92,7 +92,7 @@ def test_latent_weights_can_be_perturbed_in_proportion_too(trainer, monkeypatch)
     made = trainer(options(adaptive=True, perturb="latent"))
     made.update()
     (_, _, _, scales, _), _ = recorded.ascents[0]
-    paths = [made.model.trainable_variables[i].path for i in made.model._latent_positions()]
+    paths = [made.model.trainable_variables[i].path for i in made.model.ball.latent]
     by_path = {v.path: v.numpy() for v in made.model.trainable_variables}
     for path, scale in zip(paths, scales, strict=True):
         added = path.endswith(("beta", "bias"))
