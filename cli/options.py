@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from tfmpq.methods import METHODS
-from tfmpq.search_options import NORMS, PERTURBED, RADII, SELECTIONS
+from tfmpq.search_options import NORMS, PERTURBED, PRECISIONS, RADII, SELECTIONS
 
 # Names of the library, whose modules are too heavy to import for a help text; a test compares them.
 PREPROCESSINGS = ("none", "unit", "tf", "torch", "caffe")
@@ -279,6 +279,13 @@ selection_options = stack(
         type=click.FloatRange(0, 0.5, min_open=True, max_open=True),
         help="Drop bit-widths whose probability is below P at the end of an epoch, such as 0.01.  "
         "[default: none]",
+    ),
+    click.option(
+        "--precision",
+        type=click.Choice(PRECISIONS),
+        default="float32",
+        show_default=True,
+        help="Precision of activations and convolutions during the search; for GPUs and TPUs.",
     ),
 )
 

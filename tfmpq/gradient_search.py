@@ -20,6 +20,7 @@ from tfmpq.decide import Learned, decide, likeliest
 from tfmpq.expected_cost import ExpectedCost
 from tfmpq.loop import train
 from tfmpq.optimizer import QuantizationOptimizer
+from tfmpq.precision import computing_in
 from tfmpq.prepare import begins_trained
 from tfmpq.pressure import BudgetTerm
 from tfmpq.pruning import train_and_prune
@@ -38,7 +39,7 @@ _DUAL_TRAVEL = 5.0
 _ADAPTIVE_RHO_MAX = 0.5
 """ASAM's radius for CIFAR-10; it is relative to the weights, unlike that of the other forms."""
 
-_COMMON = ("select", "prune_below")
+_COMMON = ("select", "prune_below", "precision")
 _SHARPNESS = ("perturb", "rho_max", "norm", "adaptive", "second_gradient_every")
 
 
@@ -100,10 +101,11 @@ class GradientMethod:
             "choices": lambda model: _columns(likeliest(problem, learned(model), problem.budgets)),
         }
         begin = time.monotonic()
-        if options.prune_below is None:
-            train(trainer, batches, epochs=options.epochs, **common)
-        else:
-            train_and_prune(trainer, batches, options.epochs, options.prune_below, **common)
+        with computing_in(options.precision, trainer):
+            if options.prune_below is None:
+                train(trainer, batches, epochs=options.epochs, **common)
+            else:
+                train_and_prune(trainer, batches, options.epochs, options.prune_below, **common)
         seconds = time.monotonic() - begin
         end = learned(trainer)
         return Outcome(quantized, lambda budgets: decide(problem, end, budgets), seconds)

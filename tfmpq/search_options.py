@@ -15,6 +15,7 @@ from tfmpq.errors import UsageError
 RADII = ("inverse", "direct", "fixed")
 PERTURBED = ("quantized", "latent")
 NORMS = ("global", "layer")
+PRECISIONS = ("float32", "bfloat16")
 SELECTIONS = ("argmax", "knapsack", "least-sharp")
 
 KNOBS: Mapping[str, Any] = {
@@ -28,6 +29,7 @@ KNOBS: Mapping[str, Any] = {
     "second_gradient_every": 1,
     "select": "knapsack",
     "prune_below": None,
+    "precision": "float32",
 }
 """Options that not every method has, with their defaults; None stands for the method's own value."""
 
@@ -36,6 +38,7 @@ _NAMED: Mapping[str, tuple[str, ...]] = {
     "radius": RADII,
     "norm": NORMS,
     "select": SELECTIONS,
+    "precision": PRECISIONS,
 }
 
 
@@ -61,6 +64,7 @@ class SearchOptions:
     second_gradient_every: int
     select: str
     prune_below: float | None
+    precision: str
     epochs: int
     steps_per_epoch: int | None
     batch_size: int

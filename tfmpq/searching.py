@@ -113,6 +113,7 @@ def search(
     second_gradient_every: int = 1,
     select: Literal["argmax", "knapsack", "least-sharp"] = "knapsack",
     prune_below: float | None = None,
+    precision: Literal["float32", "bfloat16"] = "float32",
     epochs: int = 10,
     steps_per_epoch: int | None = None,
     batch_size: int = 128,
@@ -152,6 +153,7 @@ def search(
         second_gradient_every: Take the second gradient every so many steps (LookSAM).
         select: How bits follow from what was learned; see `tfmpq.decide.decide`.
         prune_below: Probability below which a width is dropped at the end of an epoch; None drops nothing.
+        precision: That of activations and convolutions during the search; see `tfmpq.precision`.
         epochs: Epochs of the search.
         steps_per_epoch: Steps in an epoch; None for all images once.
         batch_size: Images in a step.
