@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Literal, get_args
 
 import keras
@@ -23,8 +24,8 @@ class ImageBatches(keras.utils.PyDataset):
     """Batches of preprocessed images; batch i of epoch e depends on nothing but (seed, e, i).
 
     Batches go through the whole split, in an order drawn anew for each pass, before an image comes again;
-    epochs of `steps_per_epoch` batches may end and begin within a pass. On the TensorFlow backend `model.fit`
-    prepares batches in a thread of its own while the model computes.
+    epochs of `steps_per_epoch` batches may end and begin within a pass. Batches are prepared while the model
+    computes: on the TensorFlow backend by a thread of `model.fit`, on JAX by one of their own.
 
     Args:
         split: The images.
@@ -71,6 +72,8 @@ class ImageBatches(keras.utils.PyDataset):
         self.epoch = 0
         self._begun = self._finished = False
         self._order: tuple[int, np.ndarray] = (-1, np.arange(len(split)))
+        self._thread = ThreadPoolExecutor(1) if keras.backend.backend() == "jax" else None
+        self._ahead: dict[tuple[int, int], Future[tuple[np.ndarray, np.ndarray]]] = {}
 
     def __len__(self) -> int:
         return self.steps_per_epoch
@@ -79,7 +82,17 @@ class ImageBatches(keras.utils.PyDataset):
         """Batch of the current epoch: float32 (N, H, W, C) images and int32 (N,) labels."""
         if self._begun and index == len(self) - 1:
             self._finished = True
-        return self.batch(self.epoch, index)
+        return self.batch(self.epoch, index) if self._thread is None else self._prepared(self._thread, index)
+
+    def _prepared(self, thread: ThreadPoolExecutor, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """A batch of the current epoch, while that after it is begun."""
+        ready = self._ahead.pop((self.epoch, index), None)
+        self._ahead.clear()
+        batch = self.batch(self.epoch, index) if ready is None else ready.result()
+        if index + 1 < len(self):
+            following = (self.epoch, index + 1)
+            self._ahead[following] = thread.submit(self.batch, *following)
+        return batch
 
     def set_epoch(self, epoch: int) -> None:
         """Go to an epoch, for example to resume."""
