@@ -51,6 +51,12 @@ PROTOCOLS = ("quick", "mlperf-like")
 @device_options
 @benchmark_model_option
 @click.option(
+    "--ops",
+    is_flag=True,
+    help="Time single operators as well, under the runtime's profiler, and show each layer's kernel, bits "
+    "and share of the time.",
+)
+@click.option(
     "--out", metavar="FILE.json", type=options.output_path(), help="Write the result there as well."
 )
 @options.json_option

@@ -11,11 +11,36 @@ from typing import Any, Literal
 import numpy as np
 
 from tfmpq.deploy.device_state import drift, emulated, state_warnings
+from tfmpq.deploy.op_times import OperatorProfile
 from tfmpq.deploy.protocol import Protocol
 
 SCHEMA_VERSION = 1
 Verdict = Literal["faster", "slower", "none"]
 _SPREAD, _COARSE_MS = 0.1, 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorTimes:
+    """What a profiler told of a file, or why none did.
+
+    Attributes:
+        profile: Times by operator and by layer; None without a profiler.
+        note: Why there is none; empty if there is one.
+    """
+
+    profile: OperatorProfile | None
+    note: str = ""
+
+    def to_json(self, emulated: bool) -> dict[str, Any]:
+        """`ops`, by layer, null for the times of an emulation; and `ops_note`, why they are null."""
+        if self.profile is None or emulated:
+            return {
+                "ops": None,
+                "ops_note": self.note or "the device is an emulation: its times are no latency",
+            }
+        shown = self.profile.to_json()
+        shown = {key: None if _unknown(value) else value for key, value in shown.items()}
+        return {"ops": shown, "ops_note": None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +74,7 @@ class Measurement:
         protocol: How it was measured.
         warnings: Reasons to doubt the numbers.
         processes: Per process: all samples, statistics, memory, state of the device before and after.
+        operators: Times of single operators; None where they were not asked for.
     """
 
     path: str
@@ -80,13 +106,16 @@ class Measurement:
     protocol: dict[str, Any]
     warnings: tuple[str, ...]
     processes: tuple[dict[str, Any], ...] = field(repr=False)
+    operators: OperatorTimes | None = field(default=None, repr=False)
 
     def to_json(self) -> dict[str, Any]:
         """All fields but the processes; null for the times of an emulation."""
-        shown = {key: value for key, value in asdict(self).items() if key != "processes"}
+        shown = {key: value for key, value in asdict(self).items() if key not in ("processes", "operators")}
         shown = {key: None if _unknown(value) else value for key, value in shown.items()}
         if self.emulated:
             shown |= {key: None for key in shown if key.endswith("_ms") or key in ("spread", "memory_kb")}
+        if self.operators is not None:
+            shown |= self.operators.to_json(self.emulated)
         return {"schema_version": SCHEMA_VERSION, **shown, "energy": None}
 
 

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from tfmpq.deploy.benchmark_model import BenchmarkModel
-from tfmpq.deploy.latency import Measurement, Measurements, compare, process_record, summarize
+from tfmpq.deploy.latency import (
+    Measurement,
+    Measurements,
+    OperatorTimes,
+    compare,
+    process_record,
+    summarize,
+)
+from tfmpq.deploy.op_times import ProfiledProcess, operator_profile
+from tfmpq.deploy.profilers import NoProfiler, operator_profiler
 from tfmpq.deploy.protocol import PROTOCOLS, Protocol
 from tfmpq.deploy.python_runner import PythonRunner
 from tfmpq.deploy.transports import Transport, transport
@@ -37,6 +46,7 @@ def measure(
     ssh_config: str | Path | None = None,
     adb: str | Path | None = None,
     benchmark_model: str | Path | None = None,
+    ops: bool = False,
     out: str | Path | None = None,
     reporter: Reporter | None = None,
 ) -> Measurements:
@@ -57,6 +67,8 @@ def measure(
         ssh_config: Configuration file for ssh instead of the user's.
         adb: The adb client; by default found.
         benchmark_model: LiteRT's program of that name for the device; what measures on Android.
+        ops: Measure single operators as well, in processes of their own under the runtime's profiler; where
+            there is none, the result says why.
         out: File for the result as JSON.
         reporter: Told about progress.
 
@@ -69,7 +81,7 @@ def measure(
     plan = _plan(paths, threads, runs, protocol)
     way = transport(on, python=python, ssh_config=ssh_config, adb=adb)
     binary = binary_for(way, benchmark_model)
-    found = _measure(paths, way, binary, plan, threads, affinity, reporter or SilentReporter())
+    found = _measure(paths, way, binary, plan, threads, affinity, ops, reporter or SilentReporter())
     if out is not None:
         _write(Path(out), found)
     return found
@@ -134,6 +146,7 @@ def _measure(
     plan: Protocol,
     threads: int,
     affinity: str | None,
+    ops: bool,
     reporter: Reporter,
 ) -> Measurements:
     reporter.start("measure", plan.processes * len(paths))
@@ -150,16 +163,60 @@ def _measure(
                 found.append(program.measure(name, path, threads, plan, affinity))
                 kept.append(process_record(found[-1], index, started, threads))
                 reporter.advance()
+        reporter.finish()
+        profiles = (
+            _profile(device, binary, dict(zip(names, paths, strict=True)), threads, affinity, reporter)
+            if ops
+            else {}
+        )
         target = device.target()
-    reporter.finish()
     if way.left_behind:
         reporter.log(f"The work folder {way.left_behind} could not be removed.")
     facts: dict[str, Any] = {"threads": threads, "target": target, "source": program.source}
     files = tuple(
-        summarize(path, found, kept, protocol=plan, affinity=affinity, **facts)
+        replace(
+            summarize(path, found, kept, protocol=plan, affinity=affinity, **facts),
+            operators=profiles.get(path),
+        )
         for path, found, kept in zip(paths, raws, records, strict=True)
     )
     return Measurements(files, compare(files))
+
+
+def _profile(
+    device: Transport,
+    binary: Path | None,
+    files: Mapping[str, Path],
+    threads: int,
+    affinity: str | None,
+    reporter: Reporter,
+) -> dict[Path, OperatorTimes]:
+    """Times of the operators of each file, in several processes in turn, or why there are none."""
+    plan = PROTOCOLS["quick"]
+    profiler = operator_profiler(device, binary)
+    processes: dict[str, list[ProfiledProcess]] = {name: [] for name in files}
+    reasons: dict[str, str] = {}
+    reporter.start("operators", plan.processes * len(files))
+    for _ in range(plan.processes):
+        for name in files:
+            if name not in reasons:
+                try:
+                    processes[name].append(profiler.profile(name, threads, plan, affinity))
+                except NoProfiler as error:
+                    reasons[name] = str(error)
+            reporter.advance()
+    reporter.finish()
+    found = {}
+    for name, path in files.items():
+        if name in reasons:
+            found[path] = OperatorTimes(None, f"This runtime tells totals only: {reasons[name]}.")
+            reporter.log(f"{path}: {found[path].note}")
+        else:
+            content = path.read_bytes()
+            found[path] = OperatorTimes(
+                operator_profile(content, processes[name], profiler.source, str(path))
+            )
+    return found
 
 
 def _write(path: Path, found: Measurements) -> None:

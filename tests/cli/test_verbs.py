@@ -97,6 +97,7 @@ DEFAULTS = {
             "ssh_config": None,
             "adb": None,
             "benchmark_model": None,
+            "ops": False,
             "out": None,
         },
     ),
@@ -223,7 +224,7 @@ def test_options_of_the_other_verbs_arrive(calls, tfmpq):
     assert calls["evaluate"].kwargs["limit"] == 3
     tfmpq(
         "measure m.tflite p.yaml --threads 4 --runs 9 --out t.json --on ssh:pi --affinity 0,1"
-        " --protocol mlperf-like --python py --ssh-config p.yaml"
+        " --protocol mlperf-like --python py --ssh-config p.yaml --ops"
     )
     assert calls["measure"].args == ((Path("m.tflite"), Path("p.yaml")),)
     assert calls["measure"].kwargs["on"] == "ssh:pi"
@@ -232,6 +233,7 @@ def test_options_of_the_other_verbs_arrive(calls, tfmpq):
     assert calls["measure"].kwargs["python"] == "py"
     assert calls["measure"].kwargs["ssh_config"] == Path("p.yaml")
     assert calls["measure"].kwargs["threads"] == 4
+    assert calls["measure"].kwargs["ops"] is True
     assert calls["measure"].kwargs["runs"] == 9
     assert calls["measure"].kwargs["out"] == Path("t.json")
 

@@ -230,3 +230,45 @@ def test_the_command_line_offers_the_protocols() -> None:
 
 def test_the_program_for_devices_is_python_3_7() -> None:
     ast.parse(python_runner.PROGRAM.read_text(), feature_version=(3, 7))
+
+
+def test_operators_are_measured_when_asked(path, other, tmp_path) -> None:
+    out = tmp_path / "out.json"
+    found = measure.measure([path, other], ops=True, out=out)
+    written = json.loads(out.read_text())
+    for file, measured in zip(written["files"], found, strict=True):
+        if file["ops"] is None:
+            pytest.skip(file["ops_note"])
+        assert file["ops_note"] is None
+        layers = {row["name"]: row for row in file["ops"]["layers"]}
+        assert list(layers) == ["conv", "depthwise", "pointwise", "global", "logits"]
+        # The profiler counts whole microseconds, of which this network may take none.
+        total = sum(row["share"] for row in layers.values())
+        assert total == pytest.approx(1 if file["ops"]["operators_ms"] else 0)
+        assert file["ops"]["runs"] >= 3 * 20
+        assert "GEMM" in layers["pointwise"]["kernel"]
+        assert layers["pointwise"]["weight_bits"] == measured.operators.profile.layers[2].weight_bits
+        assert "processes" in file
+    assert [row["container"] for row in written["files"][0]["ops"]["layers"]][2] == 4
+    assert "ops" not in measure.measure(path).to_json()
+
+
+def test_without_a_profiler_there_are_totals_and_a_reason(path, monkeypatch, tmp_path) -> None:
+    from tfmpq.deploy import profilers
+
+    program = tmp_path / "program.py"
+    program.write_text("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
+    monkeypatch.setattr(profilers, "PROGRAM", program)
+    (found,) = measure.measure(path, ops=True)
+    shown = found.to_json()
+    assert shown["median_ms"] > 0
+    assert shown["ops"] is None
+    assert shown["ops_note"].startswith("This runtime tells totals only: ")
+    assert "SIGSEGV" in shown["ops_note"]
+
+
+def test_operators_of_an_emulation_have_no_times(path) -> None:
+    (found,) = measure.measure(path, ops=True)
+    shown = replace(found, emulated=True).to_json()
+    assert shown["ops"] is None
+    assert "emulation" in shown["ops_note"]

@@ -128,3 +128,12 @@ def test_bad_calls_are_refused_at_once(options, said, tmp_path) -> None:
     arguments = {"input_shape": (16, 16, 3), "classes": 10, "out": tmp_path / "t.json"} | options
     with pytest.raises(UsageError, match=said):
         profile(NETWORK, **arguments)
+
+
+def test_the_base_is_what_is_left_where_nothing_outside_operators_is_told(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(profilers, "typical", lambda runs: float("nan"))
+    table = profile(
+        NETWORK, input_shape=(16, 16, 3), classes=10, weight_bits=(8,), repeats=1, out=tmp_path / "t.json"
+    ).table
+    layers = sum(time.ms for layer in table.layers for time in layer.times)
+    assert table.base_ms == pytest.approx(max(0.0, table.networks[0].median_ms - layers))
