@@ -94,10 +94,10 @@ def test_time_by_layer(make_run, samples, tmp_path: Path) -> None:
     (folder / "old.json").write_text(json.dumps(totals))
     report([folder], out=tmp_path / "r.html")
     text = text_of(tmp_path / "r.html")
-    assert "conv1 4 8 CONV_2D Convolution (NHWC, QC8) 0.75 ms 75.0%" in text
-    assert "pad - - PAD Pad 0.25 ms 25.0%" in text
+    assert "conv1 0.75 ms 75.0% 4 8 CONV_2D Convolution (NHWC, QC8)" in text
+    assert "pad 0.25 ms 25.0% - - PAD Pad" in text
     assert "This runtime tells totals only: it is old." in text
-    assert "told by litert profiler; beside them Copy 0.01 ms" in text
+    assert "Told by: litert profiler. Beside the layers: Copy 0.01 ms." in text
 
 
 def test_an_emulation_shows_no_time(make_run, samples, tmp_path: Path) -> None:

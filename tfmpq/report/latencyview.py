@@ -113,26 +113,18 @@ def _by_layer(file: Measured, times: OperatorTimes) -> Element:
         chip = "-" if bits is None else element("span", str(bits), class_=f"chip bits{bits}")
         container = "-" if layer.container is None else str(layer.container)
         drawn = bar(layer.share / most, bits)
-        rows.append(
-            [
-                layer.name,
-                chip,
-                container,
-                layer.operator,
-                layer.kernel,
-                _ms(layer.ms),
-                f"{layer.share:.1%}",
-                drawn,
-            ]
-        )
+        where: list[Child] = [chip, container, layer.operator, layer.kernel]
+        rows.append([layer.name, _ms(layer.ms), f"{layer.share:.1%}", drawn, *where])
     rest = [f"{name} {_ms(ms)}" for name, ms in times.unattributed.items()]
     rest += [f"outside of operators {_ms(times.outside_ms)}"] if times.outside_ms else []
-    told = f"Time by layer of {_short(file.path)}, told by {times.source}"
-    header = ["layer", "bits", "container", "operator", "kernel", "time", "share", ""]
+    header = ["layer", "time", "share", "", "bits", "container", "operator", "kernel"]
     return element(
         "details",
         element("summary", f"Time by layer of {_short(file.path)} ({len(rows)})"),
-        table(told + (f"; beside them {', '.join(rest)}" if rest else ""), header, rows, numeric=(2, 5, 6)),
+        table(f"Time by layer of {_short(file.path)}", header, rows, numeric=(1, 2, 5)),
+        element(
+            "p", f"Told by: {times.source}. Beside the layers: {', '.join(rest) or 'nothing'}.", class_="note"
+        ),
         open="" if len(rows) <= SHORT else None,
     )
 
@@ -177,4 +169,6 @@ def _short(path: str) -> str:
 
 
 def _ms(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g} ms"
+    if value is None:
+        return "-"
+    return "<0.0001 ms" if 0 < value < 1e-4 else f"{value:.3g} ms"
