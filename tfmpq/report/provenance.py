@@ -35,7 +35,7 @@ def commands(run: Run) -> list[str]:
     searched, tuned = run.search_options, run.finetune_options
     if searched.get("pareto"):
         # The front's own budgets are recorded as well, and `--pareto` takes no other one of size.
-        others = [text for text in searched.get("budgets", []) if not str(text).startswith("size")]
+        others = [text for text in _listed(searched.get("budgets")) if not str(text).startswith("size")]
         searched = {**searched, "budgets": others}
     out = {"out": str(run.folder)}
     if run.job and searched and tuned:
@@ -79,5 +79,10 @@ def _option(key: str, value: Any) -> list[str]:
     if isinstance(value, bool):
         return [flag] if value else []
     if key == "budgets":
-        return [word for budget in value for word in (flag, str(budget))]
-    return [flag, ",".join(map(str, value)) if isinstance(value, list) else str(value)]
+        return [word for budget in _listed(value) for word in (flag, str(budget))]
+    return [flag, ",".join(map(str, _listed(value)))]
+
+
+def _listed(value: Any) -> list[Any]:
+    """The values of an option that may have several."""
+    return value if isinstance(value, list) else [value]
