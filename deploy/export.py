@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfmpq.containers import DELEGATED, TARGETS, Target, container_for
+from tfmpq.containers import DELEGATED, TARGETS, Target
 from tfmpq.deploy.flatbuffer import read_model, write_model
+from tfmpq.deploy.layout import bias_type, container_of
 from tfmpq.deploy.quiet import quiet_stderr
 from tfmpq.deploy.record import write_record
 from tfmpq.deploy.runtime import load
@@ -173,8 +174,9 @@ def exported_layers(frozen: FrozenModel, target: Target) -> Iterator[ExportedLay
     for layer in deployable(frozen).weighted:
         weights = layer.weights
         if weights is not None:
-            container = container_for(layer.operator, weights.bits, layer.fan_in, target)
-            size = container.stored_bytes(weights.integers.size, weights.scales.size)
+            container = container_of(frozen, layer, target)
+            each = np.dtype(bias_type(frozen, layer)).itemsize
+            size = container.stored_bytes(weights.integers.size, weights.scales.size, each)
             yield ExportedLayer(
                 layer.name, layer.operator, weights.bits, container.bits, size, container.reason
             )

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from tfmpq.containers import Operator
+from tfmpq.containers import WIDE_TARGET, Builtin, Container, Operator, Target, container_for, wide_container
 from tfmpq.deploy.flatbuffer import BITS_OF_TYPE, builtin_name, contents, unpack
-from tfmpq.frozen import FrozenLayer
+from tfmpq.frozen import FrozenLayer, FrozenModel
 
 WEIGHTS = "/weights"
 
@@ -26,8 +26,24 @@ VERSIONS = {
 }
 """Operator version that a runtime has to know, by operator and bits of the weights that it reads."""
 
+WIDE_VERSIONS = {
+    "CONV_2D": 8,
+    "DEPTHWISE_CONV_2D": 5,
+    "FULLY_CONNECTED": 11,
+    "TRANSPOSE_CONV": 4,
+    "ADD": 4,
+    "MUL": 4,
+}
+"""The same with 16-bit activations."""
+
+_ONLY_64_BITS = ("DEPTHWISE_CONV_2D", "TRANSPOSE_CONV")
+"""Operators whose kernels for 16-bit activations read no 32-bit biases."""
+
 CHANNEL_AXIS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 0, "TRANSPOSE_CONV": 0}
 """Axis of the output channels in the file's layout: OHWI, 1HWC and OI. The weights are the second input."""
+
+
+_BIAS_TYPES = {schema.TensorType.INT32: np.int32, schema.TensorType.INT64: np.int64}
 
 
 def entry_input(builtin: str) -> int:
@@ -41,6 +57,37 @@ def entry_input(builtin: str) -> int:
 def bias_input(builtin: str) -> int:
     """Which input of an operator with weights is the bias, where it has one."""
     return 3 if builtin == "TRANSPOSE_CONV" else 2
+
+
+def container_of(frozen: FrozenModel, layer: FrozenLayer, target: Target) -> Container:
+    """How a file for a target holds the weights of a layer."""
+    if layer.weights is None:
+        raise ValueError(f"Only layers with weights have a container. Received: {layer.name} ({layer.kind}).")
+    if frozen.wide:
+        return wide_container(layer.operator, target)
+    return container_for(layer.operator, layer.weights.bits, layer.fan_in, target)
+
+
+def bias_type(frozen: FrozenModel, layer: FrozenLayer) -> type[np.signedinteger[Any]]:
+    """Type of a layer's biases, which is that of its accumulators.
+
+    With 16-bit activations accumulators of 32 bits would wrap without an error. Where no input can make them,
+    |input| * sum|weights| + |bias| < 2^31 for every channel, the kernels of 32 bits are used: they are many
+    times faster.
+    """
+    if not frozen.wide:
+        return np.int32
+    weights = layer.weights
+    if weights is None or file_builtin(layer) in _ONLY_64_BITS:
+        return np.int64
+    magnitudes = np.abs(weights.integers.astype(np.int64)).reshape(-1, weights.scales.size).sum(0)
+    reached = 2**15 * magnitudes + np.abs(weights.bias.astype(np.int64))
+    return np.int32 if reached.max() < 2**31 else np.int64
+
+
+def file_builtin(layer: FrozenLayer) -> Builtin:
+    """Operator that reads the weights of a layer, unless the rule table has it rewritten."""
+    return wide_container(layer.operator, WIDE_TARGET).builtin
 
 
 def file_layout(layer: FrozenLayer, builtin: str) -> np.ndarray:
@@ -70,7 +117,7 @@ class StoredLayer:
         decode: `cast` if the graph widens the weights before the operator reads them, else `native`.
         integers: int8 in the file's layout; None for float weights.
         scales: float32, per channel or one for all; None for float weights.
-        bias: int32 biases; None without or in float.
+        bias: int32 or int64 biases; None without or in float.
         bias_scales: float32 scales of the biases.
         weight_bytes: Bytes of the packed weights.
         bias_bytes: Bytes of the biases.
@@ -130,7 +177,7 @@ def _stored_layer(model: Any, operator: Any, builtin: str, producers: dict[int, 
     has_bias = len(operator.inputs) > place and int(operator.inputs[place]) >= 0
     bias_tensor = tensors[int(operator.inputs[place])] if has_bias else None
     bias_data = np.zeros(0, np.uint8) if bias_tensor is None else contents(model, bias_tensor)
-    integer_bias = bias_tensor is not None and bias_tensor.type == schema.TensorType.INT32
+    bias_dtype = None if bias_tensor is None else _BIAS_TYPES.get(bias_tensor.type)
     shape = tuple(int(size) for size in tensor.shape)
     count = int(np.prod(shape))
     return StoredLayer(
@@ -142,8 +189,8 @@ def _stored_layer(model: Any, operator: Any, builtin: str, producers: dict[int, 
         decode="native" if source == read else "cast",
         integers=None if bits is None else unpack(data, bits, count).reshape(shape),
         scales=None if bits is None else scales,
-        bias=bias_data.view(np.int32) if integer_bias else None,
-        bias_scales=_scales(bias_tensor) if integer_bias else None,
+        bias=None if bias_dtype is None else bias_data.view(bias_dtype),
+        bias_scales=None if bias_dtype is None else _scales(bias_tensor),
         weight_bytes=data.size,
         bias_bytes=bias_data.size,
     )

@@ -166,7 +166,7 @@ _BUILDERS: dict[str, Build] = {
     "add": lambda layer, inputs, number: inputs[0] + inputs[1],
     "multiply": lambda layer, inputs, number: inputs[0] * inputs[1],
     "concatenate": _concatenate,
-    "gelu": lambda layer, inputs, number: tf.nn.gelu(inputs[0], approximate=False),
+    "gelu": lambda layer, inputs, number: tf.nn.gelu(inputs[0], bool(layer.attributes.get("approximate"))),
     "sigmoid": lambda layer, inputs, number: tf.sigmoid(inputs[0]),
     "global_average_pooling2d": _global_average_pool,
     "average_pooling2d": _average_pool,

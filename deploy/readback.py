@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from tfmpq.containers import Target, container_for
+from tfmpq.containers import Target
 from tfmpq.deploy.flatbuffer import TYPE_NAMES, builtin_name
-from tfmpq.deploy.layout import StoredLayer, file_layout, stored_layers, tensor_name
+from tfmpq.deploy.layout import StoredLayer, bias_type, container_of, file_layout, stored_layers, tensor_name
 from tfmpq.deploy.record import read_weight_bits
 from tfmpq.frozen import FrozenLayer, FrozenModel
 
 _INTEGERS = frozenset(
-    {schema.TensorType.INT8, schema.TensorType.INT4, schema.TensorType.INT2, schema.TensorType.INT32}
+    getattr(schema.TensorType, name) for name in ("INT2", "INT4", "INT8", "INT16", "INT32", "INT64")
 )
 
 
@@ -41,6 +41,10 @@ def mismatches(frozen: FrozenModel, model: Any, target: Target) -> Iterator[str]
     yield from (f"weights {name} belong to no layer" for name in found if name not in pooling)
     yield from _tensor_mismatches(frozen, model)
     yield from _operator_mismatches(frozen, model, target)
+    graph = model.subgraphs[0]
+    returned = tuple(tensor_name(graph.tensors[int(index)]) for index in graph.outputs)
+    if returned != frozen.returned:
+        yield f"the file returns {', '.join(returned)}, not {', '.join(frozen.returned)}"
     recorded = read_weight_bits(model)
     trained = {layer.name: layer.weights.bits for layer in frozen.weighted if layer.weights}
     if recorded != trained:
@@ -53,7 +57,7 @@ def _layer_mismatches(
     weights = layer.weights
     if weights is None:
         return
-    container = container_for(layer.operator, weights.bits, layer.fan_in, target)
+    container = container_of(frozen, layer, target)
     form = (held.builtin, held.container_bits, held.decode)
     wanted = (container.builtin, container.bits, container.decode)
     if form != wanted:
@@ -67,7 +71,8 @@ def _layer_mismatches(
         ("bias scale", held.bias_scales, scale * weights.scales),
     ):
         yield from _array_mismatches(f"layer {layer.name}: {what}", stored, trained)
-    size = container.stored_bytes(weights.integers.size, weights.scales.size)
+    each = np.dtype(bias_type(frozen, layer)).itemsize
+    size = container.stored_bytes(weights.integers.size, weights.scales.size, each)
     if held.stored_bytes != size:
         yield f"layer {layer.name} takes {held.stored_bytes} bytes, not {size}"
 
@@ -83,14 +88,15 @@ def _array_mismatches(what: str, stored: np.ndarray | None, trained: np.ndarray)
 
 
 def _tensor_mismatches(frozen: FrozenModel, model: Any) -> Iterator[str]:
-    """Activation tensors: one a layer, int8, on its grid."""
+    """Activation tensors: one a layer, int8 or int16, on its grid."""
+    kind = "INT16" if frozen.wide else "INT8"
     named: dict[str, list[Any]] = {}
     for tensor in model.subgraphs[0].tensors:
         named.setdefault(tensor_name(tensor), []).append(tensor)
     for layer in frozen.layers:
         held = named.get(layer.name, [])
-        if len(held) != 1 or held[0].type != schema.TensorType.INT8:
-            yield f"the output of layer {layer.name} is there {len(held)} times, not once as INT8"
+        if len(held) != 1 or held[0].type != getattr(schema.TensorType, kind):
+            yield f"the output of layer {layer.name} is there {len(held)} times, not once as {kind}"
             continue
         grid = held[0].quantization
         stored = (np.asarray(grid.scale).tolist(), np.asarray(grid.zeroPoint).tolist())
@@ -104,9 +110,7 @@ def _operator_mismatches(frozen: FrozenModel, model: Any, target: Target) -> Ite
     layers = [layer for layer in frozen.layers if layer.kind != "input"]
     clamped = [layer for layer in layers if layer.grid.signed and layer.grid.bits < 8]
     casts = sum(
-        container_for(layer.operator, layer.weights.bits, layer.fan_in, target).decode == "cast"
-        for layer in frozen.weighted
-        if layer.weights
+        container_of(frozen, layer, target).decode == "cast" for layer in frozen.weighted if layer.weights
     )
     clamps = sum(not layer.keeps_grid for layer in clamped)
     counted = Counter(builtin_name(model, operator) for operator in graph.operators)

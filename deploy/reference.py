@@ -13,11 +13,12 @@ import numpy as np
 from tfmpq.deploy.topology import geometry, transposed_size, window_padding
 from tfmpq.frozen import FrozenLayer, FrozenModel
 
-_TIE = 2.0**-12
-"""Distance from one half, in output steps, within which both neighbours are right.
+_FLOAT_ROUNDING = 4 * 2.0**-24
+"""Relative error of XNNPACK's scaling in float32, before it rounds to the output grid: the scale is a product
+and a quotient, the accumulator is converted and multiplied, and each of the four rounds to 24 bits."""
 
-XNNPACK adds with multipliers of 21 bits, which leaves 2^-13 of a step open at the largest codes.
-"""
+_MULTIPLIER_BITS = 20
+"""XNNPACK adds with integer multipliers, the larger one in 2^20 .. 2^21."""
 
 
 def expected_value(frozen: FrozenModel, layer: FrozenLayer, codes: list[np.ndarray]) -> np.ndarray:
@@ -41,10 +42,40 @@ def expected_value(frozen: FrozenModel, layer: FrozenLayer, codes: list[np.ndarr
     return np.clip(value, *layer.grid.code_range)
 
 
-def steps_off(expected: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """Output steps between each code and the right one, int64; at a tie both neighbours are right."""
+def tie_width(frozen: FrozenModel, layer: FrozenLayer) -> float:
+    """Distance from one half, in output steps, within which both neighbours are right for a layer.
+
+    The runtime scales with finite precision, so a value that lies nearer than this to the middle between two
+    codes may become either. The width bounds that error for the largest codes: about 2^-14 of a step with
+    8-bit activations, for a sum about 2^-12 times the ratio of the input's step to the output's.
+
+    Args:
+        frozen: The network.
+        layer: One of its layers, not the input.
+    """
+    low, high = layer.grid.code_range
+    if layer.kind != "add":
+        return _FLOAT_ROUNDING * (high - low)
+    inputs = [frozen.layer(name).grid for name in layer.inputs]
+    ratios = [float(np.float32(grid.scale) / np.float32(layer.grid.scale)) for grid in inputs]
+    # Both multipliers are rounded to the same unit, which the larger one decides.
+    unit = 2.0 ** (np.floor(np.log2(max(ratios))) - _MULTIPLIER_BITS)
+    return sum(
+        (grid.code_range[1] - grid.code_range[0]) * (0.5 * unit + _FLOAT_ROUNDING / 2 * ratio)
+        for grid, ratio in zip(inputs, ratios, strict=True)
+    )
+
+
+def steps_off(expected: np.ndarray, codes: np.ndarray, tie: float) -> np.ndarray:
+    """Output steps between each code and the right one, int64.
+
+    Args:
+        expected: float64, from `expected_value`.
+        codes: What the runtime answers.
+        tie: Distance from one half within which both neighbours are right, from `tie_width`.
+    """
     distance = np.abs(expected.reshape(codes.shape) - codes)
-    return np.maximum(np.ceil(distance - 0.5 - _TIE), 0).astype(np.int64)
+    return np.maximum(np.ceil(distance - 0.5 - tie), 0).astype(np.int64)
 
 
 def _scaled(layer: FrozenLayer, accumulated: np.ndarray, scale: float) -> np.ndarray:
@@ -123,6 +154,8 @@ def _gelu(layer: FrozenLayer, inputs: list[np.ndarray], scales: list[float]) -> 
     from scipy.special import ndtr
 
     real = inputs[0] * scales[0]
+    if layer.attributes.get("approximate"):
+        return 0.5 * real * (1.0 + np.tanh(np.sqrt(2.0 / np.pi) * (real + 0.044715 * real**3)))
     return real * ndtr(real)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from tfmpq.containers import Container, Target, container_for
+from tfmpq.containers import Container, Target
 from tfmpq.deploy.flatbuffer import (
     TYPE_OF_BITS,
     add_tensor,
@@ -18,12 +18,27 @@ from tfmpq.deploy.flatbuffer import (
     read_model,
     write_model,
 )
-from tfmpq.deploy.layout import CHANNEL_AXIS, VERSIONS, WEIGHTS, entry_input, file_layout
+from tfmpq.deploy.layout import (
+    CHANNEL_AXIS,
+    VERSIONS,
+    WEIGHTS,
+    WIDE_VERSIONS,
+    bias_type,
+    container_of,
+    entry_input,
+    file_layout,
+)
 from tfmpq.deploy.record import write_record
 from tfmpq.deploy.topology import deployable, geometry
 from tfmpq.errors import TfmpqError
 from tfmpq.frozen import FrozenLayer, FrozenModel, FrozenWeights
 
+_TENSOR_TYPES: dict[Any, int] = {
+    np.int8: schema.TensorType.INT8,
+    np.int16: schema.TensorType.INT16,
+    np.int32: schema.TensorType.INT32,
+    np.int64: schema.TensorType.INT64,
+}
 _EXPECTED = {
     "conv2d": ("CONV_2D",),
     "depthwise_conv2d": ("DEPTHWISE_CONV_2D",),
@@ -83,8 +98,9 @@ class _Surgery:
             tensor = self.graph.tensors[self.tensors[layer.name]]
             tensor.name = layer.name.encode()
             tensor.quantization = quantization(layer.grid.scale, layer.grid.zero_point)
+            tensor.type = _TENSOR_TYPES[layer.grid.dtype]
         self.graph.inputs = np.array([self.tensors[self.frozen.layers[0].name]], np.int32)
-        self.graph.outputs = np.array([self.tensors[self.frozen.layers[-1].name]], np.int32)
+        self.graph.outputs = np.array([self.tensors[name] for name in self.frozen.returned], np.int32)
         self.graph.name = None
         self.model.signatureDefs = None
         self.model.description = b"tfmpq"
@@ -110,13 +126,23 @@ class _Surgery:
             operator.builtinOptions.padding = getattr(schema.Padding, _padding(layer))
         if builtin_name(self.model, operator) in CHANNEL_AXIS:
             if layer.weights is not None:
-                container = container_for(layer.operator, layer.weights.bits, layer.fan_in, self.target)
+                container = container_of(self.frozen, layer, self.target)
                 self._write_weights(layer, layer.weights, container, operator)
             else:
                 self._write_window(layer, operator)
+        if self.frozen.wide:
+            self._widen_operator(operator)
         self.operators.append(operator)
         if layer.grid.signed and layer.grid.bits < 8 and not layer.keeps_grid:
             self._clamp(layer, operator)
+
+    def _widen_operator(self, operator: Any) -> None:
+        """Have an operator run with 16-bit activations."""
+        name = builtin_name(self.model, operator)
+        if name in WIDE_VERSIONS:
+            operator.opcodeIndex = operator_code(self.model, name, WIDE_VERSIONS[name])
+        if hasattr(operator.builtinOptions, "potScaleInt16"):
+            operator.builtinOptions.potScaleInt16 = False
 
     def _connect(self, layer: FrozenLayer, operator: Any) -> None:
         """Have an operator read its layer's inputs; the converter may have seen through a layer before it."""
@@ -150,12 +176,13 @@ class _Surgery:
         source = self._add(layer.name + WEIGHTS, integers.shape, kind, None if cast else grid, packed)
         read = self._widen(source, integers.shape, kind, grid) if cast else source
         scale = np.float32(self.frozen.layer(layer.inputs[0]).grid.scale)
+        dtype = bias_type(self.frozen, layer)
         bias = self._add(
             "",
             weights.bias.shape,
-            schema.TensorType.INT32,
+            _TENSOR_TYPES[dtype],
             quantization(scale * weights.scales),
-            weights.bias.astype(np.int32),
+            weights.bias.astype(dtype),
         )
         inputs = [operator.inputs[0], read, bias]
         if entry_input(builtin):
@@ -163,6 +190,8 @@ class _Surgery:
         operator.inputs = np.array(inputs, np.int32)
         version = VERSIONS[builtin, 8 if cast else container.bits]
         operator.opcodeIndex = operator_code(self.model, builtin, version)
+        if self.frozen.wide and hasattr(operator.builtinOptions, "quantizedBiasType"):
+            operator.builtinOptions.quantizedBiasType = _TENSOR_TYPES[dtype]
 
     def _write_window(self, layer: FrozenLayer, operator: Any) -> None:
         """Averages and subsampling: a depthwise convolution of ones, scaled by the window's size."""
@@ -171,7 +200,8 @@ class _Surgery:
         ones = np.ones((1, height, width, channels), np.int8)
         weights = self._add("", ones.shape, schema.TensorType.INT8, quantization(scale), pack(ones, 8))
         bias_grid = quantization(np.float32(self.frozen.layer(layer.inputs[0]).grid.scale) * scale)
-        bias = self._add("", (channels,), schema.TensorType.INT32, bias_grid, np.zeros(channels, np.int32))
+        dtype = np.int64 if self.frozen.wide else np.int32
+        bias = self._add("", (channels,), _TENSOR_TYPES[dtype], bias_grid, np.zeros(channels, dtype))
         operator.inputs = np.array([operator.inputs[0], weights, bias], np.int32)
         operator.opcodeIndex = operator_code(
             self.model, "DEPTHWISE_CONV_2D", VERSIONS["DEPTHWISE_CONV_2D", 8]

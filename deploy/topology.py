@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from tfmpq.errors import TfmpqError
-from tfmpq.frozen import FrozenLayer, FrozenModel, TensorGrid
+from tfmpq.frozen import INEXACT_WIDE, WIDE, FrozenLayer, FrozenModel, TensorGrid
 
 Shape = tuple[int, ...]
 _WEIGHTED = frozenset({"conv2d", "depthwise_conv2d", "conv2d_transpose", "dense"})
@@ -36,7 +36,7 @@ def deployable(frozen: FrozenModel) -> FrozenModel:
         kept = replace(layer, inputs=tuple(alias.get(name, name) for name in layer.inputs))
         if _changes_nothing(layer, shapes):
             alias[layer.name] = kept.inputs[0]
-        elif layer is not frozen.layers[-1] and _computation(kept) in known:
+        elif layer.name not in frozen.returned and _computation(kept) in known:
             alias[layer.name] = known[_computation(kept)]
         elif layer.kind == "global_average_pooling2d" and sources[0][:2] == (1, 1):
             layers += _average_of_one(kept, shapes[layer.name])
@@ -44,7 +44,13 @@ def deployable(frozen: FrozenModel) -> FrozenModel:
         else:
             layers.append(kept)
             known[_computation(kept)] = layer.name
-    return replace(frozen, layers=tuple(layers))
+    outputs = tuple(alias.get(name, name) for name in frozen.returned)
+    if len(set(outputs)) < len(outputs):
+        raise TfmpqError(
+            f"Outputs are different tensors. Received: {frozen.name} with {len(outputs)} of them, some of "
+            "which are the same. Leave out those that are there twice."
+        )
+    return replace(frozen, layers=tuple(layers), outputs=outputs)
 
 
 def _computation(layer: FrozenLayer) -> str:
@@ -162,7 +168,12 @@ def _changes_nothing(layer: FrozenLayer, shapes: dict[str, Shape]) -> bool:
 def _problem(layer: FrozenLayer, sources: list[Shape], frozen: FrozenModel) -> str | None:
     """Why a layer cannot be written; None if it can."""
     if layer.kind == "input":
-        return "the input tensor has 8 bits" if layer.grid.bits != 8 else None
+        whole = (8, layer.grid.container)
+        return None if layer.grid.bits in whole else "the input tensor has 8 bits, or those of its container"
+    if frozen.wide != (layer.grid.container == WIDE):
+        return "all tensors have codes of one size"
+    if frozen.wide and layer.kind in INEXACT_WIDE:
+        return "the runtime's kernel for 16-bit activations is more than one step off"
     if layer.activation != "linear" and layer.kind not in _FUSING:
         return f"activation {layer.activation} cannot be fused into it"
     if layer.keeps_grid and any(frozen.layer(name).grid != layer.grid for name in layer.inputs):

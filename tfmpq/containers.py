@@ -31,6 +31,9 @@ SPECIALIZED: tuple[Target, ...] = tuple(target for target in TARGETS if target !
 DELEGATED: frozenset[Target] = frozenset({"litert", "litert-int8", "tflite-runtime"})
 """Targets whose files XNNPACK takes as a whole; the others are proved by the `litert` form made of them."""
 
+WIDE_TARGET: Target = "litert"
+"""The target whose files may have 16-bit activations."""
+
 WEIGHT_BITS = tuple(range(2, 9))
 """Weight bit-widths that can be trained and exported; grids are symmetric and narrow (2 bits: -1, 0, 1)."""
 
@@ -56,14 +59,15 @@ class Container:
     decode: Literal["native", "cast"]
     reason: str
 
-    def stored_bytes(self, weights: int, channels: int) -> int:
-        """Bytes of packed weights, per-channel float32 scales and int32 biases.
+    def stored_bytes(self, weights: int, channels: int, bias_bytes: int = 4) -> int:
+        """Bytes of packed weights, per-channel float32 scales and biases.
 
         Args:
             weights: Number of weight elements.
             channels: Number of output channels.
+            bias_bytes: Bytes of one bias; 8 where accumulators of 16-bit activations need 64 bits.
         """
-        return (weights * self.bits + 7) // 8 + 8 * channels
+        return (weights * self.bits + 7) // 8 + (4 + bias_bytes) * channels
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +117,20 @@ _BUILTIN: dict[Operator, Builtin] = {
     "conv2d_transpose": "TRANSPOSE_CONV",
 }
 _POINTWISE_AS_FULLY_CONNECTED: frozenset[Target] = frozenset({"litert", "litert-int8", "storage"})
+
+
+def wide_container(operator: Operator, target: Target) -> Container:
+    """Container of a layer that reads 16-bit activations.
+
+    Raises:
+        UsageError: The target has no such form.
+    """
+    if target != WIDE_TARGET:
+        raise UsageError(
+            f"16-bit activations are written for --target {WIDE_TARGET}. Received: {target}. Choose that "
+            "target, or 8 bits."
+        )
+    return Container(8, _BUILTIN[operator], "native", "int8, which LiteRT's own kernels for int16 read")
 
 
 def container_for(operator: Operator, bits: int, fan_in: int, target: Target) -> Container:

@@ -74,9 +74,9 @@ def leaky_relu(
     slopes = array(layer.alpha).reshape(-1) if hasattr(layer, "alpha") else np.asarray(layer.negative_slope)
     slopes = np.broadcast_to(slopes, (node.output_shape[-1],)).astype(np.float64)
     ones, zeros = np.ones(slopes.size), np.zeros(slopes.size)
-    halves = TensorGrid(source.scale, 8, signed=False)
+    halves = source.whole(source.scale, signed=False)
     steepest = max(float(np.abs(slopes).max()), 2.0**-20)
-    scaled = TensorGrid(float(np.float32(source.scale * steepest)), 8)
+    scaled = source.whole(float(np.float32(source.scale * steepest)), signed=True)
     names = [f"{node.name}_{part}" for part in ("positive", "negative", "slope")]
     shape = node.output_shape
     return [

@@ -8,10 +8,13 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfmpq.frozen import FrozenWeights, TensorGrid
+from tfmpq.frozen import WIDE, FrozenWeights, TensorGrid
 from tfmpq.network import Node
 
 _BIAS_LIMIT = 2.0**30
+_WIDE_BIAS_LIMIT = 2.0**45
+"""With 16-bit activations accumulators have 64 bits, of which the runtime scales 48."""
+
 _SMALLEST_MULTIPLIER = 2.0**-30
 _LARGEST_MULTIPLIER = 255.0
 _LARGEST_WEIGHT = 127
@@ -26,16 +29,18 @@ class Folded:
         scales: float32 (channels,).
         bias: float64 (channels,), real values.
         bias_grid: float64 (channels,), the real value of one accumulator step.
+        wide: Whether biases may need 64 bits.
     """
 
     integers: np.ndarray
     scales: np.ndarray
     bias: np.ndarray
     bias_grid: np.ndarray
+    wide: bool
 
     def weights(self, bits: int) -> FrozenWeights:
         """The same with an integer bias."""
-        bias = np.round(self.bias / self.bias_grid).astype(np.int32)
+        bias = np.round(self.bias / self.bias_grid).astype(np.int64 if self.wide else np.int32)
         return FrozenWeights(self.integers, self.scales, bias, bits)
 
 
@@ -59,8 +64,10 @@ def fold(
     """
     # A channel that BatchNorm has all but switched off would need a bias beyond int32, or a multiplier beyond
     # the runtime's: give it the coarsest grid that fits, on which its weights round to (nearly) nothing.
+    wide = source.container == WIDE
+    limit = _WIDE_BIAS_LIMIT if wide else _BIAS_LIMIT
     floor = np.maximum(
-        np.abs(bias) / (source.scale * _BIAS_LIMIT), target.scale / source.scale * _SMALLEST_MULTIPLIER
+        np.abs(bias) / (source.scale * limit), target.scale / source.scale * _SMALLEST_MULTIPLIER
     )
     raised = np.maximum(scales, floor)
     integers = np.round(integers * (scales / raised).reshape(channel_shape))
@@ -69,7 +76,7 @@ def fold(
     # The runtime refuses multipliers of 256. From 255 on one step of the accumulator saturates the output, so
     # that a smaller scale of weights and bias changes nothing.
     largest = np.float32(_LARGEST_MULTIPLIER * target.scale / source.scale)
-    return Folded(integers.astype(np.int8), np.minimum(kept, largest), bias, grid)
+    return Folded(integers.astype(np.int8), np.minimum(kept, largest), bias, grid, wide)
 
 
 def fold_by_channel(factor: np.ndarray, offset: np.ndarray, source: TensorGrid, target: TensorGrid) -> Folded:

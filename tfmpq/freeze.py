@@ -16,8 +16,8 @@ from keras import ops
 
 from tfmpq import expansion
 from tfmpq.folding import Folded, affine_of, array, fold, fold_by_channel, norm_factor, norm_offset
-from tfmpq.frozen import FrozenLayer, FrozenModel, FrozenWeights, TensorGrid
-from tfmpq.layers import WEIGHTED, is_transparent, reaches_over_border
+from tfmpq.frozen import WIDE, FrozenLayer, FrozenModel, FrozenWeights, TensorGrid
+from tfmpq.layers import WEIGHTED, function_name, is_transparent, reaches_over_border
 from tfmpq.network import INPUT_QUANTIZER, Network, Node
 from tfmpq.quantizers import LearnedStepQuantizer
 from tfmpq.wrapper import QuantizeWrapper
@@ -44,7 +44,8 @@ def freeze(model: keras.Model, network: Network, metadata: Mapping[str, Any] | N
         else:
             sources = [grids[network.node(name).grid_of] for name in node.inputs]
             layers += _layers(model, node, inputs, sources, grids[node.grid_of])
-    return FrozenModel(model.name, network.input_shape, tuple(layers), dict(metadata or {}))
+    outputs = tuple(alias.get(name, name) for name in network.outputs)
+    return FrozenModel(model.name, network.input_shape, tuple(layers), dict(metadata or {}), outputs)
 
 
 def _layers(
@@ -104,13 +105,19 @@ def _shift_output(norm: keras.layers.BatchNormalization, shift: np.ndarray) -> N
 def _grids(model: keras.Model, network: Network) -> dict[str, TensorGrid]:
     """Grid of every activation tensor, by name."""
     found = {}
-    for name in network.tensors:
+    wrappers = {name: _output_wrapper(model, network, name) for name in network.tensors}
+    wide = any(wrapper.output_quantizer.bits[0] == WIDE for wrapper in wrappers.values())
+    for name, wrapper in wrappers.items():
         node = network.on_grid(name)[0]
-        wrapper = model.get_layer(INPUT_QUANTIZER if node.kind == "input" else name)
         quantizer = wrapper.output_quantizer
         step = node.fixed_step or float(_step(quantizer, wrapper.output_variables, wrapper.name))
-        found[name] = TensorGrid(step, quantizer.bits[0], quantizer.signed)
+        found[name] = TensorGrid(step, quantizer.bits[0], quantizer.signed, WIDE if wide else 8)
     return found
+
+
+def _output_wrapper(model: keras.Model, network: Network, name: str) -> Any:
+    """The layer that puts tensors on the grid of that name."""
+    return model.get_layer(INPUT_QUANTIZER if network.on_grid(name)[0].kind == "input" else name)
 
 
 def _step(quantizer: LearnedStepQuantizer, variables: Mapping[str, Any], name: str) -> np.ndarray:
@@ -172,4 +179,6 @@ def _attributes(node: Node) -> dict[str, Any]:
         return {"paddings": (*(tuple(pair) for pair in layer.padding), (0, 0))}
     if node.kind == "reshape":
         return {"shape": node.output_shape}
+    if node.kind == "gelu":
+        return {"approximate": function_name(layer) == "gelu_tanh"}
     return {"keepdims": layer.keepdims} if node.kind == "global_average_pooling2d" else {}

@@ -12,7 +12,7 @@ from typing import Literal
 from tfmpq.containers import Builtin
 
 Activations = Literal["int8", "int16", "float32"]
-"""Type of an operator's input and output; this toolchain writes int8 only."""
+"""Type of an operator's input and output; this toolchain writes int8, and int16 where asked."""
 
 Kernel = Literal["delegated", "builtin", "refused", "wrong"]
 """`delegated`: XNNPACK runs it, exactly. `builtin`: LiteRT's own kernels run it, at most one step off (float:

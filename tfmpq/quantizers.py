@@ -41,6 +41,10 @@ def twice_differentiable() -> Iterator[None]:
         _twice.reset(token)
 
 
+WIDE_BITS = 16
+"""Width of activations beyond 8 bits; it is given, never searched."""
+
+
 @dataclass(frozen=True, slots=True)
 class Levels:
     """The integers a quantized value may take.
@@ -60,8 +64,13 @@ def weight_levels(bits: int) -> Levels:
 
 
 def activation_levels(bits: int, signed: bool) -> Levels:
-    """Levels for activations: -2^(b-1) .. 2^(b-1)-1 if signed, else 0 .. 2^b-1."""
-    return Levels(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else Levels(0, 2**bits - 1)
+    """Levels for activations: -2^(b-1) .. 2^(b-1)-1 if signed, else 0 .. 2^b-1.
+
+    With 16 bits there is no zero point, so that unsigned tensors have the levels 0 .. 2^15-1.
+    """
+    if signed:
+        return Levels(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    return Levels(0, 2 ** (bits - 1 if bits == WIDE_BITS else bits) - 1)
 
 
 def fake_quantize(
@@ -182,7 +191,7 @@ class LearnedStepQuantizer:
         if (
             not self.bits
             or list(self.bits) != sorted(set(self.bits))
-            or not all(2 <= b <= 8 for b in self.bits)
+            or not all(2 <= b <= 8 or (b == WIDE_BITS and not narrow) for b in self.bits)
         ):
             raise UsageError(
                 "Candidate bit-widths are distinct, ascending and between 2 and 8. "

@@ -10,10 +10,11 @@ from keras import layers
 from numpy.lib.stride_tricks import sliding_window_view
 
 from tfmpq.freeze import freeze, snap_biases
-from tfmpq.frozen import FrozenLayer, FrozenModel
+from tfmpq.frozen import FrozenLayer, FrozenModel, TensorGrid
 from tfmpq.graph import analyse
 from tfmpq.models.shortcut import PadShortcut
 from tfmpq.network import INPUT_QUANTIZER, Network
+from tfmpq.quantizers import LearnedStepQuantizer
 
 
 def padded(codes: np.ndarray, layer: FrozenLayer, size: tuple[int, int], value: float) -> np.ndarray:
@@ -239,3 +240,19 @@ def test_the_simulator_is_tensorflows_convolution() -> None:
             ours = np.einsum("nhwcij,ijco->nhwo", windows(x, layer, (3, 2)), kernel)
             theirs = tf.nn.conv2d(x, kernel, strides, padding.upper())
             np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 7, 8, 16])
+def test_codes_stand_for_what_the_trained_quantizer_gives(bits: int, signed: bool) -> None:
+    step = float(np.float32(0.037))
+    grid = TensorGrid(step, bits, signed, 16 if bits == 16 else 8)
+    values = np.random.default_rng(bits).normal(0, 60 * step * 2 ** max(bits - 8, 0), 4000).astype("float32")
+    variables = {"log_step": np.log(np.array([step], np.float32))}
+    quantizer = LearnedStepQuantizer((bits,), signed=signed)
+    wanted = np.asarray(quantizer(keras.ops.convert_to_tensor(values), training=False, weights=variables))
+    codes = grid.quantize(values)
+    assert np.mean(np.abs(grid.dequantize(codes) - wanted) > step / 2) < 1e-3  # ties, as log and exp round
+    assert grid.dequantize(codes[codes == grid.zero_point]).sum() == 0
+    if not signed:
+        assert grid.code_range[0] == grid.zero_point

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from keras import layers
 
-from tfmpq.deploy.runtime import load
+from tfmpq.deploy.runtime import load, tensor_values
 from tfmpq.deploy.surgery import build_tflite
 from tfmpq.deploy.verify import verify
+from tfmpq.errors import TfmpqError
 from tfmpq.freeze import freeze, snap_biases
 from tfmpq.frozen import FrozenModel
 from tfmpq.graph import analyse
@@ -70,6 +71,7 @@ OPERATORS: dict[str, Build] = {
     "silu": lambda x: layers.Activation("silu")(norm(conv(x))),
     "hard_silu": lambda x: layers.Activation("hard_silu")(norm(conv(x))),
     "gelu": lambda x: conv(layers.Activation("gelu")(norm(conv(x)))),
+    "gelu_tanh": lambda x: conv(keras.ops.gelu(norm(conv(x)))),
     "leaky_relu": lambda x: layers.LeakyReLU(0.13)(conv(x)),
     "prelu": lambda x: layers.PReLU(shared_axes=[1, 2])(conv(x)),
     "relu_alone": lambda x: layers.ReLU(6.0)(layers.MaxPooling2D(2)(conv(x))),
@@ -188,6 +190,66 @@ def test_operator_with_few_activation_bits(operator: str, bits: int) -> None:
     _, frozen, images = trained(OPERATORS[operator], 4, bits)
     prove(frozen, "litert", images)
     assert {layer.grid.bits for layer in frozen.layers[1:]} >= {bits}
+
+
+@pytest.mark.parametrize("bits", range(2, 8))
+def test_signed_and_unsigned_activations_of_few_bits(bits: int) -> None:
+    """Zero points make saturation the upper clamp behind a ReLU; signed tensors have zero point 0."""
+    _, frozen, images = trained(lambda x: norm(conv(conv(x, activation="relu"))), 4, bits)
+    few = {layer.name: layer.grid for layer in frozen.layers if layer.grid.bits == bits}
+    assert {(grid.signed, grid.zero_point) for grid in few.values()} == {
+        (True, 0),
+        (False, 127 - (2**bits - 1)),
+    }
+    content = prove(frozen, "litert", images)
+    codes = frozen.layers[0].grid.quantize(3 * images)  # far beyond what was calibrated
+    values = tensor_values(content, list(few), codes, "default")
+    for name, grid in few.items():
+        low, high = grid.code_range
+        assert high - low + 1 == 2**bits
+        assert low <= values[name].min() <= values[name].max() <= high
+
+
+WIDE = (
+    "concatenate",
+    "multiply",
+    "add_pixel",
+    "leaky_relu",
+    "prelu",
+    "relu_alone",
+    "batch_norm_alone",
+    "batch_norm_of_vector",
+    "rescaling",
+    "depth_multiplier",
+    "separable",
+    "groups",
+    "dilation",
+    "average_over_border",
+    "global_max",
+    "upsampling",
+    "cropping",
+    "conv2d_transpose",
+    "time_classifier",
+)
+
+
+@pytest.mark.parametrize("operator", WIDE)
+def test_operator_with_16_bit_activations(operator: str) -> None:
+    quantized, frozen, images = trained(OPERATORS[operator], 4, 16)
+    assert frozen.wide
+    content = build_tflite(frozen, "litert")
+    proof = verify(frozen, content, "litert", images[:2])
+    assert proof.failures == ()
+    assert all(check.off_by_more == 0 for check in proof.operators)
+    logits, wanted = load(content).run(images), quantized(images, training=False).numpy()
+    assert np.abs(logits - wanted).max() < 12 * frozen.layers[-1].grid.scale
+
+
+@pytest.mark.parametrize("operator", ["sigmoid", "gelu"])
+def test_operator_that_is_inexact_with_16_bit_activations_is_refused(operator: str) -> None:
+    _, frozen, _ = trained(OPERATORS[operator], 8, 16)
+    with pytest.raises(TfmpqError, match="more than one step off"):
+        build_tflite(frozen, "litert")
 
 
 def test_tensors_that_are_concatenated_have_one_trained_quantizer() -> None:
