@@ -58,11 +58,18 @@ _OF_ACTIVATION: dict[str, NodeKind] = {
     "hard_sigmoid": "affine",
     "sigmoid": "sigmoid",
     "gelu": "gelu",
+    "gelu_tanh": "gelu",
 }
 
 FIXED_STEPS = {"sigmoid": 1.0 / 256, "hard_sigmoid": 1.0 / 255}
 """Step of tensors whose 8-bit grid is given: LiteRT's LOGISTIC has 1/256, and saturation at 255 steps is the
 upper bound of a hard sigmoid."""
+
+
+_REASONS = {
+    "LayerNormalization": "its variance by pixel is too coarse in 8 bits; use BatchNormalization",
+}
+"""Why layers that users will look for are not supported."""
 
 
 def type_name(layer: Any) -> str:
@@ -131,7 +138,7 @@ def problem_of(wrapped: Any) -> str | None:
         known = (*get_args(Activation), *_OF_ACTIVATION)
         return None if function_name(layer) in known else f"activation '{function_name(layer)}'"
     if name not in KINDS:
-        return "not supported"
+        return _REASONS.get(name, "not supported")
     if getattr(layer, "data_format", None) == "channels_first":
         return "channels_first data"
     if KINDS[name] in WEIGHTED:

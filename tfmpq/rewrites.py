@@ -13,6 +13,7 @@ import keras
 import numpy as np
 from keras import layers
 
+from tfmpq.activations import gelu_tanh
 from tfmpq.layers import activation_of, function_name
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ _FUNCTIONS = {
     "HardSigmoid": "hard_sigmoid",
     "Silu": "silu",
     "HardSilu": "hard_silu",
+    "Gelu": "gelu",
 }
 """Operations of `keras.ops` that are activations."""
 
@@ -156,7 +158,10 @@ def _function(lowering: Lowering, operation: Any, args: tuple[Any, ...]) -> Any:
     made = _activated(lowering, function, operation.name, args[0])
     if made is not None:
         return made
-    return lowering.call(layers.Activation, operation.name, args[0], activation=function)
+    tanh = function == "gelu" and operation.approximate
+    return lowering.call(
+        layers.Activation, operation.name, args[0], activation=gelu_tanh if tanh else function
+    )
 
 
 def _weighted(lowering: Lowering, layer: Any, args: tuple[Any, ...]) -> Any:

@@ -192,6 +192,7 @@ def load_keras(path: Path) -> Any:
     """
     import keras
 
+    import tfmpq.activations
     import tfmpq.models.shortcut
     import tfmpq.optimizer
     import tfmpq.wrapper  # noqa: F401 registers the classes that the file names
