@@ -36,8 +36,19 @@ from .task import perform
     type=click.Path(dir_okay=False, path_type=Path),
     help="[default: in the run folder; of a model: here]",
 )
-@options.data("--calibrate", "Quantize a float MODEL without training, with images of", required=False)
+@options.data(
+    "--calibrate",
+    "Quantize a float MODEL without training, with images of (random: noise, to try things out)",
+    required=False,
+)
 @click.option("--weight-bits", metavar="N", type=click.IntRange(2, 8), help="With --calibrate: one width.")
+@click.option(
+    "--activation-bits",
+    metavar="N",
+    type=click.IntRange(2, 16),
+    help="With --weight-bits: 2 to 8, or 16, which is exact to 16 bits and several times slower.  "
+    "[default: 8]",
+)
 @click.option(
     "--policy",
     metavar="POLICY.yaml",
@@ -49,7 +60,7 @@ from .task import perform
     "--reconstruct/--no-reconstruct",
     default=None,
     help="With --calibrate: fit each layer to the float one's outputs, or round to the nearest level.  "
-    "[default: fit]",
+    "[default: fit, on real images]",
 )
 @options.preprocess
 @options.data_dir
@@ -57,8 +68,8 @@ from .task import perform
 def export(as_json: bool, source: str, tflite: bool, calibrate: str | None, **choices: Any) -> None:
     """Export a fine-tuned RUN as a packed file that is proved equal to what was trained.
 
-    With --calibrate, a trained float MODEL is quantized without training and written in one go. A file that
-    fails the proof is not left behind.
+    With --calibrate, a trained float MODEL is quantized without training and written in one go, with all of
+    its outputs. A file that fails the proof is not left behind.
     """
     if not tflite:
         raise UsageError("An export names its format. Received: no format. Add --tflite.")
@@ -72,8 +83,6 @@ def export(as_json: bool, source: str, tflite: bool, calibrate: str | None, **ch
             lambda f, reporter: f(Path(source), **choices, reporter=reporter),
         )
         return
-    if for_models["reconstruct"] is None:
-        for_models["reconstruct"] = True
     perform(
         "quantize",
         "tfmpq.posttraining",
@@ -82,7 +91,7 @@ def export(as_json: bool, source: str, tflite: bool, calibrate: str | None, **ch
     )
 
 
-_FOR_MODELS = ("weight_bits", "policy", "weights", "reconstruct", "preprocessing")
+_FOR_MODELS = ("weight_bits", "activation_bits", "policy", "weights", "reconstruct", "preprocessing")
 
 
 def _refuse_options_of_models(source: str, given: dict[str, Any]) -> None:

@@ -38,6 +38,9 @@ _APPLICATIONS = {
 }
 
 _UNKNOWN_PREPROCESSING = "unit"
+IMAGENET_CLASSES = 1000
+"""Classes of a network that is built for no data."""
+
 MODEL_FILES = (".keras", ".h5", ".hdf5")
 """Endings of files that hold a whole model, weights included."""
 
@@ -51,7 +54,7 @@ class LoadedModel:
         name: Registry name, stem of the file, or name of the function.
         preprocessing: Name of the preprocessing its weights expect (see `tfmpq.data.preprocess`); `unit` for
             models of the user's that are not known.
-        classes: Number of logits.
+        classes: Number of logits; of several outputs, the last axis of the first.
         stripped_softmax: Whether a final softmax was taken off.
         new_classifier: Whether the classifier was left out of the weights that were loaded.
     """
@@ -92,6 +95,7 @@ def load_model(
     classes: int,
     weights: str | Path | None = None,
     skip_classifier: bool | None = False,
+    several_outputs: bool = False,
 ) -> LoadedModel:
     """Build or load a network that ends in logits.
 
@@ -100,16 +104,18 @@ def load_model(
             imports and calls code of the user's with `input_shape`, `classes`, `weights=None` and
             `classifier_activation=None` as far as its signature takes them.
         input_shape: (height, width, channels). A model from a file keeps its own.
-        classes: Number of classes. A model from a file keeps its own number, which may be larger.
+        classes: Number of classes. A model from a file keeps its own number, which may be larger. With 0 any
+            number will do; models that are built have 1,000 then.
         weights: File for `load_weights`; None (or "none") keeps what the model has.
         skip_classifier: Keep the initial classifier when loading `weights`; None does so if they are for
             another number of classes.
+        several_outputs: Whether to take models with several outputs, whatever `classes` is.
 
     Raises:
         UsageError: The specification names nothing, or the model does not fit.
         TfmpqError: A file cannot be read, or the user's function fails.
     """
-    loaded = _load(spec, input_shape, classes)
+    loaded = _load(spec, input_shape, classes, several_outputs)
     if weights is not None and str(weights) != "none":
         loaded = _with_weights(loaded, weights, skip_classifier)
     if spec not in _NETWORKS:
@@ -136,20 +142,22 @@ def _with_weights(loaded: LoadedModel, weights: str | Path, skip_classifier: boo
     return replace(loaded, new_classifier=skipped)
 
 
-def _load(spec: str, input_shape: tuple[int, int, int], classes: int) -> LoadedModel:
+def _load(spec: str, input_shape: tuple[int, int, int], classes: int, several_outputs: bool) -> LoadedModel:
     if spec in _NETWORKS:
         network = _NETWORKS[spec]
         build = getattr(importlib.import_module(f"tfmpq.models.{network.module}"), spec)
-        return LoadedModel(build(tuple(input_shape), classes), spec, network.preprocessing, classes)
+        made = classes or IMAGENET_CLASSES
+        return LoadedModel(build(tuple(input_shape), made), spec, network.preprocessing, made)
     if spec.endswith(MODEL_FILES):
         from tfmpq.models.user import read_model
 
-        return _adopt(read_model(Path(spec)), display_name(spec), input_shape, classes, exact=False)
+        name, made = display_name(spec), read_model(Path(spec))
+        return _adopt(made, name, input_shape, classes, several_outputs, exact=False)
     if ":" in spec:
         from tfmpq.models.user import call_function
 
-        made = call_function(spec, input_shape, classes)
-        return _adopt(made, display_name(spec), input_shape, classes, exact=True)
+        made = call_function(spec, input_shape, classes or IMAGENET_CLASSES)
+        return _adopt(made, display_name(spec), input_shape, classes, several_outputs, exact=True)
     near = difflib.get_close_matches(spec, _NETWORKS, n=1)
     hint = f"Did you mean {near[0]}?" if near else f"Choose one of {', '.join(_NETWORKS)}."
     raise UsageError(
@@ -159,13 +167,19 @@ def _load(spec: str, input_shape: tuple[int, int, int], classes: int) -> LoadedM
 
 
 def _adopt(
-    model: keras.Model, name: str, input_shape: tuple[int, int, int], classes: int, *, exact: bool
+    model: keras.Model,
+    name: str,
+    input_shape: tuple[int, int, int],
+    classes: int,
+    several_outputs: bool,
+    *,
+    exact: bool,
 ) -> LoadedModel:
     from tfmpq.models.user import as_classifier
 
-    model, stripped = as_classifier(model, input_shape)
+    model, stripped = as_classifier(model, input_shape, several_outputs)
     found = int(model.outputs[0].shape[-1])
-    if found < classes or (exact and found != classes):
+    if len(model.outputs) == 1 and (found < classes or (exact and classes not in (0, found))):
         raise UsageError(
             f"A model needs one output per class of the data. Received: {name} with {found} outputs for "
             f"{classes} classes. Choose a model with {classes} classes or other data."

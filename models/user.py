@@ -13,7 +13,8 @@ from typing import Any
 
 import keras
 
-import tfmpq.models.shortcut  # noqa: F401 (registers the layer for files that hold it)
+import tfmpq.activations
+import tfmpq.models.shortcut  # noqa: F401 (both register what files of this toolchain hold)
 from tfmpq.errors import TfmpqError, UsageError
 
 
@@ -105,12 +106,15 @@ def _import(spec: str) -> Any:
     return function
 
 
-def as_classifier(model: Any, input_shape: tuple[int, int, int]) -> tuple[keras.Model, bool]:
+def as_classifier(
+    model: Any, input_shape: tuple[int, int, int], several_outputs: bool = False
+) -> tuple[keras.Model, bool]:
     """Bring a model to functional form with one image or sequence in and logits out.
 
     Args:
         model: What a file or a function gave.
         input_shape: (height, width, channels), for a Sequential model that has no input shape yet.
+        several_outputs: Whether to take models with any outputs, which no labels are for.
 
     Returns:
         The model, sharing its weights, and whether a final softmax was taken off.
@@ -123,35 +127,39 @@ def as_classifier(model: Any, input_shape: tuple[int, int, int]) -> tuple[keras.
             model.build((None, *input_shape))
         model = keras.Model(model.inputs, model.outputs, name=model.name)
     inputs, outputs = getattr(model, "inputs", None) or [], getattr(model, "outputs", None) or []
-    if not isinstance(model, keras.Model) or len(inputs) != 1 or len(outputs) != 1:
+    several = several_outputs and len(outputs) > 1
+    if not isinstance(model, keras.Model) or len(inputs) != 1 or not (several or len(outputs) == 1):
         raise UsageError(
             "A model must be a functional or Sequential Keras model with one input and one output. "
             f"Received: {type(model).__name__} with {len(inputs)} inputs and {len(outputs)} outputs. "
-            "Rebuild it with keras.Model."
+            "Rebuild it with keras.Model on the output to train; several are for tfmpq export --calibrate."
         )
-    if len(inputs[0].shape) not in (3, 4) or None in inputs[0].shape[1:] or len(outputs[0].shape) != 2:
+    logits = several or len(outputs[0].shape) == 2
+    if len(inputs[0].shape) not in (3, 4) or None in inputs[0].shape[1:] or not logits:
         raise UsageError(
             "A model must map images of a fixed size, (height, width, channels), or sequences of a fixed "
             "length, (length, channels), to one number per class. "
             f"Received: {inputs[0].shape} to {outputs[0].shape}. Rebuild it with that shape."
         )
-    return _without_softmax(model)
+    found = [_without_softmax(output) for output in outputs]
+    tensors = [tensor for tensor, _ in found]
+    # Made anew: nothing has been traced with the old activation, and a tensor is taken where files of Keras 2
+    # want a list of one.
+    made = keras.Model(inputs[0], tensors if several else tensors[0], name=model.name)
+    return made, any(stripped for _, stripped in found)
 
 
-def _without_softmax(model: keras.Model) -> tuple[keras.Model, bool]:
-    last = model.outputs[0]._keras_history.operation
-    output, stripped = model.outputs[0], True
+def _without_softmax(output: Any) -> tuple[Any, bool]:
+    """The logits behind an output, and whether a softmax was taken off."""
+    last = output._keras_history.operation
     if isinstance(last, keras.layers.Softmax) or (
         isinstance(last, keras.layers.Activation) and last.activation is keras.activations.softmax
     ):
-        output = last.input
-    elif getattr(last, "activation", None) is keras.activations.softmax:
+        return last.input, True
+    if getattr(last, "activation", None) is keras.activations.softmax:
         last.activation = keras.activations.linear
-    else:
-        stripped = False
-    # Made anew: nothing has been traced with the old activation, and a tensor is taken where files of Keras 2
-    # want a list of one.
-    return keras.Model(model.inputs[0], output, name=model.name), stripped
+        return output, True
+    return output, False
 
 
 def one_line(error: Exception) -> str:

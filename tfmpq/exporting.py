@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,10 +25,10 @@ from tfmpq.runs import Stage, read_json
 if TYPE_CHECKING:
     from tfmpq.deploy.export import ExportReport
 
-_PROOF_IMAGES = 4
+PROOF_IMAGES = 4
 """Images on which every operator is recomputed."""
 
-_AGREEMENT_IMAGES = 256
+AGREEMENT_IMAGES = 256
 """Images on which file and trained model have to choose the same class."""
 
 
@@ -64,18 +65,39 @@ class Finetuned:
         """The network as integers."""
         preprocessing = self.options["preprocessing"]
         network = analyse(self.model, value_range(preprocessing)[0] < 0)
-        metadata = {
-            "format": "tfmpq-tflite/1",
-            "model": self.result["model"],
-            "preprocessing": preprocessing,
-            "classes": int(self.model.output_shape[-1]),
-            "weight_bits": self.policy.weight_bits,
-            "activation_bits": self.policy.activation_bits(network.tensors),
-            "top1": self.result["top1"],
-            "data": self.result["data"],
-            "versions": versions(),
-        }
-        return freeze(self.model, network, metadata)
+        facts = file_facts(
+            self.result["model"],
+            preprocessing,
+            int(self.model.output_shape[-1]),
+            self.policy.weight_bits,
+            self.policy.activation_bits(network.tensors),
+            self.result["top1"],
+            self.result["data"],
+        )
+        return freeze(self.model, network, facts)
+
+
+def file_facts(
+    model: str,
+    preprocessing: str,
+    classes: int,
+    weight_bits: Mapping[str, int],
+    activation_bits: Mapping[str, int],
+    top1: float | None,
+    data: str,
+) -> dict[str, Any]:
+    """What travels inside a file, as JSON types."""
+    return {
+        "format": "tfmpq-tflite/1",
+        "model": model,
+        "preprocessing": preprocessing,
+        "classes": classes,
+        "weight_bits": dict(weight_bits),
+        "activation_bits": dict(activation_bits),
+        "top1": top1,
+        "data": data,
+        "versions": versions(),
+    }
 
 
 def export(
@@ -100,26 +122,62 @@ def export(
         TfmpqError: TensorFlow or LiteRT is missing, or the written file is not what was trained; it is not
             left behind.
     """
+    check_export(target)
+    reporter = reporter or SilentReporter()
+    finetuned = Finetuned.load(Path(run))
+    path = Path(out) if out else Path(run) / f"{finetuned.result['model']}.{target}.tflite"
+    images = _images(finetuned, data_dir, reporter)
+    return write(finetuned.frozen(), path, target, images, finetuned.model, reporter)
+
+
+def check_export(target: str) -> None:
+    """Refuse what cannot be exported, before any work.
+
+    Raises:
+        UsageError: The target is unknown.
+        TfmpqError: TensorFlow or LiteRT is missing.
+    """
     if target not in TARGETS:
-        raise UsageError(f"A target is one of {', '.join(TARGETS)}. Received: {target}.")
+        raise UsageError(f"A target is one of {', '.join(TARGETS)}. Received: {target}. Choose one of them.")
     try:
-        from tfmpq.deploy.export import export_tflite
+        import tfmpq.deploy.export  # noqa: F401
     except ModuleNotFoundError as error:
         raise TfmpqError(
             f"An export needs TensorFlow and LiteRT. Received: an environment without {error.name}. "
             "Copy the run folder to one that has all of tfmpq's dependencies."
         ) from error
-    reporter = reporter or SilentReporter()
-    finetuned = Finetuned.load(Path(run))
-    path = Path(out) if out else Path(run) / f"{finetuned.result['model']}.{target}.tflite"
-    images = _images(finetuned, data_dir, reporter)
-    logits = np.asarray(finetuned.model.predict_on_batch(images))
+
+
+def write(
+    frozen: FrozenModel,
+    path: Path,
+    target: Target,
+    images: np.ndarray,
+    model: keras.Model | None,
+    reporter: Reporter,
+) -> ExportReport:
+    """Write a network and prove the file.
+
+    Args:
+        frozen: The network.
+        path: File to write.
+        target: Which form of the file.
+        images: Preprocessed images, float32 (N, height, width, channels).
+        model: Classifier that the file has to agree with on all images; None to compare operators only.
+        reporter: Told about progress.
+
+    Raises:
+        TfmpqError: The written file is not the network; it is not left behind.
+    """
+    from tfmpq.deploy.export import export_tflite
+
+    logits = None if model is None else np.asarray(model.predict_on_batch(images))
     return export_tflite(
-        finetuned.frozen(),
+        frozen,
         path,
         target,
-        images=images[:_PROOF_IMAGES],
-        agreement=(images, logits),
+        images=images[:PROOF_IMAGES],
+        agreement=None if logits is None else (images, logits),
         reporter=reporter,
     )
 
@@ -131,4 +189,4 @@ def _images(finetuned: Finetuned, data_dir: str | Path | None, reporter: Reporte
     dataset = load_dataset(finetuned.options["target"], data_dir=data_dir, reporter=reporter)
     height, width, channels = finetuned.model.input_shape[1:]
     preprocessing = finetuned.options["preprocessing"]
-    return first_images(dataset.test, _AGREEMENT_IMAGES, (height, width, channels), preprocessing)
+    return first_images(dataset.test, AGREEMENT_IMAGES, (height, width, channels), preprocessing)

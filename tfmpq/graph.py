@@ -41,7 +41,7 @@ def analyse(model: keras.Model, input_signed: bool = True) -> Network:
     """Find the fused operators of a functional model.
 
     Args:
-        model: Functional Keras 3 model with one image input and one output; its layers may be wrapped.
+        model: Functional Keras 3 model with one image input; its layers may be wrapped.
         input_signed: Whether the preprocessed image may be negative.
 
     Raises:
@@ -59,8 +59,14 @@ def analyse(model: keras.Model, input_signed: bool = True) -> Network:
         for member in node.layers:
             home[member.name] = node
     nodes = _signs(_share_grids(nodes), input_signed)
+    outputs = tuple(home[_producer(tensor)].name for tensor in model.outputs)
+    if len(set(outputs)) < len(outputs):
+        raise TfmpqError(
+            f"Outputs are different tensors. Received: {', '.join(outputs)} of '{model.name}'. "
+            "Leave out those that are there twice."
+        )
     height, width, channels = model.inputs[0].shape[1:]
-    return Network(tuple(nodes), (int(height), int(width), int(channels)))
+    return Network(tuple(nodes), (int(height), int(width), int(channels)), outputs)
 
 
 def layer_problems(model: keras.Model) -> list[tuple[keras.layers.Layer, str | None]]:
@@ -133,9 +139,9 @@ class _Walk:
     """The layer graph of a functional model: layers in order, producers and consumers by name."""
 
     def __init__(self, model: keras.Model) -> None:
-        if not hasattr(model, "_nodes_by_depth") or len(model.inputs) != 1 or len(model.outputs) != 1:
+        if not hasattr(model, "_nodes_by_depth") or len(model.inputs) != 1:
             raise TfmpqError(
-                "A model has to be functional, with one image input and one output. Received: "
+                "A model has to be functional, with one image input. Received: "
                 f"{type(model).__name__} '{model.name}'. Rebuild it with keras.Model(inputs, outputs)."
             )
         if len(model.inputs[0].shape) != 4 or None in model.inputs[0].shape[1:]:
@@ -157,6 +163,7 @@ class _Walk:
             self.producers[layer.name] = [_producer(tensor) for tensor in tensors]
             for producer in dict.fromkeys(self.producers[layer.name]):
                 self.consumers[producer].append(layer)
+        self.outputs = {_producer(tensor) for tensor in model.outputs}
 
     def refuse_unsupported(self) -> None:
         """Raise one error that lists every layer without a counterpart in the deployed network."""
@@ -175,10 +182,10 @@ class _Walk:
         return "called more than once" if self.calls[layer.name] > 1 else problem_of(layer)
 
     def _follower(self, layer: Any) -> Any | None:
-        """The only layer that reads a layer's output, if it reads nothing else."""
+        """The only layer that reads a layer's output, if it reads nothing else; none of a model's output."""
         following = self.consumers[layer.name]
         alone = len(following) == 1 and self.producers[following[0].name] == [layer.name]
-        return following[0] if alone else None
+        return following[0] if alone and layer.name not in self.outputs else None
 
     def fuse(self, layer: Any, home: dict[str, Node]) -> Node:
         """Make the node that starts at `layer`."""

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from tfmpq.replay import Replay, graph_nodes, is_model
+from tfmpq.replay import Replay, bare, graph_nodes, is_model
 from tfmpq.rewrites import ELEMENTWISE, affine_step
 
 _SEQUENCE_RANK = 3
@@ -57,8 +57,7 @@ def lift(model: keras.Model) -> keras.Model:
     name = source._keras_history.operation.name
     shape = (1, *source.shape[1:]) if _is_sequence(source) else source.shape[1:]
     image = keras.Input(shape, name=name, dtype=source.dtype)
-    (output,) = _Lifting([name]).replay(model, [image])
-    return keras.Model(image, output, name=model.name)
+    return keras.Model(image, bare(_Lifting([name]).replay(model, [image])), name=model.name)
 
 
 def _has_sequences(model: Any) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 import keras
 
 from tfmpq.lifting import lift
-from tfmpq.replay import Replay
+from tfmpq.replay import Replay, bare
 from tfmpq.rewrites import (
     REWRITES,
     Channels,
@@ -28,7 +28,7 @@ def lower(model: keras.Model) -> keras.Model:
     """Rewrite a functional model.
 
     Args:
-        model: Functional model with one input and one output.
+        model: Functional model with one input.
 
     Returns:
         A model of new layers that computes the same; `model` itself if there is nothing to rewrite. Where
@@ -39,8 +39,8 @@ def lower(model: keras.Model) -> keras.Model:
     name = image._keras_history.operation.name
     lowering = Lowering([name])
     image = keras.Input(image.shape[1:], name=name, dtype=image.dtype)
-    (output,) = lowering.replay(model, [image])
-    return keras.Model(image, output, name=model.name) if lowering.changed else model
+    outputs = lowering.replay(model, [image])
+    return keras.Model(image, bare(outputs), name=model.name) if lowering.changed else model
 
 
 class Lowering(Replay):

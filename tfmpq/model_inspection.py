@@ -30,7 +30,7 @@ def inspect_model(path: str) -> dict[str, Any]:
         UsageError: The model is no classifier of images.
         TfmpqError: The file is damaged.
     """
-    loaded = load_model(path, input_shape=(0, 0, 0), classes=0)
+    loaded = load_model(path, input_shape=(0, 0, 0), classes=0, several_outputs=True)
     model = loaded.model
     found = layer_problems(model)
     problems = [layer.name for layer, reason in found if reason]
@@ -48,7 +48,8 @@ def inspect_model(path: str) -> dict[str, Any]:
     return {
         "model": loaded.name,
         "input_shape": list(loaded.input_shape),
-        "classes": loaded.classes,
+        "classes": loaded.classes if len(model.outputs) == 1 else None,
+        "outputs": [list(output.shape[1:]) for output in model.outputs],
         "parameters": int(model.count_params()),
         "quantized": bool(quantize_wrappers(model)),
         "preprocessing": loaded.preprocessing,

@@ -72,10 +72,17 @@ class Node:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Network:
-    """A model's fused nodes in topological order; the first is the input, the last the output."""
+    """A model's fused nodes in topological order; the first is the input.
+
+    Attributes:
+        nodes: The nodes.
+        input_shape: (height, width, channels).
+        outputs: Names of the nodes whose tensors the model returns, in its order.
+    """
 
     nodes: tuple[Node, ...]
     input_shape: tuple[int, int, int]
+    outputs: tuple[str, ...]
 
     def node(self, name: str) -> Node:
         """The node of that name."""
@@ -88,10 +95,10 @@ class Network:
 
     @property
     def tensors(self) -> tuple[str, ...]:
-        """Names of the activation grids, the image's first, the output's last."""
+        """Names of the activation grids, the image's first, those of the outputs last."""
         found = dict.fromkeys(node.grid_of for node in self.nodes)
-        last = self.nodes[-1].grid_of
-        return (*(name for name in found if name != last), last)
+        last = dict.fromkeys(self.node(name).grid_of for name in self.outputs)
+        return (*(name for name in found if name not in last), *last)
 
     @property
     def fixed_tensors(self) -> tuple[str, ...]:

@@ -120,15 +120,20 @@ def load_task(
         skip_classifier=None,
     )
     loaded = replace(loaded, name=name or loaded.name)
+    announce(loaded, weights, reporter)
+    chosen = preprocessing or loaded.preprocessing
+    network = analyse(loaded.model, input_signed=value_range(chosen)[0] < 0)
+    return Task(dataset, loaded, network, chosen)
+
+
+def announce(loaded: LoadedModel, weights: str | None, reporter: Reporter) -> None:
+    """Say what of a float network was left out or is new."""
     if loaded.stripped_softmax:
         reporter.log(f"{loaded.name}: the final softmax is left out; the network ends in logits.")
     if loaded.new_classifier:
         reporter.log(
             f"{weights}: made for another number of classes; the classifier starts from random weights."
         )
-    chosen = preprocessing or loaded.preprocessing
-    network = analyse(loaded.model, input_signed=value_range(chosen)[0] < 0)
-    return Task(dataset, loaded, network, chosen)
 
 
 def begins_trained(model: str, weights: str | None) -> bool:

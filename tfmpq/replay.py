@@ -94,6 +94,11 @@ class Replay:
         return outputs
 
 
+def bare(outputs: Sequence[Any]) -> Any:
+    """The outputs of a model: a single one without the list."""
+    return outputs[0] if len(outputs) == 1 else list(outputs)
+
+
 def is_model(operation: Any) -> bool:
     """Whether an operation is a nested model."""
     return hasattr(getattr(operation, "_functional", operation), "_nodes_by_depth")

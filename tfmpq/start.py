@@ -92,11 +92,13 @@ class _Source:
     Attributes:
         name: As `Start.weights`.
         search: The search that holds them; None if the task's own float model does.
+        model: Float model of the search, or of the task.
         trained: Whether they are those of a float model that knows the task.
     """
 
     name: str
     search: Stage | None
+    model: keras.Model
     trained: bool
 
 
@@ -109,17 +111,18 @@ def choose_weights(task: Task, origin: Origin, model: str, weights: str | None) 
     search = origin.search
     if weights is None and search is not None:
         asked = read_json(search.path(".json"))
-        shapes = [(m.input_shape, m.output_shape) for m in (search.load_model(), task.model)]
+        searched = load_keras(search.path(".float.keras"))
+        shapes = [(m.input_shape, m.output_shape) for m in (searched, task.model)]
         if shapes[0] == shapes[1]:
             # The float model of the search can teach only what it has learned: the same images.
             knows = bool(asked["float_is_trained"] and asked["data"] == task.dataset.fingerprint)
-            return _Source("float" if knows else "search", search, knows)
+            return _Source("float" if knows else "search", search, searched, knows)
     if weights is None and not begins_trained(model, weights):
         raise UsageError(
             "Fine-tuning needs weights to start from. Received: none that fit this data set. "
             "Give --weights FILE, or --weights none for random ones."
         )
-    return _Source(weights or model, None, is_trained(task, model, weights, 0))
+    return _Source(weights or model, None, task.model, is_trained(task, model, weights, 0))
 
 
 def begin(
@@ -138,13 +141,10 @@ def begin(
         resumed: Whether a checkpoint overwrites the weights anyway.
         reporter: Told about progress.
     """
-    model = task.model
-    if source.search is not None:
-        if not (source.trained and reconstructing):
-            quantized = restrict(source.search.load_model(), origin.policy)
-            teacher = load_keras(source.search.path(".float.keras")) if source.trained else None
-            return Start(quantized, teacher, "search", False)
-        model = load_keras(source.search.path(".float.keras"))
+    model = source.model
+    if source.search is not None and not (source.trained and reconstructing):
+        quantized = restrict(source.search.load_model(), origin.policy)
+        return Start(quantized, model if source.trained else None, "search", False)
     signed = value_range(task.preprocessing)
     network = analyse(model, signed[0] < 0)
     bits = origin.policy.weight_bits

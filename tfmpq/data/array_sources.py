@@ -103,10 +103,13 @@ def _images(path: Path, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
     images = _first(path, arrays, _IMAGE_NAMES)
     if images.ndim == 3:
         images = images[..., None]
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
+    # What is one pixel high is a sequence, of as many channels as there are signals.
+    fits = images.ndim == 4 and (images.shape[3] in (1, 3) or images.shape[1] == 1)
+    if images.dtype != np.uint8 or not fits:
         raise TfmpqError(
-            "Images must be uint8 of 0 to 255 with shape (N, height, width) or (N, height, width, 1 or 3). "
-            f"Received: {path} with {images.dtype} {images.shape}. Convert them."
+            "Images must be uint8 of 0 to 255 with shape (N, height, width) or (N, height, width, 1 or 3), "
+            f"sequences (N, 1, length, channels). Received: {path} with {images.dtype} {images.shape}. "
+            "Convert them."
         )
     return images
 

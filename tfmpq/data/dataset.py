@@ -35,7 +35,7 @@ class Split:
         return len(self.labels)
 
     def images(self, indices: Iterable[int]) -> list[np.ndarray]:
-        """Images by number, each uint8 (H, W, C) with C of 1 or 3.
+        """Images by number, each uint8 (H, W, C) with C of 1 or 3, or any for H of 1.
 
         Raises:
             TfmpqError: A compressed image cannot be decoded.

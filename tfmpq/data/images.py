@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tfmpq.errors import TfmpqError
+from tfmpq.errors import TfmpqError, UsageError
 
 SMALL = 96
 """Targets whose shorter side is below this many pixels are reached by plain resizing, without a crop."""
@@ -101,7 +101,15 @@ def resample(
 
     Returns:
         uint8 (height, width, C).
+
+    Raises:
+        UsageError: It is no picture but a sequence of other channels.
     """
+    if image.shape[2] not in (1, 3):
+        raise UsageError(
+            f"Sequences have the length that the model takes. Received: {image.shape[1]} steps for "
+            f"{size[1]}. Cut or pad the data."
+        )
     source = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
     target = source.resize((size[1], size[0]), Image.Resampling.BILINEAR, box=box)
     return np.asarray(target).reshape(*size, image.shape[2])

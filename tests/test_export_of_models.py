@@ -1,0 +1,140 @@
+"""`tfmpq export MODEL` without a run: random images, several outputs, sequences."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from keras import layers
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
+@pytest.fixture
+def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Runs a command line in an empty folder."""
+    from tfmpq.cli.main import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("TFMPQ_DATA_DIR", raising=False)
+
+    def run(line: str) -> Result:
+        return CliRunner().invoke(main, line.split(), prog_name="tfmpq")
+
+    return run
+
+
+@pytest.fixture
+def facts(invoke) -> Any:
+    """Runs a command line that must succeed, and parses what it prints."""
+
+    def run(line: str) -> dict[str, Any]:
+        result = invoke(f"{line} --json")
+        assert result.exit_code == 0, result.stderr
+        return json.loads(result.stdout)
+
+    return run
+
+
+def save(name: str, shape: tuple[int, ...], build: Any) -> None:
+    keras.utils.set_random_seed(1)
+    source = keras.Input(shape, name="source")
+    keras.Model(source, build(source), name=name).save(f"{name}.keras")
+
+
+def heads(x: Any) -> Any:
+    x = layers.Conv2D(8, 3, padding="same", activation="relu", name="features")(x)
+    mask = layers.Conv2D(1, 1, activation="sigmoid", name="mask")(x)
+    return [mask, layers.Dense(3, activation="softmax", name="classes")(layers.GlobalAveragePooling2D()(x))]
+
+
+def test_random_images_say_that_accuracy_means_nothing(invoke, facts) -> None:
+    save("heads", (12, 12, 3), heads)
+    line = "export heads.keras --tflite --calibrate random --weight-bits 4 --out heads.tflite"
+    found = facts(line)
+    assert found["calibration"] == "random"
+    assert "random images" in found["warnings"][0]
+    assert "mean nothing" in found["warnings"][0]
+    assert found["quantized"]["top1"] is None
+    assert found["quantized"]["count"] == 0
+    assert found["verification"]["passed"]
+    text = invoke(line)
+    assert "mean nothing" in " ".join(text.stdout.split())
+    inspected = facts("inspect heads.keras")
+    assert inspected["outputs"] == [[12, 12, 1], [3]]
+    assert inspected["supported"]
+
+
+def test_several_outputs_are_exported_but_not_trained(invoke, facts) -> None:
+    save("heads", (8, 8, 3), heads)
+    found = facts("export heads.keras --tflite --calibrate digits --weight-bits 8 --out a.tflite")
+    assert found["verification"]["passed"]
+    assert found["quantized"]["reconstructed"]
+    assert found["quantized"]["top1"] is None
+    assert found["agreement"] is None
+    assert found["warnings"] == []
+    result = invoke("search --model heads.keras --proxy digits --out run")
+    assert result.exit_code == 2
+    assert "2 outputs" in result.stderr
+    assert "keras.Model on the output to train" in result.stderr
+
+
+def test_a_classifier_of_sequences(facts) -> None:
+    def build(x: Any) -> Any:
+        x = layers.Conv1D(6, 3, padding="causal", activation="relu")(x)
+        return layers.Dense(3, name="logits")(layers.GlobalAveragePooling1D()(layers.MaxPooling1D(2)(x)))
+
+    save("signals", (16, 2), build)
+    generator = np.random.default_rng(0)
+    signals = generator.integers(0, 256, (60, 1, 16, 2)).astype(np.uint8)
+    np.savez("signals.npz", x=signals, y=np.arange(60) % 3)
+    found = facts("export signals.keras --tflite --calibrate npz:signals.npz --weight-bits 8 --out s.tflite")
+    assert found["verification"]["passed"]
+    assert found["quantized"]["count"] > 0
+    measured = facts("evaluate s.tflite --data npz:signals.npz")
+    assert measured["top1"] == pytest.approx(found["quantized"]["top1"], abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("export resnet8 --tflite --calibrate random", "--weight-bits"),
+        ("export resnet8 --tflite --calibrate random --weight-bits 4 --reconstruct", "real images"),
+        ("export resnet8 --tflite --calibrate random --weight-bits 8 --activation-bits 9", "or 16"),
+        (
+            "export resnet8 --tflite --calibrate random --weight-bits 8 --activation-bits 16 --target storage",
+            "--target litert",
+        ),
+        ("export heads.keras --tflite --calibrate random --weight-bits 8 --activation-bits 16", "mask"),
+        ("export none.keras --tflite --calibrate random --weight-bits 4", "none.keras"),
+    ],
+)
+def test_what_cannot_be_done_is_said(invoke, line: str, said: str) -> None:
+    if "heads.keras" in line:
+        save("heads", (8, 8, 3), heads)
+    result = invoke(line)
+    assert result.exit_code in (1, 2)
+    assert said in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_16_bit_activations_are_written_where_asked(facts) -> None:
+    def build(x: Any) -> Any:
+        x = layers.Conv2D(6, 3, padding="same", activation="relu")(x)
+        x = layers.Add()([x, layers.DepthwiseConv2D(3, padding="same")(x)])
+        return layers.Dense(3)(layers.GlobalAveragePooling2D()(x))
+
+    save("plain", (8, 8, 3), build)
+    line = "export plain.keras --tflite --calibrate random --weight-bits 8 --out {}.tflite"
+    usual, wide = facts(line.format("usual")), facts(line.format("wide") + " --activation-bits 16")
+    assert wide["verification"]["passed"]
+    assert [warning for warning in wide["warnings"] if "16-bit" in warning]
+    assert not [warning for warning in usual["warnings"] if "16-bit" in warning]
+    assert {row["container"] for row in wide["layers"]} == {8}
+    inspected = facts("inspect wide.tflite")
+    assert [name.split()[1] for name in (*inspected["inputs"], *inspected["outputs"])] == ["INT16", "INT16"]
