@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tfmpq.containers import Container, Target, container_for
+from tfmpq.containers import Target, container_for
 from tfmpq.cost import CostModel
 from tfmpq.deploy.stand_in import BITS, StandIn
 from tfmpq.frozen import FrozenModel
 from tfmpq.prepare import activation_candidates
+
+Held = tuple[int, str]
+"""What distinguishes containers of one layer for a runtime: bits, and `native` or `cast`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -19,13 +22,13 @@ class PlannedNetwork:
     Attributes:
         weight_bits: Width of all layers.
         activation_bits: Width of all activation tensors that can be narrowed.
-        containers: How each layer is stored, by name.
+        containers: Bits per weight in the file and how they are decoded, by layer name.
         frozen: The network.
     """
 
     weight_bits: int
     activation_bits: int
-    containers: dict[str, Container]
+    containers: dict[str, Held]
     frozen: FrozenModel
 
 
@@ -58,5 +61,6 @@ def planned_networks(
     return found
 
 
-def _containers(costs: CostModel, bits: int, target: Target) -> dict[str, Container]:
-    return {layer.name: container_for(layer.operator, bits, layer.fan_in, target) for layer in costs.layers}
+def _containers(costs: CostModel, bits: int, target: Target) -> dict[str, Held]:
+    found = {layer.name: container_for(layer.operator, bits, layer.fan_in, target) for layer in costs.layers}
+    return {name: (container.bits, container.decode) for name, container in found.items()}

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tfmpq.containers import Container
 from tfmpq.deploy.op_times import OperatorProfile, OperatorTime
+from tfmpq.deploy.profile_networks import Held
 from tfmpq.deploy.stand_in import BITS
 from tfmpq.frozen import FrozenModel
 from tfmpq.graph import Network
@@ -26,7 +26,7 @@ class SampledNetwork:
     Attributes:
         weight_bits: Width of all layers.
         activation_bits: Width of all activation tensors that can be narrowed.
-        containers: How each layer is stored, by name.
+        containers: Bits per weight in the file and how they are decoded, by layer name.
         frozen: The network.
         operators: Its operators.
         median_ms: All of it, without a profiler.
@@ -36,7 +36,7 @@ class SampledNetwork:
 
     weight_bits: int
     activation_bits: int
-    containers: Mapping[str, Container]
+    containers: Mapping[str, Held]
     frozen: FrozenModel
     operators: OperatorProfile
     median_ms: float
@@ -65,7 +65,7 @@ def parts_of(network: Network, sampled: Sequence[SampledNetwork]) -> Parts:
         sampled: The networks; the first has 8 bits everywhere.
     """
     owner = _padding(sampled[0].frozen)
-    by_layer: dict[str, dict[Container, list[tuple[list[OperatorTime], int]]]] = {}
+    by_layer: dict[str, dict[Held, list[tuple[list[OperatorTime], int]]]] = {}
     clamps: dict[str, list[OperatorTime]] = {}
     base: list[OperatorTime] = []
     for net in sampled:
@@ -102,12 +102,11 @@ def _base(first: SampledNetwork, rest: Sequence[OperatorTime], layers: Sequence[
     outside = first.operators.outside_ms
     if math.isfinite(outside):
         return outside + sum(item.ms for item in rest)
-    held = first.containers
     weighted = sum(
         time.ms
         for layer in layers
         for time in layer.times
-        if (time.bits, time.decode) == (held[layer.name].bits, held[layer.name].decode)
+        if (time.bits, time.decode) == first.containers[layer.name]
     )
     return max(0.0, first.median_ms - weighted)
 
@@ -128,9 +127,7 @@ def _tensors(
     )
 
 
-def _container_time(
-    container: Container, found: Sequence[tuple[Sequence[OperatorTime], int]]
-) -> ContainerTime:
+def _container_time(held: Held, found: Sequence[tuple[Sequence[OperatorTime], int]]) -> ContainerTime:
     """One layer in one container, in as many networks as have it so."""
     times = np.array([sum(item.ms for item in items) for items, _ in found])
     middle = float(np.median(times))
@@ -138,8 +135,8 @@ def _container_time(
     between = float(times.max() - times.min()) / middle if middle else 0.0
     kernels = dict.fromkeys(item.kernel for items, _ in found for item in items)
     return ContainerTime(
-        bits=container.bits,  # type: ignore[arg-type]
-        decode=container.decode,
+        bits=held[0],  # type: ignore[arg-type]
+        decode=held[1],  # type: ignore[arg-type]
         kernel=" + ".join(kernels),
         ms=middle,
         spread=max(single, between),
