@@ -92,13 +92,14 @@ def _latency(found: dict[str, Any], threads: str) -> list[str]:
     def cell(network: dict[str, Any], form: str) -> str:
         row = network["latency"][threads][form]
         if form == "int8":
-            return f"{row['median_ms']:.3g} ms"
+            return f"{row['p10_ms']:.3g} ms"
         return f"{row['ratio']:.2f} ({row['lowest']:.2f} to {row['highest']:.2f})"
 
     forms = ("int8", *(form for form in FORMS if form != "int8"))
     return [
-        "Median of one image; the others as ratios to int8, measured in alternation with it: median over the "
-        "processes (smallest to largest).\n",
+        "10th percentile of the time of one image, which other load on the machine moves least; int8 in ms, the "
+        "others as ratios to int8, measured in alternation with it: median over the processes (smallest to "
+        "largest).\n",
         *_table(["", *forms], _each(found, forms, cell)),
     ]
 

@@ -125,6 +125,8 @@ def _deploy_view(result: Mapping[str, Any]) -> dict[str, Any]:
 
 def _report_view(result: Mapping[str, Any]) -> dict[str, Any]:
     """The networks without what only their page explains."""
+    if "networks" not in result:
+        return dict(result)
     several = len({row["data"] for row in result["networks"]}) > 1
     columns = (
         *(("data",) if several else ()),
