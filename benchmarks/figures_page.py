@@ -98,8 +98,8 @@ def _latency(found: dict[str, Any], threads: str) -> list[str]:
     forms = ("int8", *(form for form in FORMS if form != "int8"))
     return [
         "10th percentile of the time of one image, which other load on the machine moves least; int8 in ms, "
-        "the others as ratios to int8, measured in alternation with it: median over the processes (smallest to "
-        "largest).\n",
+        "the others as ratios to int8, measured in alternation with it: median over the processes (smallest "
+        "to largest).\n",
         *_table(["", *forms], _each(found, forms, cell)),
     ]
 
