@@ -1,41 +1,28 @@
-"""Stand-ins for devices: a real sshd on loopback, set up in a temporary folder."""
+"""Stand-ins for devices, as fixtures."""
 
 from __future__ import annotations
 
-import getpass
 import os
 import shutil
-import signal
-import socket
-import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pytest
 
+sys.path.insert(0, str(Path(__file__).with_name("stand_ins")))
+
+from machines import STAND_INS, Phone, Raspberry, Sshd, wait_for
+
 from tfmpq.deploy.protocol import PROTOCOLS, Protocol
 
+Machine = TypeVar("Machine", Sshd, Raspberry, Phone)
 SHORT = Protocol("quick", runs=5, seconds=0.01, warmup_runs=1, warmup_seconds=0.0, limit_seconds=60)
-_HOSTS = {
-    "pi": {},
-    "pi-via-jump": {"ProxyJump": "pi"},
-    "pi-unknown": {"UserKnownHostsFile": "/dev/null", "GlobalKnownHostsFile": "/dev/null"},
-    "pi-changed": {"UserKnownHostsFile": "{folder}/known_hosts_before"},
-    "pi-stranger": {"IdentityFile": "{folder}/stranger"},
-    "pi-alive": {"ServerAliveInterval": "1", "ServerAliveCountMax": "2"},
-    "pi-shared": {"ControlMaster": "auto", "ControlPath": "{folder}/shared", "ControlPersist": "10"},
-}
-
-
-STAND_INS = Path(os.environ.get("TFMPQ_DEVICES") or Path(__file__).parents[2] / "build" / "devices")
-"""What `make devices` makes."""
 
 
 def require(name: str, *programs: str, folder: str = "") -> None:
@@ -49,7 +36,7 @@ def require(name: str, *programs: str, folder: str = "") -> None:
     path = os.environ.get("PATH", "") + os.pathsep + "/usr/sbin"
     missing = [program for program in programs if not shutil.which(program, path=path)]
     if folder and not (STAND_INS / folder).is_dir():
-        missing.append("'make devices'")
+        missing.append(f"'make build/devices/{folder}'")
     if not missing:
         return
     text = f"the {name} stand-in needs {', '.join(missing)}"
@@ -58,187 +45,21 @@ def require(name: str, *programs: str, folder: str = "") -> None:
     pytest.skip(text)
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 20) -> bool:
-    """Whether the condition came true in time."""
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.01)
-    return True
-
-
-def children(pid: int) -> list[int]:
-    """Processes below another, at any depth."""
-    parents = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                stat = (entry / "stat").read_text()
-            except OSError:
-                continue
-            parents[int(entry.name)] = int(stat.rpartition(")")[2].split()[1])
-    found = [child for child, parent in parents.items() if parent == pid]
-    return found + [below for child in found for below in children(child)]
-
-
-@dataclass
-class Sshd:
-    """A Linux machine, played by this one.
-
-    Attributes:
-        folder: Keys, configuration, and `tmp`, where work folders are made.
-        environment: What sessions find in their environment.
-    """
-
-    folder: Path
-    environment: dict[str, str]
-    port: int = 0
-    user: str = field(default_factory=getpass.getuser)
-    _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
-
-    @property
-    def config(self) -> Path:
-        """For `ssh -F`."""
-        return self.folder / "config"
-
-    @property
-    def tmp(self) -> Path:
-        """Where work folders are made."""
-        return self.folder / "tmp"
-
-    def folders(self) -> list[Path]:
-        """Work folders that are there now."""
-        return list(self.tmp.glob("tfmpq.*"))
-
-    def start(self) -> None:
-        """Make keys once, write the configuration of server and client, and listen."""
-        self.tmp.mkdir(parents=True, exist_ok=True)
-        self.folder.chmod(0o700)
-        for name in ("host", "before", "user", "stranger"):
-            if not (self.folder / name).exists():
-                line = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", self.folder / name]
-                subprocess.run(line, check=True)
-        self.port = self.port or _free_port()
-        self._write_client()
-        log = self.folder / "sshd.log"
-        with log.open("wb") as stderr:
-            self._process = subprocess.Popen(
-                self._command(), stdin=subprocess.DEVNULL, stderr=stderr, start_new_session=True
-            )
-        assert wait_for(lambda: "Server listening" in log.read_text(), 60), log.read_text()
-
-    def _command(self) -> list[str | Path]:
-        """Write the server's configuration; the program that serves."""
-        self._write_server()
-        if os.geteuid() == 0:
-            Path("/run/sshd").mkdir(exist_ok=True)
-        return [_sshd_path(), "-D", "-e", "-f", self.folder / "sshd_config"]
-
-    def _write_server(self) -> None:
-        shutil.copy(self.folder / "user.pub", self.folder / "authorized_keys")
-        # Without a home of its own, the user's .bashrc would have a say.
-        environment = {"TMPDIR": str(self.tmp), "HOME": str(self.folder), **self.environment}
-        lines = [
-            "ListenAddress 127.0.0.1",
-            f"Port {self.port}",
-            f"HostKey {self.folder}/host",
-            f"AuthorizedKeysFile {self.folder}/authorized_keys",
-            *("PidFile none", "PasswordAuthentication no", "KbdInteractiveAuthentication no", "UsePAM no"),
-            *("StrictModes no", "PrintMotd no", "Subsystem sftp internal-sftp"),
-            "SetEnv " + " ".join(f'"{key}={value}"' for key, value in environment.items()),
-        ]
-        (self.folder / "sshd_config").write_text("\n".join(lines) + "\n")
-
-    def _write_client(self) -> None:
-        for name, key in (("known_hosts", "host"), ("known_hosts_before", "before")):
-            kind, text = (self.folder / f"{key}.pub").read_text().split()[:2]
-            (self.folder / name).write_text(f"[127.0.0.1]:{self.port} {kind} {text}\n")
-        common = {
-            "HostName": "127.0.0.1",
-            "Port": str(self.port),
-            "User": self.user,
-            "IdentityFile": f"{self.folder}/user",
-            "IdentitiesOnly": "yes",
-            "UserKnownHostsFile": f"{self.folder}/known_hosts",
-            "StrictHostKeyChecking": "yes",
-        }
-        lines = []
-        for host, special in _HOSTS.items():
-            lines.append(f"Host {host}")
-            for key, value in (common | special).items():
-                lines.append(f"  {key} {value.format(folder=self.folder)}")
-        self.config.write_text("\n".join(lines) + "\n")
-
-    def signal_sessions(self, number: int) -> None:
-        """Send a signal to the processes that serve connections."""
-        assert self._process is not None
-        for pid in children(self._process.pid):
-            if (Path("/proc") / str(pid) / "comm").read_text().startswith("sshd"):
-                os.kill(pid, number)
-
-    def stop(self) -> None:
-        """Be gone, with all sessions."""
-        if self._process is None:
-            return
-        below = children(self._process.pid)
-        self._process.kill()
-        self._process.wait()
-        self._process = None
-        for pid in below:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-
-
-@dataclass
-class Raspberry(Sshd):
-    """An ARM machine that is emulated, with `python-ai_edge_litert` and `python-tflite_runtime`.
-
-    Attributes:
-        architecture: `arm64` or `armhf`, as Debian calls it.
-        cpu: Its processor, as qemu names it.
-    """
-
-    architecture: str = "arm64"
-    cpu: str = "cortex-a72"
-    user: str = "pi"
-
-    @property
-    def inside(self) -> Path:
-        """Its root folder, seen from here."""
-        assert self._process is not None
-        return Path("/proc", str(children(self._process.pid)[0]), "root")
-
-    def _command(self) -> list[str | Path]:
-        programs = Path(__file__).with_name("stand_ins")
-        root = STAND_INS / f"raspberry-{self.architecture}"
-        return [
-            *("env", "NET=host", sys.executable, programs / "namespaces.py", self.architecture),
-            *("bash", programs / "raspberry.sh", "inside", root, self.folder, str(self.port), self.cpu),
-        ]
-
-
-def _sshd_path() -> str:
-    # sshd starts itself again for each connection, so it wants its whole path.
-    path = shutil.which("sshd", path=os.environ.get("PATH", "") + os.pathsep + "/usr/sbin")
-    assert path is not None
-    return path
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def python_in(folder: Path, text: str) -> Path:
     """A folder with a shell script called python3."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "python3").write_text(f"#!/bin/sh\n{text}\n")
     (folder / "python3").chmod(0o755)
     return folder
+
+
+def running(machine: Machine) -> Iterator[Machine]:
+    """Start a machine and stop it at the end, for fixtures."""
+    try:
+        machine.start()
+        yield machine
+    finally:
+        machine.stop()
 
 
 PATH = "/usr/bin:/bin"
@@ -255,8 +76,8 @@ def make_pi(tmp_path) -> Iterator[Callable[..., Sshd]]:
             folder = tmp_path / f"pi{len(list(tmp_path.iterdir()))}"
             path = PATH if python is None else f"{python_in(folder / 'bin', python)}:{PATH}"
             machine = Sshd(folder, {"PATH": path, **environment})
-            machine.start()
             stack.callback(machine.stop)
+            machine.start()
             return machine
 
         yield make
@@ -268,9 +89,7 @@ def pi(tmp_path_factory) -> Iterator[Sshd]:
     require("ssh", "sshd", "ssh", "ssh-keygen", "scp")
     folder = tmp_path_factory.mktemp("pi")
     machine = Sshd(folder, {"PATH": f"{python_in(folder / 'bin', THIS_PYTHON)}:{PATH}"})
-    machine.start()
-    yield machine
-    machine.stop()
+    yield from running(machine)
 
 
 @pytest.fixture(scope="module", params=["cortex-a72", "cortex-a76"])
@@ -281,9 +100,7 @@ def raspberry(request: pytest.FixtureRequest, tmp_path_factory) -> Iterator[Rasp
     require(architecture, *programs, folder=f"raspberry-{architecture}")
     folder = tmp_path_factory.mktemp("raspberry")
     machine = Raspberry(folder, {}, architecture=architecture, cpu=request.param)
-    machine.start()
-    yield machine
-    machine.stop()
+    yield from running(machine)
 
 
 @pytest.fixture
@@ -337,63 +154,6 @@ def files(tmp_path_factory) -> tuple[Path, Path]:
     return paths
 
 
-@dataclass
-class Phone:
-    """A real adbd in namespaces of its own.
-
-    Attributes:
-        run: Folder of its adb server's socket.
-        architecture: As Debian calls it.
-        cpu: Processor to emulate, as qemu names it; none for one that this machine runs.
-    """
-
-    run: Path
-    architecture: str
-    cpu: str = ""
-    _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
-    serial = "127.0.0.1:6555"
-
-    def start(self) -> None:
-        """Switch it on and wait until adb lists it."""
-        programs = Path(__file__).with_name("stand_ins")
-        root = STAND_INS / f"phone-{self.architecture}"
-        line = ["bash", programs / "phone.sh", "inside", root, self.run, self.cpu]
-        log = self.run / "log"
-        with log.open("wb") as output:
-            self._process = subprocess.Popen(
-                [sys.executable, programs / "namespaces.py", self.architecture, *line],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
-        assert wait_for((self.run / "ready").exists), log.read_text()
-
-    def pids(self, name: str) -> list[int]:
-        """Its processes of a name."""
-        assert self._process is not None
-        return [pid for pid in children(self._process.pid) if _name(pid) == name]
-
-    def signal(self, number: int) -> None:
-        """Send a signal to its adbd."""
-        for pid in self.pids("adbd"):
-            os.kill(pid, number)
-
-    def stop(self) -> None:
-        """Switch it off."""
-        if self._process is not None:
-            self._process.terminate()
-            self._process.wait()
-            self._process = None
-
-
-def _name(pid: int) -> str:
-    try:
-        return Path("/proc", str(pid), "comm").read_text().strip()
-    except OSError:
-        return ""
-
-
 def switched_on(monkeypatch: pytest.MonkeyPatch, architecture: str, cpu: str = "") -> Iterator[Phone]:
     """A phone that adb, as the tool calls it, finds; for fixtures."""
     require("adb", "adb", "ip", "ss", folder=f"phone-{architecture}")
@@ -403,9 +163,7 @@ def switched_on(monkeypatch: pytest.MonkeyPatch, architecture: str, cpu: str = "
         monkeypatch.setenv("ADB_SERVER_SOCKET", f"localfilesystem:{folder}/adb.sock")
         monkeypatch.setenv("HOME", folder)
         monkeypatch.delenv("ANDROID_SERIAL", raising=False)
-        device.start()
-        yield device
-        device.stop()
+        yield from running(device)
 
 
 @pytest.fixture
