@@ -112,7 +112,7 @@ class RemoteTransport(ABC):
         code, text = self._call_copy(self._copy(str(path), f"{self._folder}/{name}", push=True))
         if code:
             self._copy_failed(code, text, path.stat().st_size)
-        told = self.script(f"sha256sum {self._folder}/{name}", CONTROL_SECONDS)
+        told = self.script(f"sha256sum {self._folder}/{name}", COPY_SECONDS)
         if hashlib.sha256(path.read_bytes()).hexdigest() not in told.stdout:
             self._copy_failed(0, f"{path.name} arrived with another SHA-256", path.stat().st_size)
         return name
@@ -122,7 +122,7 @@ class RemoteTransport(ABC):
         code, text = self._call_copy(self._copy(f"{self._folder}/{name}", str(path), push=False))
         if code:
             self._copy_failed(code, text, 0)
-        told = self.script(f"sha256sum {self._folder}/{name}", CONTROL_SECONDS)
+        told = self.script(f"sha256sum {self._folder}/{name}", COPY_SECONDS)
         if hashlib.sha256(path.read_bytes()).hexdigest() not in told.stdout:
             raise CopyFailed(self.name, f"{name} came back with another SHA-256")
 
