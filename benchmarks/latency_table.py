@@ -125,7 +125,8 @@ def main() -> None:
     parser.add_argument("--policies", type=int, default=16)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--table", type=Path)
+    parser.add_argument("--table", type=Path, help="an existing table, instead of profiling")
+    parser.add_argument("--alone", action="store_true", help="profile operators by themselves")
     arguments = parser.parse_args()
     shape = (arguments.input, arguments.input, 3)
     if arguments.table is None:
@@ -133,7 +134,7 @@ def main() -> None:
         profile(
             arguments.model, input_shape=shape, classes=arguments.classes, target=arguments.target,
             weight_bits=arguments.weight_bits, activation_bits=arguments.activation_bits,
-            threads=arguments.threads, out=arguments.table,
+            threads=arguments.threads, alone=arguments.alone, out=arguments.table,
         )  # fmt: skip
     table = load_table(arguments.table)
     found = compare(stand_in(arguments.model, shape, arguments.classes), table, arguments)
@@ -144,6 +145,7 @@ def main() -> None:
         "cpu": table.device["cpu"],
         "threads": table.threads,
         "profiled": table.created,
+        "source": table.source,
     }
     print(json.dumps(facts | found, indent=2))
 

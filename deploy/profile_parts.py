@@ -15,7 +15,7 @@ from tfmpq.frozen import FrozenModel
 from tfmpq.graph import Network
 from tfmpq.latency_table import ContainerTime, LayerTimes, TensorTime
 
-_CLAMP = "QUANTIZE"
+CLAMP = "QUANTIZE"
 """Operators behind a signed tensor of fewer than 8 bits (see `tfmpq.deploy.surgery`)."""
 
 
@@ -30,8 +30,6 @@ class SampledNetwork:
         frozen: The network.
         operators: Its operators.
         median_ms: All of it, without a profiler.
-        p10_ms: Its 10th percentile; NaN where it is not told.
-        spread: That of the processes' medians.
     """
 
     weight_bits: int
@@ -40,8 +38,6 @@ class SampledNetwork:
     frozen: FrozenModel
     operators: OperatorProfile
     median_ms: float
-    p10_ms: float
-    spread: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +60,7 @@ def parts_of(network: Network, sampled: Sequence[SampledNetwork]) -> Parts:
         network: The fused nodes.
         sampled: The networks; the first has 8 bits everywhere.
     """
-    owner = _padding(sampled[0].frozen)
+    owner = padding(sampled[0].frozen)
     by_layer: dict[str, dict[Held, list[tuple[list[OperatorTime], int]]]] = {}
     clamps: dict[str, list[OperatorTime]] = {}
     base: list[OperatorTime] = []
@@ -72,8 +68,8 @@ def parts_of(network: Network, sampled: Sequence[SampledNetwork]) -> Parts:
         own: dict[str, list[OperatorTime]] = {name: [] for name in net.containers}
         for item in net.operators.operators:
             name = owner.get(item.layer, item.layer)
-            if item.operator == _CLAMP:
-                clamps.setdefault(_tensor(network, name), []).append(item)
+            if item.operator == CLAMP:
+                clamps.setdefault(tensor_of(network, name), []).append(item)
             elif name in own:
                 own[name].append(item)
             elif net is sampled[0]:
@@ -94,21 +90,19 @@ def parts_of(network: Network, sampled: Sequence[SampledNetwork]) -> Parts:
         )
         for cost in network.cost_model().layers
     )
-    return Parts(_base(sampled[0], base, layers), layers, _tensors(network, sampled, clamps))
+    return Parts(_base(sampled[0], base), layers, _tensors(network, sampled, clamps))
 
 
-def _base(first: SampledNetwork, rest: Sequence[OperatorTime], layers: Sequence[LayerTimes]) -> float:
-    """Operators without weights, and what is in none; where that is not told, what is left of the whole."""
-    outside = first.operators.outside_ms
-    if math.isfinite(outside):
-        return outside + sum(item.ms for item in rest)
-    weighted = sum(
-        time.ms
-        for layer in layers
-        for time in layer.times
-        if (time.bits, time.decode) == first.containers[layer.name]
-    )
-    return max(0.0, first.median_ms - weighted)
+def _base(first: SampledNetwork, rest: Sequence[OperatorTime]) -> float:
+    """Operators without weights, and what is in no operator.
+
+    The latter is what the profiler tells, or what the sum of all operators lacks for the whole network as it
+    was measured without a profiler, whichever is less: a profiler takes time itself, which counts in small
+    networks, and other load lengthens the whole more than its parts.
+    """
+    missing = first.median_ms - sum(item.ms for item in first.operators.operators)
+    told = first.operators.outside_ms
+    return sum(item.ms for item in rest) + (min(told, missing) if math.isfinite(told) else missing)
 
 
 def _tensors(
@@ -148,7 +142,7 @@ def _ms(item: OperatorTime) -> float:
     return item.ms
 
 
-def _padding(frozen: FrozenModel) -> dict[str, str]:
+def padding(frozen: FrozenModel) -> dict[str, str]:
     """Layer with weights by the name of the padding that only it reads."""
     readers: dict[str, list[str]] = {}
     for layer in frozen.layers:
@@ -164,6 +158,6 @@ def _padding(frozen: FrozenModel) -> dict[str, str]:
     }
 
 
-def _tensor(network: Network, layer: str) -> str:
+def tensor_of(network: Network, layer: str) -> str:
     """Name of the grid of a layer's output; operators that stand for one node are named after it."""
     return next((node.grid_of for node in network.nodes if node.name == layer), layer)

@@ -1,7 +1,8 @@
 """`tfmpq profile`: every layer of a network in every container of the search space, timed on a device.
 
 Operators are timed where they run: whole networks of one width each run under the runtime's profiler, so that
-caches, merged padding and the cost of leaving a delegate are those of the deployed network.
+caches, merged padding and the cost of leaving a delegate are those of the deployed network. Only where a
+runtime has no profiler, operators are cut out and timed by themselves.
 """
 
 from __future__ import annotations
@@ -14,19 +15,18 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tfmpq.containers import TARGETS, Target
 from tfmpq.deploy.device_state import emulated
-from tfmpq.deploy.measure import DeviceProgram, binary_for, program_for
-from tfmpq.deploy.op_times import ProfiledProcess, operator_profile
+from tfmpq.deploy.measure import binary_for, program_for
+from tfmpq.deploy.op_times import operator_profile
 from tfmpq.deploy.profile_networks import PlannedNetwork, planned_networks
 from tfmpq.deploy.profile_parts import Parts, SampledNetwork, parts_of
-from tfmpq.deploy.profilers import NoProfiler, OperatorProfiler, operator_profiler
-from tfmpq.deploy.protocol import Protocol
+from tfmpq.deploy.profile_session import Session, Whole
+from tfmpq.deploy.profilers import operator_profiler
+from tfmpq.deploy.single_operators import single_parts
 from tfmpq.deploy.stand_in import StandIn, stand_in
 from tfmpq.deploy.surgery import build_tflite
-from tfmpq.deploy.transports import Transport, transport
+from tfmpq.deploy.transports import transport
 from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.latency_table import FORMAT, LatencyTable, ProfiledNetwork
 from tfmpq.models.registry import MODEL_FILES
@@ -35,7 +35,6 @@ from tfmpq.progress import Reporter, SilentReporter
 from tfmpq.runs import write_json
 
 REPEATS = 5
-PLAN = Protocol("profile", runs=50, seconds=0.5, warmup_seconds=0.2, limit_seconds=30.0)
 _ANY_SHAPE = (32, 32, 3)
 """For models from files, which keep their own."""
 
@@ -95,6 +94,7 @@ def profile(
     threads: int = 1,
     affinity: str | None = None,
     repeats: int = REPEATS,
+    alone: bool = False,
     python: str | None = None,
     ssh_config: str | Path | None = None,
     adb: str | Path | None = None,
@@ -115,6 +115,7 @@ def profile(
         threads: Threads of the runtime.
         affinity: CPUs that the process keeps to, as `0,1`.
         repeats: Fresh processes for every network, which take turns.
+        alone: Time operators by themselves even where there is a profiler, for comparison.
         python: How Python is called on the device; by default found.
         ssh_config: Configuration file for ssh instead of the user's.
         adb: The adb client; by default found.
@@ -125,8 +126,7 @@ def profile(
     Raises:
         UsageError: A value is out of range or unknown, or the size of the network is not given.
         DeviceError: The device, the way to it or the runtime fails.
-        TfmpqError: The network cannot be deployed, the runtime tells no times of operators, or the table
-            cannot be written.
+        TfmpqError: The network cannot be deployed, or the table cannot be written.
     """
     begin = time.monotonic()
     reporter = reporter or SilentReporter()
@@ -139,9 +139,12 @@ def profile(
         subject = stand_in(model, input_shape or _ANY_SHAPE, classes or 2)
         plans = planned_networks(subject, target, weight_bits, activation_bits)
         files = _written(plans, target, Path(folder), reporter)
-        session = _Session(device, program, operator_profiler(device, binary), threads, affinity)
-        session.sample(files, repeats, reporter)
-        table = _table(subject, target, session, plans, files, device.target())
+        session = Session(device, program, threads, affinity)
+        session.measure(files, repeats, reporter)
+        if not alone:
+            session.profile(files, operator_profiler(device, binary), repeats, reporter)
+        parts, warnings = _parts(subject, session, plans, files, reporter)
+        table = _table(subject, target, session, plans, files, parts, warnings)
     path = Path(out or f"{table.model}.{table.input_shape[0]}.{target}.latency.json")
     _write(path, table)
     return Profile(table, str(path), round(time.monotonic() - begin, 1))
@@ -180,71 +183,59 @@ def _written(plans: Sequence[PlannedNetwork], target: Target, folder: Path, repo
     return paths
 
 
-class _Session:
-    """Runs the networks on the device, each as it is and under the profiler, all in turn."""
-
-    def __init__(
-        self,
-        device: Transport,
-        program: DeviceProgram,
-        profiler: OperatorProfiler,
-        threads: int,
-        affinity: str | None,
-    ) -> None:
-        self._device, self._program, self._profiler = device, program, profiler
-        self.threads, self.affinity, self.source = threads, affinity, profiler.source
-        self.processes: dict[Path, list[ProfiledProcess]] = {}
-        self.answers: dict[Path, list[dict[str, Any]]] = {}
-
-    def sample(self, files: Sequence[Path], repeats: int, reporter: Reporter) -> None:
-        """Measure and profile every file in `repeats` fresh processes each."""
-        names = {path: self._device.push(path) for path in files}
-        reporter.start("profile", 2 * repeats * len(files))
-        for _ in range(repeats):
-            for path, name in names.items():
-                answer = self._program.measure(name, path, self.threads, PLAN, self.affinity)
-                self.answers.setdefault(path, []).append(answer)
-                reporter.advance()
-                process = self._profiled(name)
-                self.processes.setdefault(path, []).append(process)
-                reporter.advance()
-        reporter.finish()
-
-    def _profiled(self, name: str) -> ProfiledProcess:
-        try:
-            return self._profiler.profile(name, self.threads, PLAN, self.affinity)
-        except NoProfiler as error:
-            raise TfmpqError(
-                "A profile needs a runtime that tells the times of its operators. "
-                f"Received: {self._device.name}: {error}. Install ai-edge-litert 2.3 there, or measure files "
-                "with tfmpq measure."
-            ) from None
+def _parts(
+    subject: StandIn,
+    session: Session,
+    plans: Sequence[PlannedNetwork],
+    files: Sequence[Path],
+    reporter: Reporter,
+) -> tuple[Parts, list[str]]:
+    """What a latency is the sum of, and reasons to doubt it."""
+    contents = [path.read_bytes() for path in files]
+    whole = session.wholes[files[0]].median_ms
+    if not session.processes:
+        networks = [
+            (plan.containers, plan.activation_bits, content)
+            for plan, content in zip(plans, contents, strict=True)
+        ]
+        folder = files[0].parent
+        parts = single_parts(subject, networks, whole, lambda cut: session.times(cut, folder, reporter))
+        return parts, ["operators were timed by themselves, not within the network"]
+    sampled = [
+        SampledNetwork(
+            plan.weight_bits,
+            plan.activation_bits,
+            plan.containers,
+            plan.frozen,
+            operator_profile(content, session.processes[path], session.source),
+            session.wholes[path].median_ms,
+        )
+        for plan, path, content in zip(plans, files, contents, strict=True)
+    ]
+    loose = any(net.operators.unattributed for net in sampled)
+    left_out = ["some kernels could not be told apart: the table leaves them out"] if loose else []
+    return parts_of(subject.network, sampled), left_out
 
 
 def _table(
     subject: StandIn,
     target: Target,
-    session: _Session,
+    session: Session,
     plans: Sequence[PlannedNetwork],
     files: Sequence[Path],
-    reached_through: dict[str, Any],
+    parts: Parts,
+    warnings: Sequence[str],
 ) -> LatencyTable:
-    sampled = [
-        _sampled(plan, path, session.processes[path], session.answers[path], session.source)
-        for plan, path in zip(plans, files, strict=True)
-    ]
-    parts = parts_of(subject.network, sampled)
-    facts = session.answers[files[0]][0]
     table = LatencyTable(
         format=FORMAT,
         model=subject.name,
         input_shape=subject.network.input_shape,
         classes=subject.classes,
         form=target,
-        runtime=facts["runtime"],
-        device=facts["device"],
-        target=reached_through,
-        emulated=emulated(facts["device"]),
+        runtime=session.facts["runtime"],
+        device=session.facts["device"],
+        target=session.target,
+        emulated=emulated(session.facts["device"]),
         threads=session.threads,
         affinity=session.affinity,
         source=session.source,
@@ -254,61 +245,33 @@ def _table(
         layers=list(parts.layers),
         tensors=list(parts.tensors),
         networks=[],
-        warnings=_warnings(sampled, parts),
+        warnings=[*warnings, *_warnings(list(session.wholes.values()), parts)],
     )
-    return table.model_copy(update={"networks": [_check(table, subject, net) for net in sampled]})
+    checks = [_check(table, plan, session.wholes[path]) for plan, path in zip(plans, files, strict=True)]
+    return table.model_copy(update={"networks": checks})
 
 
-def _sampled(
-    plan: PlannedNetwork,
-    path: Path,
-    processes: Sequence[ProfiledProcess],
-    answers: Sequence[dict[str, Any]],
-    source: str,
-) -> SampledNetwork:
-    runs = [np.asarray(answer["latency_ms_raw"], np.float64) for answer in answers]
-    known = all(len(times) for times in runs)
-    # benchmark_model keeps no samples.
-    medians = [
-        float(np.median(times)) if known else answer["latency_ms"]["p50"] or answer["latency_ms"]["mean"]
-        for times, answer in zip(runs, answers, strict=True)
-    ]
-    return SampledNetwork(
-        plan.weight_bits,
-        plan.activation_bits,
-        plan.containers,
-        plan.frozen,
-        operator_profile(path.read_bytes(), processes, source),
-        median_ms=float(np.median(np.concatenate(runs))) if known else float(np.median(medians)),
-        p10_ms=float(np.percentile(np.concatenate(runs), 10)) if known else float("nan"),
-        spread=(max(medians) - min(medians)) / float(np.median(medians)),
-    )
-
-
-def _check(table: LatencyTable, subject: StandIn, net: SampledNetwork) -> ProfiledNetwork:
+def _check(table: LatencyTable, plan: PlannedNetwork, whole: Whole) -> ProfiledNetwork:
     """What the table says about a network that was measured."""
-    weights = dict.fromkeys(net.containers, net.weight_bits)
-    bits = {tensor.name: net.activation_bits for tensor in table.tensors}
+    weights = dict.fromkeys(plan.containers, plan.weight_bits)
+    bits = {tensor.name: plan.activation_bits for tensor in table.tensors}
     return ProfiledNetwork(
-        weight_bits=net.weight_bits,
-        activation_bits=net.activation_bits,
-        median_ms=net.median_ms,
-        p10_ms=None if np.isnan(net.p10_ms) else net.p10_ms,
-        spread=net.spread,
+        weight_bits=plan.weight_bits,
+        activation_bits=plan.activation_bits,
+        median_ms=whole.median_ms,
+        p10_ms=whole.p10_ms,
+        spread=whole.spread,
         predicted_ms=table.predicted_ms(weights, bits),
     )
 
 
-def _warnings(sampled: Sequence[SampledNetwork], parts: Parts) -> list[str]:
+def _warnings(wholes: Sequence[Whole], parts: Parts) -> list[str]:
     found = []
-    loose = sum(sum(net.operators.unattributed.values()) for net in sampled)
-    if loose:
-        found.append("some kernels could not be told apart: the table leaves them out")
-    unsteady = [net for net in sampled if net.spread > 0.1]
-    if unsteady:
+    spread = max(whole.spread for whole in wholes)
+    if spread > 0.1:
         found.append(
-            f"whole networks differ by {max(net.spread for net in unsteady):.0%} between processes: other "
-            "load or changing clocks; operators are affected less"
+            f"whole networks differ by {spread:.0%} between processes: other load or changing clocks; "
+            "operators are affected less"
         )
     times = [time for layer in parts.layers for time in layer.times]
     wide = [time for time in times if time.spread > 0.2 and time.ms > 0.01]

@@ -6,15 +6,19 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tfmpq.containers import container_for
-from tfmpq.deploy import profilers, profiling
+from tfmpq.deploy import profile_session, profilers
+from tfmpq.deploy.profile_parts import padding
 from tfmpq.deploy.profiling import profile
+from tfmpq.deploy.runtime import tensor_values
+from tfmpq.deploy.single_operators import Cutter
 from tfmpq.deploy.stand_in import stand_in
 from tfmpq.deploy.surgery import build_tflite
 from tfmpq.deploy.verify import verify
-from tfmpq.errors import TfmpqError, UsageError
+from tfmpq.errors import UsageError
 from tfmpq.latency_table import load_table
 from tfmpq.policy import load_policy
 from tfmpq.searching import search
@@ -25,8 +29,8 @@ NETWORK = "user_networks:small"
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(Path(__file__).parents[1])
-    short = replace(profiling.PLAN, runs=20, seconds=0.02, warmup_seconds=0.01)
-    monkeypatch.setattr(profiling, "PLAN", short)
+    short = replace(profile_session.PLAN, runs=20, seconds=0.02, warmup_seconds=0.01)
+    monkeypatch.setattr(profile_session, "PLAN", short)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +67,6 @@ def test_a_table_holds_every_layer_in_every_container(subject, form, tmp_path) -
     assert [tensor.name for tensor in table.tensors] == list(subject.network.tensors)
     # All tensors that can be narrowed are those of a ReLU here, which saturation clamps.
     assert all(tensor.ms == 0 for tensor in table.tensors)
-    assert table.base_ms > 0
     assert sum(t.ms for layer in table.layers for t in layer.times) > 0
     # A width that adds no container adds no network.
     assert len(table.networks) == 4
@@ -75,6 +78,8 @@ def test_a_table_holds_every_layer_in_every_container(subject, form, tmp_path) -
                 dict.fromkeys(subject.network.tensors, network.activation_bits),
             )
         )
+    # The whole 8-bit network is never said to take longer than it was measured to take.
+    assert table.networks[0].predicted_ms <= table.networks[0].median_ms * 1.25
     shown = json.loads(json.dumps(found.to_json()))
     assert shown["operators"] == sum(len(layer.times) for layer in table.layers)
     assert [row["name"] for row in shown["layers"]] == [layer.name for layer in table.layers]
@@ -108,13 +113,40 @@ def test_a_search_keeps_a_latency(method, tmp_path) -> None:
         search(NETWORK, "digits", out=tmp_path / "other", latency_table=out, budgets=("latency=0.01x",))
 
 
-def test_a_device_without_a_profiler_is_refused(monkeypatch, tmp_path) -> None:
+def test_without_a_profiler_operators_are_timed_by_themselves(monkeypatch, tmp_path) -> None:
     program = tmp_path / "program.py"
     program.write_text('print(\'TFMPQ_ERROR {"kind": "no_profiler", "message": "none here"}\')')
     monkeypatch.setattr(profilers, "PROGRAM", program)
-    with pytest.raises(TfmpqError, match="Received: local: none here"):
-        profile(NETWORK, input_shape=(16, 16, 3), classes=10, out=tmp_path / "t.json")
-    assert not (tmp_path / "t.json").exists()
+    monkeypatch.setattr(
+        profile_session, "SINGLE_PLAN", replace(profile_session.SINGLE_PLAN, runs=5, seconds=0.0)
+    )
+    monkeypatch.setattr(profile_session, "SINGLE_REPEATS", 1)
+    table = profile(
+        NETWORK, input_shape=(16, 16, 3), classes=10, target="storage", activation_bits=(4, 8), repeats=1,
+        out=tmp_path / "t.json",
+    ).table  # fmt: skip
+    assert table.source == "single operators"
+    assert any("by themselves" in warning for warning in table.warnings)
+    assert all(time.ms > 0 for layer in table.layers for time in layer.times)
+    assert {len(layer.times) for layer in table.layers} == {3}
+    assert table.networks[0].predicted_ms == pytest.approx(table.networks[0].median_ms, rel=1e-3)
+
+
+def test_an_operator_alone_computes_what_it_does_in_its_network(subject) -> None:
+    frozen = subject.with_bits({layer.name: 2 for layer in subject.frozen.weighted})
+    content = build_tflite(frozen, "storage")
+    cutter = Cutter(content, padding(frozen))
+    codes = np.random.default_rng(0).integers(-128, 128, (1, 16, 16, 3)).astype(np.int8)
+    names = [layer.name for layer in frozen.layers if layer.kind != "reshape"]
+    values = {}
+    for name in names[1:]:
+        values |= tensor_values(content, [name], codes, "builtin")
+    source = codes
+    for name in names[1:4]:
+        model = cutter.cut(cutter.layers[name])
+        found = next(iter(tensor_values(model, None, source, "builtin").values()))
+        np.testing.assert_array_equal(found, values[name])
+        source = values[name]
 
 
 @pytest.mark.parametrize(
@@ -140,4 +172,4 @@ def test_the_base_is_what_is_left_where_nothing_outside_operators_is_told(monkey
         NETWORK, input_shape=(16, 16, 3), classes=10, weight_bits=(8,), repeats=1, out=tmp_path / "t.json"
     ).table
     layers = sum(time.ms for layer in table.layers for time in layer.times)
-    assert table.base_ms == pytest.approx(max(0.0, table.networks[0].median_ms - layers))
+    assert table.base_ms == pytest.approx(table.networks[0].median_ms - layers)

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from tfmpq.cli.main import main
-from tfmpq.deploy import profiling
+from tfmpq.deploy import profile_session
 from tfmpq.deploy.measure import measure
 from tfmpq.deploy.present import present
 from tfmpq.deploy.profilers import BenchmarkModelProfiler, NoProfiler
@@ -40,7 +40,7 @@ def test_operators_are_measured_over_ssh(pi, files) -> None:
 
 def test_a_table_is_made_over_ssh_and_is_that_of_the_machine(pi, tmp_path, monkeypatch) -> None:
     monkeypatch.syspath_prepend(Path(__file__).parents[1])
-    monkeypatch.setattr(profiling, "PLAN", PLAN)
+    monkeypatch.setattr(profile_session, "PLAN", PLAN)
     table = profile(
         "user_networks:small", on="ssh:pi", ssh_config=pi.config, input_shape=(16, 16, 3), classes=10,
         repeats=1, out=tmp_path / "t.json",
