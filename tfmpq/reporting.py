@@ -20,6 +20,9 @@ from tfmpq.report.runview import missing
 from tfmpq.report.style import drawing_style
 from tfmpq.runs import write_text
 
+_NAMED = 4
+"""Runs that a title names."""
+
 
 @dataclass(frozen=True, slots=True)
 class Report:
@@ -59,7 +62,7 @@ def report(
         figures: Folder for the drawings as SVG files; None writes none.
 
     Raises:
-        UsageError: A source is neither a run with a finished stage nor a result file, or `out` is not `.html`.
+        UsageError: A source is neither a run with a finished stage nor a result, or `out` is not `.html`.
         TfmpqError: A file is damaged, or the page cannot be written.
     """
     out = Path(out)
@@ -72,8 +75,7 @@ def report(
     compared = networks(runs, found)
     comparisons = compare(compared, timings(compared, measured))
     made = f"Made by tfmpq {version('tfmpq')} on {datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC."
-    title = "tfmpq report: " + (", ".join(run.name for run in runs) or "result files")
-    tree = page(title, runs, comparisons, results, made)
+    tree = page(_title(runs), runs, comparisons, results, made)
     _write(out, html(tree))
     drawings = _write_figures(tree, Path(figures)) if figures else ()
     return Report(
@@ -87,6 +89,14 @@ def report(
         measured=len(measured),
         figures=drawings,
     )
+
+
+def _title(runs: Sequence[Run]) -> str:
+    """The names of the runs, if they are few."""
+    names = [run.name for run in runs[:_NAMED]]
+    if len(runs) > _NAMED:
+        names.append(f"{len(runs) - _NAMED} more")
+    return "tfmpq report: " + (", ".join(names) or "result files")
 
 
 def _read(sources: Sequence[Path]) -> tuple[list[Run], list[tuple[Path, Any]]]:

@@ -15,7 +15,7 @@ FILE = "small.litert.tflite"
 def results(workshop) -> dict[str, Any]:
     """What measure, verify, evaluate and export print about a file of the workshop, as files beside it."""
     lines = {
-        "measure": f"measure {FILE} small.storage.tflite --runs 1 --json",
+        "measure": f"measure {FILE} small.storage.tflite --runs 1 --ops --json",
         "verify": f"verify {FILE} --against run --limit 50 --json",
         "evaluate": f"evaluate {FILE} --data digits --json",
     }
@@ -44,4 +44,7 @@ def test_every_result_is_read(workshop, results: dict[str, Any]) -> None:
     assert f"{results['verify']['integers']:,} weight integers" in page
     assert f"{results['measure']['files'][0]['runs']:,}" in page
     assert searched["budget"][1]["asked"] in page
+    for file in results["measure"]["files"]:
+        # Without a profiler the reason is said.
+        assert (f"Time by layer of {file['path']}" if file["ops"] else file["ops_note"]) in page
     assert len(found["figures"]) >= 9

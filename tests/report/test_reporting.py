@@ -140,6 +140,12 @@ def test_runs_of_one_name_are_told_apart(make_run, samples, tmp_path: Path) -> N
     assert [run["name"] for run in found.runs] == ["x/run", "y/run"]
 
 
+def test_a_title_names_a_few_runs(make_run, samples, tmp_path: Path) -> None:
+    folders = [make_run(name, search=samples.search_result()) for name in "abcdef"]
+    report(folders, out=tmp_path / "r.html")
+    assert "<title>tfmpq report: a, b, c, d, 2 more</title>" in (tmp_path / "r.html").read_text()
+
+
 @pytest.mark.parametrize(
     ("name", "content", "rule"),
     [
