@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cache
@@ -127,8 +127,15 @@ def run_folder(path: Path) -> Path:
         team.folders[path] = Path(tempfile.mkdtemp(prefix="tfmpq-"))
         if path.exists():
             unfinished = shutil.ignore_patterns(".*")
-            shutil.copytree(path, team.folders[path], ignore=unfinished, dirs_exist_ok=True)
+            shutil.copytree(
+                path, team.folders[path], ignore=unfinished, copy_function=_copied, dirs_exist_ok=True
+            )
     return team.folders[path]
+
+
+def _copied(source: str, target: str) -> None:
+    with suppress(FileNotFoundError):  # the chief may just have removed it
+        shutil.copy2(source, target)
 
 
 def agreed(variables: Sequence[Any], step: int) -> int:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -71,6 +73,27 @@ def test_one_device_is_not_split_and_names_are_checked() -> None:
     with strategy("single") as chief:
         assert chief
         assert run_folder(Path("run")) == Path("run")
+
+
+def test_other_processes_keep_a_copy_of_the_run_folder(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (run / "int8").mkdir(parents=True)
+    for name in ("search.json", "search.npz", "int8/x", ".lock"):
+        (run / name).write_text(name)
+    replicas = SimpleNamespace(process=1, processes=2, count=2)
+    token = distribution._team.set(distribution._Team(replicas, Deadline(9.0, print)))
+    try:
+        own = run_folder(run)
+        assert own not in (run, run_folder(tmp_path / "new"))
+        assert own == run_folder(run)
+        assert sorted(path.name for path in own.rglob("*")) == ["int8", "search.json", "search.npz", "x"]
+        assert (own / "int8" / "x").read_text() == "int8/x"
+        replicas.process = 0
+        assert run_folder(run) == run
+    finally:
+        for folder in distribution._team.get().folders.values():
+            shutil.rmtree(folder)
+        distribution._team.reset(token)
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="needs TensorFlow's launcher")
