@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tfmpq.job import run
     from tfmpq.policy import Policy, load_policy, save_policy
     from tfmpq.posttraining import quantize
+    from tfmpq.reporting import report
     from tfmpq.searching import search
     from tfmpq.specializing import specialize
     from tfmpq.verifying import verify
@@ -42,6 +43,7 @@ _HOME = {
     "load_policy": "policy",
     "measure": "deploy.measure",
     "quantize": "posttraining",
+    "report": "reporting",
     "run": "job",
     "save_policy": "policy",
     "search": "searching",
@@ -60,6 +62,7 @@ __all__ = [
     "load_policy",
     "measure",
     "quantize",
+    "report",
     "run",
     "save_policy",
     "search",

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from tfmpq.errors import TfmpqError, UsageError
-from tfmpq.report.comparison import compare
-from tfmpq.report.folders import Run, read_run
-from tfmpq.report.markup import Element, html, standalone_svg
-from tfmpq.report.networks import measurements, networks, timings
-from tfmpq.report.page import page
-from tfmpq.report.results import read_given
-from tfmpq.report.runview import missing
-from tfmpq.report.style import drawing_style
+from tfmpq.reports.comparison import compare
+from tfmpq.reports.folders import Run, read_run
+from tfmpq.reports.markup import Element, html, standalone_svg
+from tfmpq.reports.networks import measurements, networks, timings
+from tfmpq.reports.page import page
+from tfmpq.reports.results import read_given
+from tfmpq.reports.runview import missing
+from tfmpq.reports.style import drawing_style
 from tfmpq.runs import write_text
 
 _NAMED = 4

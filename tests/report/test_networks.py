@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from tfmpq.report.comparison import compare
-from tfmpq.report.folders import read_run
-from tfmpq.report.networks import measurements, networks, timings
-from tfmpq.report.results import read_given
+from tfmpq.reports.comparison import compare
+from tfmpq.reports.folders import read_run
+from tfmpq.reports.networks import measurements, networks, timings
+from tfmpq.reports.results import read_given
 
 
 @pytest.fixture

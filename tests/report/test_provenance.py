@@ -14,8 +14,8 @@ import pytest
 from tfmpq.cli.finetune import finetune
 from tfmpq.cli.run import run as run_command
 from tfmpq.cli.search import search
-from tfmpq.report.folders import read_run
-from tfmpq.report.provenance import commands, digests
+from tfmpq.reports.folders import read_run
+from tfmpq.reports.provenance import commands, digests
 
 
 def options_of(verb: click.Command, line: str) -> dict[str, Any]:

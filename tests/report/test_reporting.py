@@ -204,3 +204,10 @@ def test_numbers_that_are_none_are_refused_or_skipped(whole_run: Path, tmp_path:
     (whole_run / "job.json").write_text(json.dumps(job))
     with pytest.raises(TfmpqError, match="top1"):
         report([whole_run], out=tmp_path / "r.html")
+
+
+def test_the_function_is_what_the_package_gives(whole_run: Path, tmp_path: Path) -> None:
+    import tfmpq
+
+    assert tfmpq.report is report
+    assert tfmpq.report([whole_run], out=tmp_path / "r.html").measured == 3

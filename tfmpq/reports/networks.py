@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from tfmpq.report.folders import Run
-from tfmpq.report.results import Delivered, Evaluated, Exported, Job, Measured, Measurements, Verified
+from tfmpq.reports.folders import Run
+from tfmpq.reports.results import Delivered, Evaluated, Exported, Job, Measured, Measurements, Verified
 
 Family = Literal["float", "uniform", "searched", "other"]
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from tfmpq.report.charts import Format, course, strip
-from tfmpq.report.folders import Run, Steps
-from tfmpq.report.markup import SHORT, Child, Element, bar, element, table
-from tfmpq.report.provenance import commands, digests
+from tfmpq.reports.charts import Format, course, strip
+from tfmpq.reports.folders import Run, Steps
+from tfmpq.reports.markup import SHORT, Child, Element, bar, element, table
+from tfmpq.reports.provenance import commands, digests
 from tfmpq.units import bops_text, bytes_text
 
 _SEARCH_COURSE: tuple[tuple[str, tuple[tuple[str, str], ...], Format], ...] = (

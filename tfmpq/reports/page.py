@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tfmpq.report.comparison import Comparison, comparison_section
-from tfmpq.report.folders import Run
-from tfmpq.report.latencyview import latency_section
-from tfmpq.report.markup import Child, Element, element
-from tfmpq.report.proofview import proof_section
-from tfmpq.report.runview import run_section
-from tfmpq.report.style import page_style
+from tfmpq.reports.comparison import Comparison, comparison_section
+from tfmpq.reports.folders import Run
+from tfmpq.reports.latencyview import latency_section
+from tfmpq.reports.markup import Child, Element, element
+from tfmpq.reports.proofview import proof_section
+from tfmpq.reports.runview import run_section
+from tfmpq.reports.style import page_style
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 """Nothing is fetched or run, whatever texts the results hold."""

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tfmpq.report.charts import spread
-from tfmpq.report.folders import Run
-from tfmpq.report.markup import SHORT, Child, Element, bar, element, table
-from tfmpq.report.networks import conditions
-from tfmpq.report.results import Compared, Delivered, Measured, Measurements, OperatorTimes
-from tfmpq.report.scales import Scale
+from tfmpq.reports.charts import spread
+from tfmpq.reports.folders import Run
+from tfmpq.reports.markup import SHORT, Child, Element, bar, element, table
+from tfmpq.reports.networks import conditions
+from tfmpq.reports.results import Compared, Delivered, Measured, Measurements, OperatorTimes
+from tfmpq.reports.scales import Scale
 from tfmpq.units import bytes_text
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tfmpq.report.markup import Element, element, extended
-from tfmpq.report.scales import Scale, fitted
+from tfmpq.reports.markup import Element, element, extended
+from tfmpq.reports.scales import Scale, fitted
 
 _WIDTH = 420.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 12.0, 24.0, 40.0

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tfmpq.report.markup import Child, Element, element, table
-from tfmpq.report.results import Exported, OperatorCheck, Verified
+from tfmpq.reports.markup import Child, Element, element, table
+from tfmpq.reports.results import Exported, OperatorCheck, Verified
 from tfmpq.units import bytes_text
 
 _KERNELS = {"xnnpack": "XNNPACK", "builtin": "built-in"}

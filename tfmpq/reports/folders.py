@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.policy import Policy, load_policy
-from tfmpq.report.results import Finetune, Job, Search, checked, read_result
+from tfmpq.reports.results import Finetune, Job, Search, checked, read_result
 from tfmpq.runs import Stage, read_json
 
 Steps = Mapping[str, np.ndarray]

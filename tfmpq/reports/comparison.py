@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tfmpq.report.charts import MARKERS, Point, scatter
-from tfmpq.report.markup import Child, Element, element, table
-from tfmpq.report.networks import FAMILIES, Network, Timing, front
+from tfmpq.reports.charts import MARKERS, Point, scatter
+from tfmpq.reports.markup import Child, Element, element, table
+from tfmpq.reports.networks import FAMILIES, Network, Timing, front
 from tfmpq.units import bytes_text
 
 _NUMERIC = ("top-1", "images", "size", "bits a weight")

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from tfmpq.report.folders import Run
+from tfmpq.reports.folders import Run
 from tfmpq.search_options import KNOBS
 
 _NO_OPTIONS = ("format", "stage", "model_file", "data", "float_is_trained", "policy")
