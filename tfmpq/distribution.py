@@ -146,13 +146,13 @@ def agreed(variables: Sequence[Any], step: int) -> int:
     values = [np.asarray(variable) for variable in variables]
     packed = [np.ascontiguousarray(value).reshape(-1).view(np.int32) for value in values]
     with team.watch.armed():
-        (step, *sent) = np.split(
+        place, *sent = np.split(
             team.replicas.from_chief(np.concatenate([np.asarray([step], np.int32), *packed])),
             np.cumsum([1, *(len(part) for part in packed)])[:-1],
         )
     for variable, value, part in zip(variables, values, sent, strict=True):
         variable.assign(part.view(value.dtype).reshape(value.shape))
-    return int(step[0])
+    return int(place[0])
 
 
 @contextmanager
