@@ -124,7 +124,7 @@ def as_classifier(
     """
     if isinstance(model, keras.Sequential):
         if not model.built:
-            model.build((None, *input_shape))
+            _build(model, input_shape)
         model = keras.Model(model.inputs, model.outputs, name=model.name)
     inputs, outputs = getattr(model, "inputs", None) or [], getattr(model, "outputs", None) or []
     several = several_outputs and len(outputs) > 1
@@ -147,6 +147,22 @@ def as_classifier(
     # want a list of one.
     made = keras.Model(inputs[0], tensors if several else tensors[0], name=model.name)
     return made, any(stripped for _, stripped in found)
+
+
+def _build(model: keras.Sequential, input_shape: tuple[int, int, int]) -> None:
+    """Give a Sequential model its input; layers of sequences get images one pixel high without the height."""
+    shape = input_shape[1:] if input_shape[0] == 1 and _reads_sequences(model.layers[0]) else input_shape
+    try:
+        model.build((None, *shape))
+    except Exception as error:
+        raise UsageError(
+            f"A Sequential model without an input takes data as they are. Received: {model.name} for "
+            f"{shape} ({one_line(error)}). Begin it with keras.Input."
+        ) from error
+
+
+def _reads_sequences(layer: keras.layers.Layer) -> bool:
+    return type(layer).__name__.endswith(("1D", "1DTranspose"))
 
 
 def _without_softmax(output: Any) -> tuple[Any, bool]:

@@ -136,3 +136,18 @@ def test_files_with_code_or_damage_are_one_line(ending: str, tmp_path: Path) -> 
     assert "\n" not in str(caught.value)
     with pytest.raises(TfmpqError, match="must exist"):
         load_model(str(tmp_path / f"none{ending}"), input_shape=SHAPE, classes=4)
+
+
+def test_a_sequential_model_without_an_input_takes_that_of_the_data(tmp_path, monkeypatch) -> None:
+    (tmp_path / "unbuilt.py").write_text(
+        "from keras import Sequential, layers as l\n"
+        "def signals(classes):\n"
+        "    return Sequential([l.Conv1D(4, 3), l.GlobalAveragePooling1D(), l.Dense(classes)])\n"
+        "def images(classes):\n"
+        "    return Sequential([l.Conv2D(4, 3), l.GlobalAveragePooling2D(), l.Dense(classes)])\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert load_model("unbuilt:signals", input_shape=(1, 16, 5), classes=3).input_shape == (1, 16, 5)
+    assert load_model("unbuilt:images", input_shape=(8, 8, 3), classes=3).input_shape == (8, 8, 3)
+    with pytest.raises(UsageError, match=r"Begin it with keras\.Input"):
+        load_model("unbuilt:signals", input_shape=(8, 8, 3), classes=3)
