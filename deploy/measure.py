@@ -22,6 +22,7 @@ from tfmpq.deploy.op_times import ProfiledProcess, operator_profile
 from tfmpq.deploy.profilers import NoProfiler, operator_profiler
 from tfmpq.deploy.protocol import PROTOCOLS, Protocol
 from tfmpq.deploy.python_runner import PythonRunner
+from tfmpq.deploy.soundness import refuse_wrong_file
 from tfmpq.deploy.transports import Transport, transport
 from tfmpq.deploy.transports.adb import AdbTransport
 from tfmpq.errors import TfmpqError, UsageError
@@ -75,7 +76,8 @@ def measure(
     Raises:
         UsageError: A value is out of range or unknown.
         DeviceError: The device, the way to it or the runtime fails.
-        TfmpqError: A file is missing, or `out` cannot be written.
+        TfmpqError: A file is missing or has operators that the runtime answers with wrong numbers, or `out`
+            cannot be written.
     """
     paths = [Path(path)] if isinstance(path, str | Path) else [Path(item) for item in path]
     plan = _plan(paths, threads, runs, protocol)
@@ -105,6 +107,7 @@ def _plan(paths: Sequence[Path], threads: int, runs: int | None, protocol: str) 
     for path in paths:
         if not path.is_file():
             raise TfmpqError(f"A file is measured. Received: {path}, which is none. Check the path.")
+        refuse_wrong_file(path)
     return replace(PROTOCOLS[protocol], runs=runs) if runs else PROTOCOLS[protocol]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from tfmpq.deploy.flatbuffer import BITS_OF_TYPE, TYPE_NAMES, builtin_name, printable
+from tfmpq.deploy.flatbuffer import BITS_OF_TYPE, TYPE_NAMES, builtin_name, printable, read_model, reading
 from tfmpq.deploy.layout import CHANNEL_AXIS, entry_input, tensor_name
 from tfmpq.errors import TfmpqError
 from tfmpq.kernels import Activations, kernel_for
@@ -58,6 +58,22 @@ def refuse_wrong(model: Any, name: str | Path) -> None:
             f"LiteRT has to compute a file rightly. Received: {name}, where it gives wrong numbers without "
             f"an error ({found}). Export the network again, in another form."
         )
+
+
+def refuse_wrong_file(path: str | Path) -> None:
+    """Refuse a file on disk that the runtime would answer with wrong numbers, however fast.
+
+    A file that cannot be read is left to the runtime, which says why.
+
+    Raises:
+        TfmpqError: It has such an operator; the first one is named.
+    """
+    try:
+        model = read_model(Path(path).read_bytes(), path)
+    except (OSError, TfmpqError):
+        return
+    with reading(path):
+        refuse_wrong(model, path)
 
 
 def _reason(model: Any, operator: Any, builtin: Any, bits: int, activations: Activations) -> str | None:

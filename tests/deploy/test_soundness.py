@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 
+from tfmpq.deploy.delivery import deploy
 from tfmpq.deploy.flatbuffer import read_model, write_model
 from tfmpq.deploy.inspect_file import inspect_file
+from tfmpq.deploy.measure import measure
 from tfmpq.deploy.probe_models import Case, all_cases, make_probe
 from tfmpq.deploy.runtime import load
 from tfmpq.deploy.soundness import wrong_operators
@@ -30,10 +32,17 @@ def test_they_are_refused_everywhere(tmp_path: Path) -> None:
     case = Case("DEPTHWISE_CONV_2D", 4, "int16")
     path = tmp_path / "wrong.tflite"
     path.write_bytes(make_probe(case).content)
-    for work in (load, lambda source: specialize(source.read_bytes(), "litert", source)):
+    works = (
+        load,
+        lambda source: specialize(source.read_bytes(), "litert", source),
+        measure,
+        lambda source: deploy(source, "digits", out=tmp_path / "out.tflite"),
+    )
+    for work in works:
         with pytest.raises(TfmpqError, match=r"wrong\.tflite, where it gives wrong numbers .*INT4 .*int16"):
             work(path)
     assert len(inspect_file(path).problems) == 1
+    assert not (tmp_path / "out.tflite").exists()
 
 
 def test_zero_points_of_packed_weights() -> None:
