@@ -136,7 +136,7 @@ def search_trainer(
 
 def _columns(choice: Choice) -> dict[str, float]:
     """A choice as a line of a table."""
-    weights = {f"weight:{name}": bits for name, bits in choice.weight_bits.items()}
+    weights: dict[str, float] = {f"weight:{name}": bits for name, bits in choice.weight_bits.items()}
     return weights | {f"activation:{name}": bits for name, bits in choice.activation_bits.items()}
 
 
