@@ -35,6 +35,7 @@ from tfmpq.progress import Reporter, SilentReporter
 from tfmpq.runs import write_json
 
 REPEATS = 5
+_LARGE_ERROR = 0.08
 _ANY_SHAPE = (32, 32, 3)
 """For models from files, which keep their own."""
 
@@ -248,7 +249,8 @@ def _table(
         warnings=[*warnings, *_warnings(list(session.wholes.values()), parts)],
     )
     checks = [_check(table, plan, session.wholes[path]) for plan, path in zip(plans, files, strict=True)]
-    return table.model_copy(update={"networks": checks})
+    found = [*table.warnings, *_disagreement(checks)]
+    return table.model_copy(update={"networks": checks, "warnings": found})
 
 
 def _check(table: LatencyTable, plan: PlannedNetwork, whole: Whole) -> ProfiledNetwork:
@@ -263,6 +265,14 @@ def _check(table: LatencyTable, plan: PlannedNetwork, whole: Whole) -> ProfiledN
         spread=whole.spread,
         predicted_ms=table.predicted_ms(weights, bits),
     )
+
+
+def _disagreement(checks: Sequence[ProfiledNetwork]) -> list[str]:
+    """Whether the sums miss what whole networks took by more than the machine's unrest explains."""
+    missed = max(max(0.0, abs(check.predicted_ms / check.median_ms - 1) - check.spread) for check in checks)
+    if missed <= _LARGE_ERROR:
+        return []
+    return [f"the table misses whole networks by {missed:.0%} more than they differ between processes"]
 
 
 def _warnings(wholes: Sequence[Whole], parts: Parts) -> list[str]:
