@@ -107,8 +107,9 @@ def quantize(
     """Quantize a float network without training, write it and prove the file.
 
     Steps of activations are those of least squared error on calibration images; kernels are fitted layer by
-    layer to the float network's outputs (tfmpq.reconstruction), or rounded to the nearest level. If a network
-    has several outputs, all of them are in the file, in the order of the model.
+    layer to the float network's outputs (tfmpq.reconstruction), or rounded to the nearest level. Either way
+    the means of the outputs are corrected in the biases. If a network has several outputs, all of them are in
+    the file, in the order of the model.
 
     Args:
         model: Built-in name, `.keras` file or `MODULE:FUNCTION`.
@@ -193,7 +194,8 @@ def _check(
 
 def _quantized(subject: Subject, bits: Widths, fitting: bool, reporter: Reporter) -> keras.Model:
     model, network = subject.loaded.model, subject.network
-    images = subject.images(affordable_images(network) if fitting else CALIBRATION_IMAGES)
+    real = subject.dataset is not None and not subject.loaded.new_classifier
+    images = subject.images(affordable_images(network) if real else CALIBRATION_IMAGES)
     quantized = quantize_model(
         model,
         network,
@@ -202,8 +204,8 @@ def _quantized(subject: Subject, bits: Widths, fitting: bool, reporter: Reporter
         images[:CALIBRATION_IMAGES],
         value_range(subject.preprocessing),
     )
-    if fitting:
-        reconstruct(quantized, model, network, images, reporter)
+    if real:
+        reconstruct(quantized, model, network, images, reporter, kernels=fitting)
     snap_biases(quantized, _analysed(subject, quantized))
     return quantized
 

@@ -44,7 +44,13 @@ _BLOCK = 128
 
 
 def reconstruct(
-    quantized: keras.Model, model: keras.Model, network: Network, images: np.ndarray, reporter: Reporter
+    quantized: keras.Model,
+    model: keras.Model,
+    network: Network,
+    images: np.ndarray,
+    reporter: Reporter,
+    *,
+    kernels: bool = True,
 ) -> None:
     """Fit the quantized kernels, their steps and the biases to a float model, in place.
 
@@ -57,6 +63,7 @@ def reconstruct(
         network: Its analysis.
         images: Preprocessed images, float32 (N, height, width, channels); see `affordable_images`.
         reporter: Told about every layer.
+        kernels: Whether to fit kernels and steps; without, only the biases are corrected.
     """
     generator = np.random.default_rng(0)
     tensors: dict[str, tuple[np.ndarray, np.ndarray]] = {}
@@ -70,7 +77,7 @@ def reconstruct(
         wanted, given = zip(*(tensors[name] for name in node.inputs), strict=True)
         copies = [quantized.get_layer(layer.name) for layer in node.layers]
         if _fittable(node):
-            _fit(node, copies, _rows(node, wanted[0], given[0], generator))
+            _fit(node, copies, _rows(node, wanted[0], given[0], generator), kernels)
         if node.rounds and node.grid_of != node.tensor:
             copies.append(quantized.get_layer(node.grid_of))  # a quantizer that several tensors share
         tensors[node.name] = (_run(node.layers, wanted), _run(copies, given))
@@ -150,19 +157,29 @@ def _fittable(node: Node) -> bool:
     return layer == "Dense"
 
 
-def _fit(node: Node, copies: Sequence[keras.layers.Layer], rows: _Rows) -> None:
+def _fit(node: Node, copies: Sequence[keras.layers.Layer], rows: _Rows, kernels: bool) -> None:
+    """Fit the kernel of a node, where wanted, and take back what the mean of every output channel lost."""
     wrapper: QuantizeWrapper = copies[0]
-    kernel = np.asarray(wrapper.layer.kernel, np.float64)
-    weights = _as_matrices(kernel, node)
+    weights = _as_matrices(np.asarray(wrapper.layer.kernel, np.float64), node)
     means = [x.mean(1, keepdims=True, dtype=np.float64) for x in (rows.wanted, rows.given)]
-    wanted, given = (
-        x - mean.astype(np.float32) for x, mean in zip((rows.wanted, rows.given), means, strict=True)
-    )
+    if kernels:
+        wanted, given = (
+            x - mean.astype(np.float32) for x, mean in zip((rows.wanted, rows.given), means, strict=True)
+        )
+        _fit_kernel(node, wrapper, weights, wanted, given)
+    found = _as_matrices(np.asarray(wrapper.quantized_kernel(), np.float64), node)
+    _shift(copies, (means[1] @ found - means[0] @ weights).reshape(-1))
+
+
+def _fit_kernel(
+    node: Node, wrapper: QuantizeWrapper, weights: np.ndarray, wanted: np.ndarray, given: np.ndarray
+) -> None:
+    shape = tuple(wrapper.layer.kernel.shape)
     quantizer = wrapper.weight_quantizer
     assert quantizer is not None  # noqa: S101 narrowed for the type checker; the node has a kernel
     levels = quantizer.levels[0]
     best, moments = _best_kernel(weights, wanted, given)
-    log_step = quantizer.initial_log_step(_as_kernel(best, node, kernel.shape))
+    log_step = quantizer.initial_log_step(_as_kernel(best, node, shape))
     # The step as the network has it, in float32.
     steps = np.exp(log_step[0]).reshape(len(weights), 1, -1).astype(np.float64)
     if moments is None:
@@ -170,8 +187,7 @@ def _fit(node: Node, copies: Sequence[keras.layers.Layer], rows: _Rows) -> None:
     else:
         integers = optimal_rounding(best, moments, steps, levels)
     wrapper.weight_variables["log_step"].assign(log_step)
-    wrapper.layer.kernel.assign(_as_kernel(integers * steps, node, kernel.shape).astype(np.float32))
-    _shift(copies, (means[1] @ (integers * steps) - means[0] @ weights).reshape(-1))
+    wrapper.layer.kernel.assign(_as_kernel(integers * steps, node, shape).astype(np.float32))
 
 
 def _best_kernel(

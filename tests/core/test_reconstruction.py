@@ -172,6 +172,24 @@ def test_channels_keep_their_means(reconstructed: Any) -> None:
     np.testing.assert_allclose(means[1], means[0], atol=1e-4)
 
 
+def test_biases_alone_can_be_corrected() -> None:
+    from .conftest import residual_network
+
+    keras.utils.set_random_seed(0)
+    model = randomise(residual_network(), 0)
+    images = images_of(64, 1)
+    network, plain = quantize(model, (2,), (8,), images)
+    _, corrected = quantize(model, (2,), (8,), images)
+    reconstruct(corrected, model, network, images, SilentReporter(), kernels=False)
+    for node in network.weighted:
+        one, other = plain.get_layer(node.name), corrected.get_layer(node.name)
+        np.testing.assert_array_equal(one.layer.kernel, other.layer.kernel)
+        np.testing.assert_array_equal(one.weight_variables["log_step"], other.weight_variables["log_step"])
+    wanted = model.predict_on_batch(images).mean(0)
+    off = [np.abs(made.predict_on_batch(images).mean(0) - wanted).max() for made in (plain, corrected)]
+    assert off[1] < 0.1 * off[0]
+
+
 def test_steps_of_activations_stay(reconstructed: Any) -> None:
     _, network, plain, fitted = reconstructed
     for name in network.tensors[1:]:
