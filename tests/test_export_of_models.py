@@ -107,7 +107,7 @@ def test_a_classifier_of_sequences(facts) -> None:
         ("export resnet8 --tflite --calibrate random --weight-bits 4 --reconstruct", "real images"),
         ("export resnet8 --tflite --calibrate random --weight-bits 8 --activation-bits 9", "or 16"),
         (
-            "export resnet8 --tflite --calibrate random --weight-bits 8 --activation-bits 16 --target storage",
+            "export resnet8 --tflite --calibrate random --weight-bits 8 --activation-bits 16 --target tflm",
             "--target litert",
         ),
         ("export heads.keras --tflite --calibrate random --weight-bits 8 --activation-bits 16", "mask"),
