@@ -19,12 +19,13 @@ from __future__ import annotations
 from tfmpq.configs import MixedPrecisionQuantizeConfig
 from tfmpq.tfmot_apply import AsAnnotated, fit_steps, quantize_apply
 from tfmpq.tfmot_export import load_model, run_to_tfmot, to_tf_keras, to_tfmot
-from tfmpq.tfmot_import import Imported, from_tf_keras
+from tfmpq.tfmot_import import Imported, chosen_policy, from_tf_keras
 
 __all__ = [
     "AsAnnotated",
     "Imported",
     "MixedPrecisionQuantizeConfig",
+    "chosen_policy",
     "fit_steps",
     "from_tf_keras",
     "load_model",

@@ -11,12 +11,15 @@ import numpy as np
 import tensorflow as tf
 
 from tfmpq.configs import MixedPrecisionQuantizeConfig
-from tfmpq.errors import TfmpqError
+from tfmpq.cost import REFERENCE_BITS
+from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.layers import KINDS, WEIGHTED
 from tfmpq.network import Network
 from tfmpq.policy import LayerChoice, Policy
 from tfmpq.prepare import PINNED_BITS, weight_candidates
 from tfmpq.progress import Reporter, SilentReporter
+from tfmpq.quantizers import LearnedStepQuantizer
+from tfmpq.tfmot_apply import mixed_wrappers
 from tfmpq.tfmot_layers import copy_weights, to_keras3
 from tfmpq.tfmot_setup import is_annotation, is_wrapper, tf_keras
 
@@ -90,6 +93,43 @@ def from_tf_keras(model: Any, reporter: Reporter | None = None) -> Imported:
             "these keep 8 bits and are not searched."
         )
     return Imported(copy, weight_bits, in_float)
+
+
+def chosen_policy(model: Any) -> Policy:
+    """The most probable widths of a model that learned its bit choices in TFMOT.
+
+    Args:
+        model: tf_keras model behind `quantize_apply`. Layers with weights that no config of this package
+            quantizes get 8 bits; tensors of 8 bits are not listed.
+
+    Raises:
+        UsageError: No layer has a config of this package.
+    """
+    layers: dict[str, LayerChoice] = {}
+    activations: dict[str, int] = {}
+    for layer in model.layers:
+        inner = layer.layer if is_wrapper(layer) else layer
+        bits = PINNED_BITS
+        if is_wrapper(layer) and isinstance(layer.quantize_config, MixedPrecisionQuantizeConfig):
+            for _, quantizer, variables in layer._weight_vars:
+                bits = _most_probable(quantizer, variables)
+            for quantizer in layer._output_quantizers:
+                width = _most_probable(quantizer, layer._output_quantizer_vars)
+                activations |= {inner.name: width} if width != REFERENCE_BITS else {}
+        layers |= {name: LayerChoice(weight_bits=bits) for name in _weighted_names(inner)}
+    if not mixed_wrappers(model):
+        raise UsageError(
+            "A policy is read from a model with learned bit choices. Received: "
+            f"{model.name} without any. Quantize it with tfmpq.tfmot.quantize_apply."
+        )
+    return Policy(
+        format="tfmpq-policy/1", model=model.name, layers=layers, activations=activations, method="tfmot"
+    )
+
+
+def _most_probable(quantizer: LearnedStepQuantizer, variables: Mapping[str, Any]) -> int:
+    logits = variables.get("bit_logits")
+    return quantizer.bits[0 if logits is None else int(np.argmax(logits.numpy()))]
 
 
 class _Copy:

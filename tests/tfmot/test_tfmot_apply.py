@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from tfmpq.configs import MixedPrecisionQuantizeConfig
 from tfmpq.errors import TfmpqError, UsageError
+from tfmpq.graph import analyse
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +60,24 @@ def test_first_steps_fit_kernels_and_tensors(applied: Any, annotated: Any, image
     # Near the float network, which steps of 1 would not be.
     difference = applied(images).numpy() - annotated(images).numpy()
     assert np.sqrt(np.mean(difference**2)) < 0.5 * np.std(annotated(images).numpy())
+
+
+def test_learned_choices_become_a_policy_for_the_toolchain(
+    bridge: Any, applied: Any, annotated: Any, float_model: keras.Model
+) -> None:
+    before = applied.get_weights()
+    for variable in applied.variables:
+        if "bit_logits" in variable.name:
+            count = variable.shape[0]
+            variable.assign([1, 0] if "output" in variable.name else [0, 2, 1][:count])
+    policy = bridge.chosen_policy(applied)
+    applied.set_weights(before)
+    assert policy.weight_bits == {"stem": 8, "dw": 4, "pw": 4, "down": 4, "logits": 8}
+    assert policy.activations == {"dw_relu": 4, "down": 4}
+    network = analyse(bridge.from_tf_keras(annotated).model)
+    policy.check_against([node.name for node in network.weighted], network.tensors)
+    with pytest.raises(UsageError, match="Received: residual without any"):
+        bridge.chosen_policy(bridge.to_tf_keras(float_model))
 
 
 @pytest.mark.parametrize("ending", ["keras", "h5"])
