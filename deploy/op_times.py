@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from tfmpq.deploy.flatbuffer import builtin_name, printable, read_model
+from tfmpq.deploy.flatbuffer import builtin_name, printable, read_model, reading
 from tfmpq.deploy.layout import stored_layers, tensor_name
-from tfmpq.deploy.partitions import Event, owners
+from tfmpq.deploy.partitions import Event, indices, owners
 from tfmpq.deploy.record import read_weight_bits
 
 MERGED = "merged into a neighbour"
@@ -133,6 +133,11 @@ def operator_profile(
         TfmpqError: The file is damaged.
     """
     model = read_model(content, name)
+    with reading(name):
+        return _profile(model, processes, source)
+
+
+def _profile(model: Any, processes: Sequence[ProfiledProcess], source: str) -> OperatorProfile:
     graph = model.subgraphs[0]
     times = np.zeros((len(processes), len(graph.operators)))
     kernels: list[dict[str, None]] = [{} for _ in graph.operators]
@@ -191,10 +196,10 @@ def layers_of(model: Any) -> list[str]:
     found = [""] * len(graph.operators)
     for number in reversed(range(len(graph.operators))):
         operator = graph.operators[number]
-        output = int(operator.outputs[0])
-        reader = readers.get(output)
-        found[number] = tensor_name(graph.tensors[output]) or ("" if reader is None else found[reader])
-        readers.update({int(index): number for index in operator.inputs})
+        for output in indices(operator.outputs)[:1]:
+            reader = readers.get(output)
+            found[number] = tensor_name(graph.tensors[output]) or ("" if reader is None else found[reader])
+        readers.update(dict.fromkeys(indices(operator.inputs), number))
     return found
 
 

@@ -102,7 +102,7 @@ def partitions(model: Any, undelegated: Collection[int]) -> list[list[int]]:
         undelegated: Indices of the operators that no delegate takes.
     """
     graph = model.subgraphs[0]
-    produced = {int(index) for operator in graph.operators for index in operator.outputs}
+    produced = {index for operator in graph.operators for index in indices(operator.outputs)}
     waiting = list(range(len(graph.operators)))
     subsets: list[list[int]] = []
     while waiting:
@@ -110,17 +110,22 @@ def partitions(model: Any, undelegated: Collection[int]) -> list[list[int]]:
         subset: list[int] = []
         for number in waiting:
             operator = graph.operators[number]
-            ready = not any(int(index) in produced for index in operator.inputs)
+            ready = not any(index in produced for index in indices(operator.inputs))
             if ready and side in (None, number in undelegated):
                 side = number in undelegated
                 subset.append(number)
-                produced -= {int(index) for index in operator.outputs}
+                produced -= set(indices(operator.outputs))
         if not subset:
             return []  # a cycle: no graph that runs
         waiting = [number for number in waiting if number not in set(subset)]
         if not side:
             subsets.append(subset)
     return subsets
+
+
+def indices(tensors: Any) -> list[int]:
+    """Tensors of an operator: the object form has None for none at all, and -1 for one that is left out."""
+    return [] if tensors is None else [int(index) for index in tensors if index >= 0]
 
 
 def _groups(events: Sequence[Event]) -> list[list[int]]:

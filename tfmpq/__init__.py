@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tfmpq.deploy.measure import measure
+    from tfmpq.deploy.profiling import profile
     from tfmpq.errors import TfmpqError, UsageError
     from tfmpq.evaluation import evaluate
     from tfmpq.exporting import export
@@ -42,6 +43,7 @@ _HOME = {
     "inspect": "inspection",
     "load_policy": "policy",
     "measure": "deploy.measure",
+    "profile": "deploy.profiling",
     "quantize": "posttraining",
     "report": "reporting",
     "run": "job",
@@ -61,6 +63,7 @@ __all__ = [
     "inspect",
     "load_policy",
     "measure",
+    "profile",
     "quantize",
     "report",
     "run",

@@ -210,8 +210,8 @@ class CostModel:
         """
         if self.latency is None:
             raise UsageError(
-                "A budget of latency needs measured times. Received: none. Give the file of tfmpq profile as "
-                "--latency-table."
+                "A budget of latency needs measured times. Received: none. Give the file of tfmpq profile to "
+                "tfmpq search as --latency-table."
             )
         return self.latency
 

@@ -216,3 +216,12 @@ def test_another_file_is_no_model_to_the_profiler(tmp_path) -> None:
         pytest.raises(NoProfiler, match="LiteRT status"),
     ):
         LiteRtProfiler(device).profile(device.push(path), 1, PLAN, None)
+
+
+def test_operators_without_tensors_have_no_layer() -> None:
+    model = _graph(([], 1))
+    model.subgraphs[0].operators[0].inputs = None
+    model.subgraphs[0].operators.append(SimpleNamespace(inputs=[1, -1], outputs=None))
+    model.subgraphs[0].tensors = [None, SimpleNamespace(name=b"a")]
+    assert layers_of(model) == ["a", ""]
+    assert partitions(model, ()) == [[0, 1]]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tfmpq.containers import container_for
-from tfmpq.deploy import profile_session, profilers
+from tfmpq.deploy import profile_session, profilers, profiling
 from tfmpq.deploy.profile_parts import padding
 from tfmpq.deploy.profiling import profile
 from tfmpq.deploy.runtime import tensor_values
@@ -19,7 +19,7 @@ from tfmpq.deploy.stand_in import stand_in
 from tfmpq.deploy.surgery import build_tflite
 from tfmpq.deploy.verify import verify
 from tfmpq.errors import UsageError
-from tfmpq.latency_table import load_table
+from tfmpq.latency_table import ProfiledNetwork, load_table
 from tfmpq.policy import load_policy
 from tfmpq.searching import search
 
@@ -173,3 +173,14 @@ def test_the_base_is_what_is_left_where_nothing_outside_operators_is_told(monkey
     ).table
     layers = sum(time.ms for layer in table.layers for time in layer.times)
     assert table.base_ms == pytest.approx(table.networks[0].median_ms - layers)
+
+
+@pytest.mark.parametrize(
+    ("predicted", "spread", "warned"),
+    [(1.05, 0.0, False), (1.3, 0.25, False), (1.3, 0.1, True), (0.8, 0.0, True)],
+)
+def test_a_table_that_misses_whole_networks_says_so(predicted, spread, warned) -> None:
+    check = ProfiledNetwork(
+        weight_bits=4, activation_bits=8, median_ms=1.0, p10_ms=None, spread=spread, predicted_ms=predicted
+    )
+    assert bool(profiling._disagreement([check])) == warned
