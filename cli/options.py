@@ -222,6 +222,22 @@ training_options = stack(
     ),
 )
 
+weight_bits = click.option(
+    "--weight-bits",
+    type=BitWidths(),
+    default="2,4,8",
+    show_default=True,
+    help="Weight bit-widths to choose from.",
+)
+
+activation_bits = click.option(
+    "--activation-bits",
+    type=BitWidths(),
+    default="8",
+    show_default=True,
+    help="Activation bit-widths to choose from.",
+)
+
 search_options = stack(
     click.option(
         "--budget",
@@ -232,20 +248,8 @@ search_options = stack(
         "weight-bits=4.0, latency=2.5ms) or relative to uniform 8 bits (size=0.5x). May be repeated: all are "
         "met.  [default: size=0.5x]",
     ),
-    click.option(
-        "--weight-bits",
-        type=BitWidths(),
-        default="2,4,8",
-        show_default=True,
-        help="Weight bit-widths to choose from.",
-    ),
-    click.option(
-        "--activation-bits",
-        type=BitWidths(),
-        default="8",
-        show_default=True,
-        help="Activation bit-widths to choose from.",
-    ),
+    weight_bits,
+    activation_bits,
     click.option(
         "--method",
         type=click.Choice(METHODS),

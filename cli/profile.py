@@ -64,20 +64,8 @@ def _shape(ctx: click.Context, param: click.Parameter, value: str | None) -> tup
     show_default=True,
     help="Form of the file that will be deployed, as for tfmpq export.",
 )
-@click.option(
-    "--weight-bits",
-    type=options.BitWidths(),
-    default="2,4,8",
-    show_default=True,
-    help="Weight bit-widths that a search may choose from.",
-)
-@click.option(
-    "--activation-bits",
-    type=options.BitWidths(),
-    default="8",
-    show_default=True,
-    help="Activation bit-widths that a search may choose from.",
-)
+@options.weight_bits
+@options.activation_bits
 @threads_option
 @affinity_option
 @click.option(
@@ -87,6 +75,11 @@ def _shape(ctx: click.Context, param: click.Parameter, value: str | None) -> tup
     default=5,
     show_default=True,
     help="Fresh processes for every network; they take turns.",
+)
+@click.option(
+    "--alone",
+    is_flag=True,
+    help="Time operators by themselves, without a profiler: less true, but possible everywhere.",
 )
 @device_options
 @benchmark_model_option

@@ -116,7 +116,7 @@ def profile(
         threads: Threads of the runtime.
         affinity: CPUs that the process keeps to, as `0,1`.
         repeats: Fresh processes for every network, which take turns.
-        alone: Time operators by themselves even where there is a profiler, for comparison.
+        alone: Time operators by themselves even where there is a profiler.
         python: How Python is called on the device; by default found.
         ssh_config: Configuration file for ssh instead of the user's.
         adb: The adb client; by default found.
@@ -214,7 +214,9 @@ def _parts(
         for plan, path, content in zip(plans, files, contents, strict=True)
     ]
     loose = any(net.operators.unattributed for net in sampled)
-    left_out = ["some kernels could not be told apart: the table leaves them out"] if loose else []
+    left_out = (
+        ["some kernels could not be told apart: the table leaves them out; use --alone"] if loose else []
+    )
     return parts_of(subject.network, sampled), left_out
 
 

@@ -71,6 +71,35 @@ def test_a_run_folder_shows_states_and_policy():
     assert "gap" not in text
 
 
+OPS = {
+    "source": "LiteRT profiler",
+    "layers": [
+        {"name": "conv1", "operator": "CONV_2D", "kernel": "IGEMM", "weight_bits": 4, "container": 8,
+         "ms": 0.125, "share": 0.4321, "spread": 0.02},
+    ],
+    "unattributed": {"DWConv": 0.5},
+}  # fmt: skip
+
+
+def test_the_operators_of_a_file_are_a_table_with_units():
+    text = _text("measure", {"path": "m.tflite", "median_ms": 1.5, "ops": OPS, "ops_note": None})
+    row = next(line for line in text.splitlines() if "conv1" in line)
+    for part in ("CONV_2D", "IGEMM", "4", "8", "0.125 ms", "43.21 %"):
+        assert part in row
+    assert "operators by layer (LiteRT profiler)" in text
+    assert "not told apart" in text
+    text = _text("measure", {"path": "m.tflite", "ops": None, "ops_note": "This runtime tells totals only."})
+    assert "This runtime tells totals only." in text
+    assert "operators" not in _text("measure", {"path": "m.tflite", "median_ms": 1.5})
+
+
+def test_a_latency_has_its_unit():
+    text = _text("search", {"latency": {"int8": 1.6543, "policy": 1.5}, "budget": [
+        {"key": "latency", "asked": "latency=2ms", "limit": 2.0, "reached": 1.5}]})  # fmt: skip
+    assert "1.65 ms" in text
+    assert "2 ms" in next(line for line in text.splitlines() if "latency=2ms" in line)
+
+
 def test_markup_in_names_is_text():
     assert "[bold]conv" in _text("inspect", {"layers": [{"name": "[bold]conv"}], "path": "[/x]"})
 

@@ -113,6 +113,7 @@ DEFAULTS = {
             "threads": 1,
             "affinity": None,
             "repeats": 5,
+            "alone": False,
             "python": None,
             "ssh_config": None,
             "adb": None,
