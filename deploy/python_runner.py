@@ -13,8 +13,8 @@ from tfmpq.deploy.protocol import Protocol
 from tfmpq.deploy.transports import Finished, Transport
 
 PROGRAM = Path(__file__).with_name("runner.py")
-PROBE_SECONDS = 120.0
-_SLACK_SECONDS = 120.0
+PROBE_SECONDS = 300.0
+_SLACK_SECONDS = 300.0
 """For starting Python, loading a file and the last inference."""
 
 
