@@ -18,7 +18,7 @@ import numpy as np
 from tfmpq.deploy.flatbuffer import builtin_name
 
 _KERNELS: Mapping[str, str] = {
-    "CONV_2D": "Convolution",
+    "CONV_2D": "Convolution|Fully Connected",  # a 1x1 one may become a matrix product
     "DEPTHWISE_CONV_2D": "Convolution",
     "TRANSPOSE_CONV": "Deconvolution",
     "FULLY_CONNECTED": "Fully Connected",
@@ -35,7 +35,7 @@ _KERNELS: Mapping[str, str] = {
     "SOFTMAX": "Softmax",
     "TANH": "Tanh",
     "HARD_SWISH": "Hard ?Swish",
-    "LEAKY_RELU": "Leaky",
+    "LEAKY_RELU": "Leaky ?ReLU",
     "QUANTIZE": "Convert|Invalid Unary Op",  # the latter in LiteRT 2.3
     "DEQUANTIZE": "Convert",
     "SLICE": "Slice",

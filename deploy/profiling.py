@@ -146,6 +146,8 @@ def profile(
             session.profile(files, operator_profiler(device, binary), repeats, reporter)
         parts, warnings = _parts(subject, session, plans, files, reporter)
         table = _table(subject, target, session, plans, files, parts, warnings)
+    if way.left_behind:
+        reporter.log(f"The work folder {way.left_behind} could not be removed.")
     path = Path(out or f"{table.model}.{table.input_shape[0]}.{target}.latency.json")
     _write(path, table)
     return Profile(table, str(path), round(time.monotonic() - begin, 1))

@@ -83,6 +83,15 @@ def test_kernels_are_matched_in_order_and_as_many_as_possible(builtins, tags) ->
     assert len(firsts) == _longest(builtins, tags)
 
 
+def test_kernels_that_are_named_otherwise_than_their_operators() -> None:
+    builtins = ["CONV_2D", "DEPTHWISE_CONV_2D", "CONV_2D", "LEAKY_RELU", "QUANTIZE", "MEAN", "CONCATENATION"]
+    tags = [
+        *("Fully Connected (NC, F32) GEMM", DEPTHWISE, CONV, "LeakyReLU (NC)", "Invalid Unary Op"),
+        *("Mean (ND) Reduce2", "Static Reshape (NC)", "Copy (NC, X32)"),
+    ]
+    assert _matched(builtins, tags) == [0, 1, 2, 3, 4, 5, 5, 6]
+
+
 def _graph(*edges: tuple[list[int], int]) -> SimpleNamespace:
     operators = [SimpleNamespace(inputs=inputs, outputs=[output]) for inputs, output in edges]
     return SimpleNamespace(subgraphs=[SimpleNamespace(operators=operators)])
