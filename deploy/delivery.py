@@ -23,8 +23,12 @@ from tfmpq.deploy.transports import Transport, transport
 from tfmpq.errors import UsageError
 from tfmpq.progress import Reporter, SilentReporter
 
-LEAST_AGREEMENT = 0.95
-"""Share of images that must get the class that they get here; rounding differs between processors."""
+LEAST_AGREEMENT = 0.9
+"""Share of images that must get the class that they get here.
+
+Rounding differs between processors, by several steps at the end of a deep network (docs/devices.md), so that close
+classes change places; wrong kernels do far worse.
+"""
 
 _INFER_SECONDS = 1800.0
 
