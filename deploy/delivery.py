@@ -26,8 +26,8 @@ from tfmpq.progress import Reporter, SilentReporter
 LEAST_AGREEMENT = 0.9
 """Share of images that must get the class that they get here.
 
-Rounding differs between processors, by several steps at the end of a deep network (docs/devices.md), so that close
-classes change places; wrong kernels do far worse.
+Rounding differs between processors, by several steps at the end of a deep network (docs/devices.md), so that
+close classes change places; wrong kernels do far worse.
 """
 
 _INFER_SECONDS = 1800.0
