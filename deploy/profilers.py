@@ -6,7 +6,6 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -113,28 +112,6 @@ def _litert_process(found: dict[str, Any]) -> ProfiledProcess:
     return ProfiledProcess(events, float(np.median(totals)) / 1e3, typical(outside) / 1e3, len(totals))
 
 
-@dataclass(frozen=True, slots=True)
-class _Flags:
-    """The command line of benchmark_model."""
-
-    name: str
-    threads: int
-    plan: Plan
-
-    def arguments(self) -> list[str]:
-        flags = {
-            "graph": self.name,
-            "num_threads": self.threads,
-            "warmup_runs": self.plan.warmup_runs,
-            "warmup_min_secs": self.plan.warmup_seconds,
-            "num_runs": self.plan.runs,
-            "min_secs": self.plan.seconds,
-            "max_secs": self.plan.limit_seconds,
-            "enable_op_profiling": "true",
-        }
-        return [f"--{key}={value}" for key, value in flags.items()]
-
-
 class BenchmarkModelProfiler:
     """Calls benchmark_model with its operator profiling on."""
 
@@ -146,7 +123,17 @@ class BenchmarkModelProfiler:
 
     def profile(self, name: str, threads: int, plan: Plan, affinity: str | None) -> ProfiledProcess:
         """See `OperatorProfiler.profile`."""
-        arguments = [self._program, *_Flags(name, threads, plan).arguments()]
+        flags = {
+            "graph": name,
+            "num_threads": threads,
+            "warmup_runs": plan.warmup_runs,
+            "warmup_min_secs": plan.warmup_seconds,
+            "num_runs": plan.runs,
+            "min_secs": plan.seconds,
+            "max_secs": plan.limit_seconds,
+            "enable_op_profiling": "true",
+        }
+        arguments = [self._program, *(f"--{key}={value}" for key, value in flags.items())]
         if affinity:
             arguments = ["taskset", cpu_mask(affinity), *arguments]
         done = self._device.run(arguments, 2 * plan.limit_seconds + CONTROL_SECONDS)
