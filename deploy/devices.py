@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -164,7 +165,7 @@ def _set_up(ways: Sequence[Transport], reporter: Reporter) -> None:
 
 
 def _setup_error(name: str, code: int, text: str) -> DeviceError:
-    if "ensurepip is not available" in text or "No module named" in text:
+    if re.search(r"ensurepip\s+is\s+not\s+available|No module named", text):  # Debian breaks the line
         return NoPip(
             name, next(line for line in text.splitlines() if "ensurepip" in line or "No mod" in line)
         )

@@ -104,7 +104,11 @@ def test_setting_a_machine_up(make_pi, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("python", "error", "said"),
     [
-        ("echo 'ensurepip is not available.' >&2; exit 1", errors.NoPip, "apt-get install python3-pip"),
+        (
+            "printf 'because ensurepip is not\\navailable.  On Debian' >&2; exit 1",
+            errors.NoPip,
+            "apt-get install python3-pip",
+        ),
         ("echo 'No module named venv' >&2; exit 1", errors.NoPip, "No module named venv"),
         ("exit 127", errors.NoPython, "it said nothing"),
         ("echo 'ERROR: no space' >&2; echo more >&2; exit 1", errors.SetupFailed, "ssh:pi: ERROR: no space"),

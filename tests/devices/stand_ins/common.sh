@@ -35,9 +35,10 @@ cpuinfo() {
   printf 'Model\t\t: Emulated by qemu-user (timings mean nothing)\n'
 }
 
-# populate ROOT: what a system finds below /proc and /dev.
+# populate ROOT: what a system finds below /proc, /sys (without which XNNPACK does not start) and /dev.
 populate() {
   mount -t proc proc "$1/proc"
+  mount --rbind /sys "$1/sys"
   mount -t tmpfs -o size=1m tmpfs "$1/dev"
   mkdir "$1/dev/pts" "$1/dev/shm"
   mount -t devpts -o newinstance,ptmxmode=666 devpts "$1/dev/pts"
