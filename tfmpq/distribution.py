@@ -89,7 +89,10 @@ def _led(name: Strategy) -> Iterator[bool]:
     """What `strategy` does with several devices."""
     watch = Deadline(STEP_SECONDS, lambda seconds: _give_up(f"no common step in {seconds:.0f} s"))
     with watch.armed() if name == "multi-worker" else nullcontext():
-        replicas = _replicas(name)
+        try:
+            replicas = _replicas(name)
+        except Replicas.lost as error:
+            raise LostProcess(str(error)) from error
     if replicas.count < 2:
         raise UsageError(
             f"A batch is split among several devices. Received: one, for --strategy {name}. Leave it out."
@@ -114,7 +117,7 @@ def _led(name: Strategy) -> Iterator[bool]:
 
 @cache
 def _replicas(name: Strategy) -> Replicas:
-    """The devices; once a process, since processes join at its start only."""
+    """The devices; found once a process, since processes join at its start only."""
     return Replicas(machines=name == "multi-worker")
 
 
