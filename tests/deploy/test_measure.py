@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tfmpq.cli.measure import PROTOCOLS as OFFERED
-from tfmpq.deploy import measure, python_runner
+from tfmpq.deploy import measure, profilers, python_runner
 from tfmpq.deploy.device_errors import (
     BadAffinity,
     Crashed,
@@ -254,8 +254,6 @@ def test_operators_are_measured_when_asked(path, other, tmp_path) -> None:
 
 
 def test_without_a_profiler_there_are_totals_and_a_reason(path, monkeypatch, tmp_path) -> None:
-    from tfmpq.deploy import profilers
-
     program = tmp_path / "program.py"
     program.write_text("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
     monkeypatch.setattr(profilers, "PROGRAM", program)
