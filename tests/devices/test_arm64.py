@@ -57,7 +57,7 @@ def test_a_run_is_deployed(raspberry, workshop, tmp_path, runtime, form) -> None
     result = _deploy(workshop.folder / "run", "--data", "digits", "--on", "ssh:pi", "--out", out, *options)
     assert (result["form"], result["bytes"]) == (form, out.stat().st_size)
     assert result["agreement"]["images"] == IMAGES
-    assert result["agreement"]["max_lsb"] <= 1
+    assert result["agreement"]["max_lsb"] <= (0 if runtime == "ai-edge-litert" else 1)
     assert result["agreement"]["top1_agreement"] >= 0.95
     assert result["agreement"]["top1"] > 0.7
     assert result["measurement"]["runtime"]["name"] == runtime
@@ -84,8 +84,8 @@ def test_mobilenet_v2_is_deployed(raspberry, mobilenet, tmp_path, runtime) -> No
         ssh_config=raspberry.config,
         data_dir=os.environ["TFMPQ_DATA_DIR"],
     )
-    # Depthwise kernels on ARM differ by one step in 0.4 % of their elements, which adds up over 17 of them.
-    assert found.agreement.max_lsb <= 10
+    # Without XNNPACK a depthwise kernel differs by one step in 0.4 % of its elements, and here are 17 of them.
+    assert found.agreement.max_lsb <= (0 if runtime == "ai-edge-litert" else 10)
     assert found.agreement.top1_agreement >= 0.9
 
 
