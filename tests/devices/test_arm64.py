@@ -84,7 +84,7 @@ def test_mobilenet_v2_is_deployed(raspberry, mobilenet, tmp_path, runtime) -> No
         ssh_config=raspberry.config,
         data_dir=os.environ["TFMPQ_DATA_DIR"],
     )
-    # Without XNNPACK a depthwise kernel differs by one step in 0.4 % of its elements, and here are 17 of them.
+    # Without XNNPACK a depthwise kernel differs by one step in 0.4 % of its elements; here are 17 of them.
     assert found.agreement.max_lsb <= (0 if runtime == "ai-edge-litert" else 10)
     assert found.agreement.top1_agreement >= 0.9
 
