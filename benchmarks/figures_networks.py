@@ -74,7 +74,7 @@ def main() -> None:
             found[name] = network_figures(name, arguments.repeats, arguments.runs)
             write_json(records, {name: found[name] for name in NETWORKS if name in found})
             keras.backend.clear_session()
-    write_text(DOCS / "networks.md", page(found))
+    write_text(DOCS / "networks.md", page(found, [name for name in NETWORKS if name not in found]))
 
 
 def network_figures(name: str, repeats: int, runs: int) -> dict[str, Any]:

@@ -23,9 +23,15 @@ nothing about a search.
 """
 
 
-def page(found: dict[str, Any]) -> str:
-    """The tables as Markdown."""
-    parts = [_HEAD, *_circumstances(found), "\n## Bytes\n", *_bytes(found)]
+def page(found: dict[str, Any], lacking: Sequence[str]) -> str:
+    """The tables as Markdown, and which networks were not measured yet."""
+    parts = [
+        _HEAD,
+        *_circumstances(found),
+        *(f"- {name}: not measured yet." for name in lacking),
+        "\n## Bytes\n",
+        *_bytes(found),
+    ]
     for threads in ("1", "2"):
         parts += [
             f"\n## Latency, {threads} thread{'' if threads == '1' else 's'}\n",
