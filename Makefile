@@ -70,6 +70,7 @@ test: check
 test-slow: check
 	$(BIN)/pytest --ignore=tests/jax
 	@$(MAKE) --no-print-directory test-jax
+	KERAS_BACKEND=jax $(JAX_VENV)/bin/pytest tests/slow/test_workers.py
 
 # The first half leaves a run that the second one reads.
 test-jax: $(JAX_VENV)/.installed $(VENV)/.installed-dev
