@@ -1,0 +1,48 @@
+"""The options table of docs/cli.md names the verbs that have each option, no more and no less."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import click
+import pytest
+
+from tfmpq.cli.main import main
+
+PAGE = Path(__file__).parents[2] / "docs" / "cli.md"
+EVERYWHERE = {"--help", "--version"}
+
+
+def verbs_with() -> dict[str, set[str]]:
+    """Options and the verbs that have them, as the command line has them."""
+    found: dict[str, set[str]] = {}
+    context = click.Context(main)
+    for verb in main.list_commands(context):
+        command = main.get_command(context, verb)
+        assert command is not None
+        for parameter in command.params:
+            for flag in parameter.opts if isinstance(parameter, click.Option) else ():
+                if flag.startswith("--") and flag not in EVERYWHERE:
+                    found.setdefault(flag, set()).add(verb)
+    return found
+
+
+def documented() -> dict[str, set[str]]:
+    """The same as the table says it."""
+    page = PAGE.read_text()
+    rows = re.findall(r"^\| (`--[^|]*(?:\\\|[^|]*)*) \| ([^|]*) \|", page.split("## Methods of search")[0], re.M)
+    verbs = set(main.list_commands(click.Context(main)))
+    found: dict[str, set[str]] = {}
+    for options, who in rows:
+        named = {word for word in re.findall(r"[a-z-]+", who) if word in verbs}
+        if who.startswith("all"):
+            named = verbs - named
+        for flag in re.findall(r"(--[a-z0-9-]+)", options):
+            found.setdefault(flag.split("/")[0], set()).update(named)
+    return found
+
+
+@pytest.mark.parametrize("flag", sorted(verbs_with()))
+def test_the_table_names_the_verbs_of_each_option(flag: str) -> None:
+    assert documented().get(flag, set()) == verbs_with()[flag]
