@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -136,7 +137,8 @@ def _place_in_cluster() -> tuple[int, int]:
         place = tasks.index((resolver.task_type, resolver.task_id))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(
-            f"Several machines find one another by TF_CONFIG. Received: {error or 'none'}. Set it to "
+            "Several machines find one another by TF_CONFIG. "
+            f"Received: {os.environ.get('TF_CONFIG', 'none')}. Set it to "
             '{"cluster": {"worker": ["HOST:PORT", ...]}, "task": {"type": "worker", "index": N}}.'
         ) from error
     return len(tasks), place
