@@ -30,8 +30,8 @@ def verbs_with() -> dict[str, set[str]]:
 
 def documented() -> dict[str, set[str]]:
     """The same as the table says it."""
-    page = PAGE.read_text()
-    rows = re.findall(r"^\| (`--[^|]*(?:\\\|[^|]*)*) \| ([^|]*) \|", page.split("## Methods of search")[0], re.M)
+    table = PAGE.read_text().split("\n## Options\n")[1].split("\n##")[0]
+    rows = re.findall(r"^\| (`--(?:[^|\\]|\\\|)*) \| ([^|]*) \|", table, re.M)
     verbs = set(main.list_commands(click.Context(main)))
     found: dict[str, set[str]] = {}
     for options, who in rows:
