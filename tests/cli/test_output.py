@@ -30,6 +30,14 @@ def test_the_table_of_a_run_has_a_row_per_file_with_units():
     assert "\x1b" not in text
 
 
+def test_shares_of_images_are_shown_alike_whatever_they_are_called():
+    text = _text(
+        "deploy", {"top1": 0.25, "top1_here": 0.251, "unspecialized_top1": 0.9961, "top1_agreement": 1.0}
+    )
+    for part in ("25.00 %", "25.10 %", "99.61 %", "100.00 %"):
+        assert part in text
+
+
 def test_every_shape_of_json_is_shown():
     text = _text(
         "search",
