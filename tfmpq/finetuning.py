@@ -51,6 +51,7 @@ class FinetuneResult:
         mean_weight_bits: Mean bits of a weight.
         versions: Versions of what decides the result.
         data_dir: Folder that the data came from; export looks there for the images of its proof.
+        source: Run folder or policy file that it was given; None in results of older versions.
     """
 
     run: str
@@ -70,6 +71,7 @@ class FinetuneResult:
     mean_weight_bits: float
     versions: dict[str, str]
     data_dir: str | None
+    source: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """All fields, and the form that the size refers to."""
@@ -186,7 +188,9 @@ def finetune(
     with stage.opened(options) as finished:
         if finished is not None:
             reporter.log(f"{stage.folder} is finished; its result is shown.")
-            return FinetuneResult(**{key: finished[key] for key in FinetuneResult.__slots__})
+            return FinetuneResult(
+                **{key: finished[key] for key in FinetuneResult.__slots__ if key in finished}
+            )
         started = begin(
             task,
             origin,
@@ -197,7 +201,9 @@ def finetune(
         )
         steps = _train(task, started, training, stage, reporter)
         reached = _deployed_score(task, started.quantized, reporter)
-        result = _result(task, stage, origin.policy, target, data_dir, epochs, steps, started, reached)
+        result = _result(
+            task, stage, origin.policy, source, target, data_dir, epochs, steps, started, reached
+        )
         stage.save_model(started.quantized)
         _keep_policy(origin.policy, stage.folder / "policy.yaml")
         write_json(stage.path(".result.json"), result.to_json())
@@ -250,6 +256,7 @@ def _result(
     task: Task,
     stage: Stage,
     policy: Policy,
+    source: str | Path,
     target: str,
     data_dir: str | Path | None,
     epochs: int,
@@ -278,4 +285,5 @@ def _result(
         mean_weight_bits=report.mean_weight_bits,
         versions=versions(),
         data_dir=str(Path(data_dir).resolve()) if data_dir else None,
+        source=str(Path(source)),
     )

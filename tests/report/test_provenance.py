@@ -14,8 +14,9 @@ import pytest
 from tfmpq.cli.finetune import finetune
 from tfmpq.cli.run import run as run_command
 from tfmpq.cli.search import search
+from tfmpq.reporting import report
 from tfmpq.reports.folders import read_run
-from tfmpq.reports.provenance import commands, digests
+from tfmpq.reports.provenance import UNRECORDED, commands, digests
 
 
 def options_of(verb: click.Command, line: str) -> dict[str, Any]:
@@ -63,13 +64,49 @@ def test_a_front_with_a_latency_table(make_run: Callable[..., Path], samples) ->
 
 
 def test_a_fine_tuning(make_run: Callable[..., Path], samples) -> None:
-    folder = make_run(finetune=samples.finetune_result())
+    folder = make_run(finetune=samples.finetune_result(started_from="resnet8.keras"))
     (line,) = commands(read_run(folder, "a"))
     parsed = options_of(finetune, line)
     assert parsed["source"] == folder / "policy.yaml"
     assert parsed["target"] == "digits"
     assert (parsed["distill"], parsed["reconstruct"], parsed["weights"]) == (False, True, None)
     assert (parsed["learning_rate"], parsed["epochs"], parsed["distill_weight"]) == (0.002, 4, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("searched", "recorded", "began", "typed"),
+    [
+        (True, {}, "float", "a"),
+        (True, {"run": "old/a", "source": "old/a/"}, "search", "a"),
+        (True, {"run": "old/a", "source": "old/b"}, "float", "old/b"),
+        (False, {"run": "old/a", "source": "old/b"}, "float", "old/b"),
+        (True, {"run": "old/a", "source": "p.yaml"}, "resnet8", "a/policy.yaml"),
+        (False, {}, "float", UNRECORDED),
+    ],
+)
+def test_the_source_of_a_fine_tuning(
+    searched: bool, recorded: dict[str, str], began: str, typed: str, make_run, samples
+) -> None:
+    tuned = samples.finetune_result(started_from=began) | recorded
+    folder = make_run(finetune=tuned, search=samples.search_result() if searched else None)
+    expected = str(folder.parent / typed) if typed.startswith("a") else typed
+    assert shlex.split(commands(read_run(folder, "a"))[-1])[2] == expected
+    page = folder.parent / "r.html"
+    report([folder], out=page)
+    assert ("RUN is the run folder of the search" in page.read_text()) is (typed == UNRECORDED)
+
+
+def test_weights_of_a_file_need_no_search(make_run: Callable[..., Path], samples) -> None:
+    folder = make_run(finetune=samples.finetune_result(started_from="float"))
+    (folder / "finetune.json").write_text(json.dumps(samples.finetune_options(weights="ab12" * 16)))
+    (line,) = commands(read_run(folder, "a"))
+    assert shlex.split(line)[2] == str(folder / "policy.yaml")
+
+
+def test_a_fine_tuning_that_is_not_finished_goes_on(make_run: Callable[..., Path], samples) -> None:
+    folder = make_run(search=samples.search_result())
+    (folder / "finetune.json").write_text(json.dumps(samples.finetune_options()))
+    assert shlex.split(commands(read_run(folder, "a"))[-1])[2] == str(folder)
 
 
 def test_a_whole_run(whole_run: Path) -> None:

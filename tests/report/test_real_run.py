@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tfmpq.reports.folders import read_run
+from tfmpq.reports.provenance import commands
 
 FILE = "small.litert.tflite"
 
@@ -48,3 +52,34 @@ def test_every_result_is_read(workshop, results: dict[str, Any]) -> None:
         # Without a profiler the reason is said.
         assert (f"Time by layer of {file['path']}" if file["ops"] else file["ops_note"]) in page
     assert len(found["figures"]) >= 9
+
+
+def printed(workshop, run: str) -> str:
+    """The command line of the fine-tuning that a report of a run prints."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(workshop.folder)
+        line = commands(read_run(Path(run), run))[-1].replace("\\\n", " ")
+    return shlex.join(shlex.split(line)[1:])
+
+
+def test_the_command_of_a_finished_fine_tuning_shows_its_result(workshop) -> None:
+    assert workshop.json(f"{printed(workshop, 'run')} --json") == workshop.results["finetune"]
+
+
+def test_so_does_that_of_one_in_a_folder_of_its_own(workshop) -> None:
+    tuned = workshop.json("finetune run --target digits --epochs 0 --no-reconstruct --out tuned --json")
+    assert tuned["started_from"] == "search"
+    assert printed(workshop, "tuned").startswith("finetune run ")
+    assert workshop.json(f"{printed(workshop, 'tuned')} --json") == tuned
+
+
+def test_a_run_of_an_older_version_is_resumed(workshop) -> None:
+    path = Path(workshop.folder, "run", "finetune.result.json")
+    kept = path.read_text()
+    old = json.loads(kept)
+    del old["source"]
+    try:
+        path.write_text(json.dumps(old))
+        assert workshop.json(f"{printed(workshop, 'run')} --json") == old | {"source": None}
+    finally:
+        path.write_text(kept)

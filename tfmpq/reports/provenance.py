@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from tfmpq.reports.folders import Run
@@ -27,6 +28,12 @@ _OF_FINETUNE = ("target", "learning_rate", "distill")
 _OF_SEARCH_ALONE = ("target_input", "target_classes", "learning_rate")
 """What `tfmpq run` finds out by itself."""
 
+UNRECORDED = "RUN"
+"""Stands for the run folder of a search that a fine-tuning began with and did not record."""
+
+_OF_A_SEARCH = ("float", "search")
+"""What a fine-tuning calls weights that are those of a search."""
+
 _COLUMNS = 72
 
 
@@ -43,8 +50,22 @@ def commands(run: Run) -> list[str]:
         return [_line("run", handed | {key: tuned[key] for key in _OF_FINETUNE if key in tuned} | out)]
     lines = [_line("search", searched | out)] if searched else []
     if tuned:
-        lines.append(_line("finetune", tuned | out, str(run.folder / "policy.yaml")))
+        lines.append(_line("finetune", tuned | out, source(run)))
     return lines
+
+
+def source(run: Run) -> str:
+    """What a fine-tuning is given: a policy file, or the run folder of the search whose weights it takes."""
+    tuned = run.finetune
+    of_search = run.search is not None if tuned is None else tuned.started_from in _OF_A_SEARCH
+    if run.finetune_options.get("weights") is not None or not of_search:
+        return str(run.folder / "policy.yaml")
+    if tuned is None or (tuned.source is None and run.search is not None):
+        return str(run.folder)
+    if tuned.source is None:
+        return UNRECORDED
+    # The folder may have been moved since.
+    return str(run.folder) if Path(tuned.source) == Path(tuned.run) else tuned.source
 
 
 def digests(run: Run) -> list[tuple[str, str]]:

@@ -86,6 +86,9 @@ class Finetune(_Result):
     bops: FiniteFloat
     mean_weight_bits: FiniteFloat
     versions: dict[str, str] = {}
+    run: str = ""
+    started_from: str = ""
+    source: str | None = None
 
 
 class ProcessRecord(_Result):

@@ -9,7 +9,7 @@ import numpy as np
 from tfmpq.reports.charts import Format, course, strip
 from tfmpq.reports.folders import Run, Steps
 from tfmpq.reports.markup import SHORT, Child, Element, bar, element, table
-from tfmpq.reports.provenance import commands, digests
+from tfmpq.reports.provenance import UNRECORDED, commands, digests, source
 from tfmpq.units import bops_text, bytes_text
 
 _SEARCH_COURSE: tuple[tuple[str, tuple[tuple[str, str], ...], Format], ...] = (
@@ -171,6 +171,9 @@ def _made(run: Run) -> list[Child]:
         parts.append(element("pre", element("code", "\n".join(lines))))
     for name, digest in digests(run):
         parts.append(element("p", f"{name} has the SHA-256 {digest}.", class_="note"))
+    if any(line.startswith("tfmpq finetune") for line in lines) and source(run) == UNRECORDED:
+        told = "is the run folder of the search that the fine-tuning began with; it is not recorded."
+        parts.append(element("p", f"{UNRECORDED} {told}", class_="note"))
     if versions:
         told = ", ".join(f"{name} {version}" for name, version in versions.items())
         parts.append(element("p", f"Made{made} with {told}.", class_="note"))
