@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from tfmpq.containers import SPECIALIZED, Builtin, Operator, Target, container_for
+from tfmpq.containers import SPECIALIZED, WIDE_TARGET, Builtin, Operator, Target, container_for
 from tfmpq.deploy.flatbuffer import (
     BITS_OF_TYPE,
     TYPE_OF_BITS,
@@ -51,7 +51,7 @@ def specialize(content: bytes, target: Target = "litert", name: str | Path = "mo
         Bytes of a `.tflite` with the same integers, scales and biases, without CAST.
 
     Raises:
-        UsageError: `target` is not one that files are rewritten for.
+        UsageError: `target` is not one that files are rewritten for, or has no form with 16-bit activations.
         TfmpqError: The file is damaged or cannot be rewritten.
     """
     if target not in SPECIALIZED:
@@ -64,12 +64,28 @@ def specialize(content: bytes, target: Target = "litert", name: str | Path = "mo
     with reading(name):
         refuse_wrong(model, name)
         graph = model.subgraphs[0]
+        if target != WIDE_TARGET and has_wide_activations(model):
+            raise UsageError(
+                f"16-bit activations are written for --target {WIDE_TARGET}. Received: {target}, for {name}. "
+                "Choose that target, or export 8 bits."
+            )
         producers = {int(op.outputs[0]): op for op in graph.operators if len(op.outputs)}
         for operator in graph.operators:
             if builtin_name(model, operator) in CHANNEL_AXIS and len(operator.inputs) > 1:
                 _rewrite(model, operator, producers, bits, target)
         _drop_dead_operators(graph)
         return write_model(model)
+
+
+def has_wide_activations(model: Any) -> bool:
+    """Whether a file computes with 16-bit activations.
+
+    Args:
+        model: A file in object form, from `read_model`.
+    """
+    graph = model.subgraphs[0]
+    computed = {int(index) for operator in graph.operators or [] for index in operator.outputs}
+    return any(graph.tensors[index].type == schema.TensorType.INT16 for index in computed)
 
 
 def _rewrite(

@@ -10,11 +10,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tfmpq.containers import Target
+from tfmpq.containers import WIDE_TARGET, Target
 from tfmpq.deploy.flatbuffer import read_file, read_model, reading
 from tfmpq.deploy.layout import StoredLayer, stored_layers
 from tfmpq.deploy.processor import target_for
 from tfmpq.deploy.runner import device
+from tfmpq.deploy.specialize import has_wide_activations
 from tfmpq.deploy.specialize import specialize as rewrite
 from tfmpq.errors import TfmpqError
 from tfmpq.runs import write_atomically
@@ -59,21 +60,23 @@ def specialize(
     Args:
         path: A `.tflite`, usually in storage form.
         out: File to write; replaced only when the new one holds the same numbers.
-        target: What to write it for; `auto` for what suits the processor at hand.
+        target: What to write it for; `auto` for what suits the processor at hand, which with 16-bit
+            activations is always `litert`.
 
     Raises:
-        UsageError: `target` is not one that files are rewritten for.
+        UsageError: `target` is not one that files are rewritten for, or has no form with 16-bit activations.
         TfmpqError: The file is damaged, cannot be rewritten, or would not hold the same numbers.
     """
+    content = read_file(path)
+    with reading(path):
+        model = read_model(content, path)
+        held, wide = stored_layers(model), has_wide_activations(model)
     if target == "auto":
         here = device()
-        target = target_for(here["machine"], here["features"])
-    content = read_file(path)
+        target = WIDE_TARGET if wide else target_for(here["machine"], here["features"])
     begin = time.perf_counter()
     written = rewrite(content, target, path)
     elapsed = time.perf_counter() - begin
-    with reading(path):
-        held = stored_layers(read_model(content, path))
 
     def write(temporary: Path) -> None:
         temporary.write_bytes(written)

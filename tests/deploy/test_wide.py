@@ -7,14 +7,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tfmpq.containers import wide_container
+from tfmpq.containers import SPECIALIZED, wide_container
 from tfmpq.deploy import layout, readback, surgery
+from tfmpq.deploy.flatbuffer import read_model
 from tfmpq.deploy.layout import bias_type
+from tfmpq.deploy.specialize import has_wide_activations
 from tfmpq.deploy.surgery import build_tflite
 from tfmpq.deploy.verify import verify
 from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.frozen import FrozenLayer, FrozenModel, FrozenWeights, TensorGrid
 from tfmpq.quantizers import activation_levels
+from tfmpq.specializing import specialize
 
 INPUTS, WIDE = 1024, 16
 
@@ -93,3 +96,17 @@ def test_other_targets_and_mixed_containers_are_refused() -> None:
     narrow = replace(frozen.layers[1], grid=TensorGrid(0.5))
     with pytest.raises(TfmpqError, match="codes of one size"):
         build_tflite(replace(frozen, layers=(frozen.layers[0], narrow)), "litert")
+
+
+def test_a_file_is_rewritten_for_no_other_target(make_small, tmp_path, monkeypatch) -> None:
+    source, out = tmp_path / "wide.tflite", tmp_path / "out.tflite"
+    source.write_bytes(build_tflite(network(1), "litert"))
+    for target in set(SPECIALIZED) - {"litert"}:
+        with pytest.raises(UsageError, match=rf"written for --target litert. Received: {target}, for .*wide"):
+            specialize(source, out, target)
+    assert not out.exists()
+    # A processor for which 8-bit networks are written otherwise.
+    monkeypatch.setattr("tfmpq.specializing.target_for", lambda *_: "litert-int8")
+    assert specialize(source, out, "auto").target == "litert"
+    assert out.read_bytes() == source.read_bytes()
+    assert not has_wide_activations(read_model(build_tflite(make_small(4), "litert")))
