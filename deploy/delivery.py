@@ -9,19 +9,22 @@ from typing import Any
 
 import numpy as np
 
-from tfmpq.containers import Target
+from tfmpq.containers import TARGETS, WIDE_TARGET, Target
 from tfmpq.deploy.benchmark_model import BenchmarkModel
 from tfmpq.deploy.device_errors import OutputsDiffer
-from tfmpq.deploy.flatbuffer import read_file
+from tfmpq.deploy.flatbuffer import read_file, read_model, reading
 from tfmpq.deploy.latency import Measurement
 from tfmpq.deploy.measure import binary_for, measure, program_for
 from tfmpq.deploy.processor import target_for
 from tfmpq.deploy.python_runner import PythonRunner
+from tfmpq.deploy.quiet import quiet_stderr
 from tfmpq.deploy.record import read_metadata
 from tfmpq.deploy.runtime import open_interpreter, to_codes
+from tfmpq.deploy.specialize import has_wide_activations
 from tfmpq.deploy.transports import Transport, transport
-from tfmpq.errors import UsageError
+from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.progress import Reporter, SilentReporter
+from tfmpq.runs import Stage
 
 LEAST_AGREEMENT = 0.9
 """Share of images that must get the class that they get here.
@@ -117,18 +120,19 @@ def deploy(
         reporter: Told about progress.
 
     Raises:
-        UsageError: The source is none, or an option does not suit the device.
+        UsageError: The source is none, or it or an option does not suit the device.
         DeviceError: The device or the way to it fails, or its outputs are others.
-        TfmpqError: The network cannot be written.
+        TfmpqError: The network cannot be written, or is no classifier.
     """
     reporter, source = reporter or SilentReporter(), Path(source)
+    wide = _check_source(source)
     access: dict[str, Any] = {"python": python, "ssh_config": ssh_config, "adb": adb}
     way, agreement = transport(on, **access), None
     binary = binary_for(way, benchmark_model)
     with way as device:
         program = program_for(device, binary)
         program.require_runtime()
-        form = choose_form(program.probe())
+        form = choose_form(program.probe(), wide)
         path = _write(source, form, Path(out) if out else None, data_dir, reporter)
         if isinstance(program, BenchmarkModel):
             reporter.log("Outputs are not compared: benchmark_model shows none.")
@@ -143,14 +147,56 @@ def deploy(
     return Delivery(str(source), str(path), form, path.stat().st_size, agreement, found[0])
 
 
-def choose_form(probed: dict[str, Any]) -> Target:
+def choose_form(probed: dict[str, Any], wide: bool = False) -> Target:
     """What to write for a device: see `tfmpq.containers` for what each form is.
 
     Args:
         probed: The runner's answer: runtime and device.
+        wide: Whether the network has 16-bit activations.
+
+    Raises:
+        UsageError: The device's runtime has no form for 16-bit activations.
     """
-    device = probed["device"]
-    return target_for(device["machine"], device["features"], probed["runtime"]["name"])
+    device, runtime = probed["device"], probed["runtime"]["name"]
+    form = target_for(device["machine"], device["features"], runtime)
+    if not wide:
+        return form
+    if form == "tflite-runtime":
+        raise UsageError(
+            f"16-bit activations are written for --target {WIDE_TARGET}, which ai-edge-litert runs. "
+            f"Received: a device with {runtime}. Install ai-edge-litert there, or export 8 bits."
+        )
+    return WIDE_TARGET
+
+
+def _check_source(source: Path) -> bool:
+    """Refuse what cannot be delivered, before any work; returns whether activations have 16 bits."""
+    if source.is_dir():
+        if not Stage(source, "finetune").finished:
+            raise UsageError(
+                f"A fine-tuned run is deployed. Received: {source}, not fine-tuned. Run tfmpq finetune "
+                f"{source}."
+            )
+        return False
+    model = read_model(read_file(source), source)
+    with reading(source):
+        graph = model.subgraphs[0]
+        if (len(graph.inputs), len(graph.outputs)) != (1, 1):
+            raise TfmpqError(
+                "A classifier takes one batch of images and answers with logits, which are compared. "
+                f"Received: {source} with {len(graph.inputs)} inputs and {len(graph.outputs)} outputs. Use "
+                "tfmpq specialize and tfmpq measure, which compare no outputs."
+            )
+        return has_wide_activations(model)
+
+
+def _file_beside(source: Path, form: Target) -> Path:
+    """Where a file in another form goes; only the name of a form is replaced, because names have dots."""
+    stem = source.name.removesuffix(".tflite")
+    before, _, last = stem.rpartition(".")
+    if before and last in TARGETS:
+        stem = before
+    return source.with_name(f"{stem}.{form}.tflite")
 
 
 def _write(
@@ -158,12 +204,12 @@ def _write(
 ) -> Path:
     """Export the run, or rewrite the file."""
     if source.is_dir():
-        from tfmpq.exporting import export
-
+        with quiet_stderr():  # TensorFlow greets
+            from tfmpq.exporting import export
         return Path(export(source, target=form, out=out, data_dir=data_dir, reporter=reporter).path)
     from tfmpq.specializing import specialize
 
-    target = out or source.with_name(f"{source.name.split('.')[0]}.{form}.tflite")
+    target = out or _file_beside(source, form)
     specialize(source, target, form)
     return target
 
@@ -172,8 +218,8 @@ def _images(
     path: Path, data: str, limit: int, data_dir: str | Path | None, reporter: Reporter
 ) -> tuple[np.ndarray, np.ndarray]:
     """Codes of the input tensor, int8 (N, height, width, channels), and labels of the first test images."""
-    from tfmpq.data import ImageBatches, load_dataset
-
+    with quiet_stderr():  # TensorFlow greets
+        from tfmpq.data import ImageBatches, load_dataset
     content = read_file(path)
     detail = open_interpreter(content).get_input_details()[0]
     preprocessing = read_metadata(content, str(path)).get("preprocessing")

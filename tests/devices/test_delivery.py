@@ -6,17 +6,23 @@ import hashlib
 import importlib.util
 import json
 import shutil
+import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from tfmpq.cli.main import main
 from tfmpq.deploy import device_errors as errors
 from tfmpq.deploy import python_runner
-from tfmpq.deploy.delivery import choose_form, deploy
-from tfmpq.errors import UsageError
+from tfmpq.deploy.delivery import _file_beside, choose_form, deploy
+from tfmpq.deploy.flatbuffer import read_model, write_model
+from tfmpq.deploy.surgery import build_tflite
+from tfmpq.errors import TfmpqError, UsageError
 
 # Keras 3 converts TensorFlow's variables by a call that NumPy 2 warns of.
 pytestmark = [
@@ -26,18 +32,22 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def storage(tmp_path_factory) -> Path:
-    """A network of 8x8 images in storage form."""
-    from tfmpq.deploy.surgery import build_tflite
-
+def networks() -> ModuleType:
+    """The networks that the tests of files use."""
     source = Path(__file__).parents[1] / "deploy" / "conftest.py"
     spec = importlib.util.spec_from_file_location("networks_for_delivery", source)
     assert spec is not None
     assert spec.loader is not None
     fixtures = sys.modules["networks_for_delivery"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(fixtures)
+    return fixtures
+
+
+@pytest.fixture(scope="module")
+def storage(networks, tmp_path_factory) -> Path:
+    """A network of 8x8 images in storage form."""
     path = tmp_path_factory.mktemp("storage") / "toy.storage.tflite"
-    path.write_bytes(build_tflite(fixtures.small(4), "storage"))
+    path.write_bytes(build_tflite(networks.small(4), "storage"))
     return path
 
 
@@ -124,3 +134,66 @@ def test_what_cannot_be_delivered(files, tmp_path) -> None:
         deploy(files[0], "digits", benchmark_model=files[0])
     with pytest.raises(UsageError, match="no record"):
         deploy(files[0], "digits", out=tmp_path / "out.tflite")
+
+
+def test_16_bit_activations_have_one_form(networks, tmp_path, monkeypatch) -> None:
+    slow = {"machine": "aarch64", "features": "fp asimd"}
+    assert choose_form({"runtime": {"name": "ai-edge-litert"}, "device": slow}, wide=True) == "litert"
+    with pytest.raises(UsageError, match="Received: a device with tflite-runtime"):
+        choose_form({"runtime": {"name": "tflite-runtime"}, "device": slow}, wide=True)
+    frozen = networks.small(8)
+    layers = [replace(layer, grid=replace(layer.grid, bits=16, container=16)) for layer in frozen.layers]
+    source = tmp_path / "wide.tflite"
+    source.write_bytes(build_tflite(replace(frozen, layers=tuple(layers)), "litert"))
+    monkeypatch.setattr("tfmpq.deploy.delivery.target_for", lambda *_: "litert-int8")
+    done = deploy(source, "digits", limit=5)
+    assert (done.form, done.path) == ("litert", str(tmp_path / "wide.litert.tflite"))
+    assert done.agreement is not None
+    assert (done.agreement.max_lsb, done.agreement.total) == (0, 20)
+
+
+def test_a_file_with_several_outputs_is_refused(storage, tmp_path) -> None:
+    model = read_model(storage.read_bytes())
+    graph = model.subgraphs[0]
+    graph.outputs = np.append(graph.outputs, graph.operators[0].outputs).astype(np.int32)
+    source = tmp_path / "two.tflite"
+    source.write_bytes(write_model(model))
+    with pytest.raises(TfmpqError, match=r"two.tflite with 1 inputs and 2 outputs. Use tfmpq specialize"):
+        deploy(source, "digits")
+    assert list(tmp_path.iterdir()) == [source]
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("net.0.35.tflite", "net.0.35.litert.tflite"),
+        ("net.0.5.tflite", "net.0.5.litert.tflite"),
+        ("net.tflite-runtime.tflite", "net.litert.tflite"),
+        ("net.litert.storage.tflite", "net.litert.litert.tflite"),
+        ("litert.tflite", "litert.litert.tflite"),
+    ],
+)
+def test_files_with_dots_in_their_names_stay_apart(storage, name, written) -> None:
+    assert _file_beside(storage.with_name(name), "litert") == storage.with_name(written)
+
+
+def test_a_folder_without_a_run_is_refused_before_the_device_and_tensorflow(tmp_path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from tfmpq.deploy.delivery import deploy\n"
+        "from tfmpq.errors import UsageError\n"
+        "try: deploy(Path('.'), 'digits', on='ssh:nowhere.invalid')\n"
+        "except UsageError as error: print(error)\n"
+        "print(sorted({'keras', 'tensorflow'} & set(sys.modules)))"
+    )
+    line = [sys.executable, "-c", script]
+    done = subprocess.run(line, capture_output=True, text=True, check=True, cwd=tmp_path)
+    message, heavy = done.stdout.splitlines()
+    assert message == "A fine-tuned run is deployed. Received: ., not fine-tuned. Run tfmpq finetune .."
+    assert heavy == "[]"
+
+
+def test_libraries_say_nothing_while_they_load(storage, tmp_path) -> None:
+    script = "from tfmpq.cli.main import main; main()"
+    line = ["deploy", str(storage), "--data", "digits", "--limit", "2", "--out", str(tmp_path / "o.tflite")]
+    done = subprocess.run([sys.executable, "-c", script, *line], capture_output=True, text=True, check=True)
+    assert [text.split(":")[0] for text in done.stderr.splitlines()] == ["measure", "measure"]
