@@ -85,7 +85,8 @@ def test_run_and_files_classify_alike(workshop) -> None:
     assert trained == workshop.results["finetune"]["top1"] > 0.7
     assert workshop.results["finetune"]["count"] == IMAGES
     storage, litert = top1(workshop, "small.storage.tflite"), top1(workshop, "small.litert.tflite")
-    assert storage == litert
+    # Convolutions with 2 bits run in LiteRT's own kernels in the storage form, which round twice.
+    assert abs(storage - litert) <= 2 / IMAGES
     # Ties on the 8-bit grid of the logits may fall the other way for a few images.
     assert abs(storage - trained) <= 4 / IMAGES
 
