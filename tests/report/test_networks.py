@@ -50,7 +50,26 @@ def test_a_search_alone_is_preliminary(make_run, samples) -> None:
         ("resnet8, float32", 0.8712, True),
         ("a, size=0.5x", 0.7345, True),
     ]
-    assert compare(found, {})[0].best == ()
+    # The float network is larger and more accurate.
+    assert [found[index].name for index in compare(found, {})[0].best] == ["a, size=0.5x", "resnet8, float32"]
+
+
+def test_networks_before_fine_tuning_have_a_front_of_their_own(make_run, samples) -> None:
+    rows = [
+        {"asked": asked, "policy": "p", "reached": size, "mean_weight_bits": 4, "accuracy": top1}
+        for asked, size, top1 in (("small", 20_000, 0.5), ("beaten", 30_000, 0.4), ("large", 40_000, 0.6))
+    ]
+    searched = read_run(make_run("s", search=samples.search_result(pareto=rows)), "s")
+    tuned = read_run(make_run("t", finetune=samples.finetune_result(size=10_000, top1=0.9)), "t")
+    (comparison,) = compare(networks([searched, tuned], []), {})
+    shown = {row["name"]: row["on_front"] for row in comparison.rows()}
+    assert shown == {
+        "resnet8, float32": True,
+        "s, small": True,
+        "s, beaten": False,
+        "s, large": True,
+        "t": True,
+    }
 
 
 def test_a_front_of_budgets_gives_a_network_each(make_run, samples) -> None:

@@ -22,7 +22,8 @@ class Comparison:
         data: The data set.
         networks: In the order of the table.
         timings: Measured ones, by conditions.
-        best: Indices of those that no other one beats in bytes and accuracy; preliminary ones left out.
+        best: Indices of those that no other one beats in bytes and accuracy; preliminary ones have a front
+            of their own.
     """
 
     data: str
@@ -61,12 +62,21 @@ def compare(found: Sequence[Network], timed: dict[str, list[Timing]]) -> list[Co
     made = []
     for data in dict.fromkeys(network.data for network in found):
         chosen = tuple(network for network in found if network.data == data)
-        sized = [i for i, n in enumerate(chosen) if n.size is not None and not n.preliminary]
-        best = front([(float(chosen[i].size or 0), chosen[i].top1) for i in sized])
         here = {name: [t for t in timings if t.network in chosen] for name, timings in timed.items()}
         kept = {name: timings for name, timings in here.items() if timings}
-        made.append(Comparison(data, chosen, kept, tuple(sized[i] for i in best)))
+        best = (*_front(chosen, preliminary=False), *_front(chosen, preliminary=True))
+        made.append(Comparison(data, chosen, kept, best))
     return made
+
+
+def _front(networks: Sequence[Network], *, preliminary: bool) -> list[int]:
+    """Indices of the networks of one kind that no other one of it beats, by size."""
+    sized = [
+        (index, float(network.size), network.top1)
+        for index, network in enumerate(networks)
+        if network.size is not None and network.preliminary is preliminary
+    ]
+    return [sized[position][0] for position in front([(size, top1) for _, size, top1 in sized])]
 
 
 def comparison_section(comparison: Comparison, index: int) -> Element:
