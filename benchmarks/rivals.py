@@ -38,7 +38,7 @@ LABELS = {
     "sgd": "sgd (plain gradients)",
     "sensitivity": "sensitivity",
     "random": "random",
-    "uniform": "uniform 2 bits, widened",
+    "uniform": "uniform, the widest that fits (2 bits, 0.27 of the bytes)",
 }
 SPACES = {
     "": "0.35 of the int8 bytes; 2, 4 or 8 bits",
