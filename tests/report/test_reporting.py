@@ -180,6 +180,46 @@ def test_empty_folders_and_folders_as_output_are_refused(whole_run: Path, tmp_pa
         ("search.result.json", "{", "search.result.json"),
         ("search.result.json", '{"model": 3}', "model"),
         ("job.json", '{"table": []}', "measured"),
+def test_a_latency_table_is_refused_as_such(whole_run: Path, tmp_path: Path) -> None:
+    table = tmp_path / "r8.json"
+    table.write_text(json.dumps({"format": "tfmpq-latency/1", "model": "resnet8", "layers": []}))
+    with pytest.raises(UsageError, match=r"r8\.json, a latency table of tfmpq profile.* Leave it out\."):
+        report([whole_run, table], out=tmp_path / "r.html")
+    # In a run folder it is one file among others.
+    table.rename(whole_run / "r8.json")
+    assert report([whole_run], out=tmp_path / "r.html").measured == 3
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b"[" * 200_000, b""])
+def test_a_named_file_that_is_no_json_is_refused(content: bytes, whole_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken.json").write_bytes(content)
+    with pytest.raises(TfmpqError, match=r"(?s)Received: .*broken\.json: .*Leave it out") as caught:
+        report([whole_run, tmp_path / "broken.json"], out=tmp_path / "r.html")
+    assert "run folder" not in str(caught.value)
+
+
+def test_numbers_are_whole_and_one_is_no_plural(make_run, samples, tmp_path: Path) -> None:
+    budget = [
+        {"key": "size", "asked": "size=0.6x", "limit": 48_076.8, "reached": 48_000.0},
+        {"key": "bops", "asked": "bops=0.5x", "limit": 123_456_789.5, "reached": 123_456_001.0},
+        {"key": "weight-bits", "asked": "weight-bits=4.25", "limit": 4.25, "reached": 4.0},
+    ]
+    folder = make_run(
+        search=samples.search_result(budget=budget), finetune=samples.finetune_result(epochs=1, steps=1)
+    )
+    kept = (folder / "finetune.csv").read_text().splitlines()[:4]
+    (folder / "finetune.csv").write_text("\n".join(kept))
+    report([folder], out=tmp_path / "r.html")
+    text = text_of(tmp_path / "r.html")
+    assert "48,000 of at most 48,076." in text
+    assert "123,456,001 of at most 123,456,789." in text
+    assert "4 of at most 4.25." in text
+    assert "for 1 epoch (1 step): top-1" in text
+    page = (tmp_path / "r.html").read_text()
+    assert '<th scope="row">3</th>' in page
+    assert "3 to 3" not in page
+
+
         ("latency.json", '{"files": 1, "comparisons": []}', "files"),
         ("search.json", "[]", "list"),
         ("search.csv", b"\xff\xfe\x00", "search.csv"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -9,7 +10,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, field_validator
 
 from tfmpq.errors import TfmpqError, UsageError
-from tfmpq.runs import read_json
+from tfmpq.latency_table import FORMAT as LATENCY_TABLE
 
 Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
 Positive = Annotated[FiniteFloat, Field(gt=0)]
@@ -23,6 +24,7 @@ class _Result(BaseModel):
 class Budget(_Result):
     """A budget and what the policy reaches."""
 
+    key: str
     asked: str
     limit: FiniteFloat
     reached: FiniteFloat
@@ -337,12 +339,25 @@ def read_result(path: Path) -> Any:
     Raises:
         TfmpqError: The file is no JSON, or a field is wrong.
     """
-    content = read_json(path)
+    return _result(_content(path), path)
+
+
+def _result(content: Any, path: Path) -> Any:
     if isinstance(content, Mapping):
         for names, kind in _KINDS:
             if all(name in content for name in names):
                 return checked(kind, content, path)
     return None
+
+
+def _content(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError, OSError) as error:
+        raise TfmpqError(
+            f"A result file is the JSON that tfmpq wrote. Received: {path}: {error}. "
+            "Leave it out, or run the command that wrote it again."
+        ) from error
 
 
 def read_given(path: Path) -> Any:
@@ -352,7 +367,13 @@ def read_given(path: Path) -> Any:
         UsageError: It holds no result that a report shows.
         TfmpqError: It is damaged.
     """
-    found = read_result(path)
+    content = _content(path)
+    found = _result(content, path)
+    if found is None and isinstance(content, Mapping) and content.get("format") == LATENCY_TABLE:
+        raise UsageError(
+            "A report shows the latencies of whole files, as tfmpq measure writes them. "
+            f"Received: {path}, a latency table of tfmpq profile, which it does not show. Leave it out."
+        )
     if found is None:
         raise UsageError(
             "A report shows run folders and what measure, verify, export, evaluate and deploy print with "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -10,6 +11,7 @@ from tfmpq.reports.charts import Format, course, strip
 from tfmpq.reports.folders import Run, Steps
 from tfmpq.reports.markup import SHORT, Child, Element, bar, element, table
 from tfmpq.reports.provenance import UNRECORDED, commands, digests, source
+from tfmpq.reports.results import Budget
 from tfmpq.units import bops_text, bytes_text
 
 _SEARCH_COURSE: tuple[tuple[str, tuple[tuple[str, str], ...], Format], ...] = (
@@ -60,7 +62,7 @@ def _facts(run: Run) -> Element:
     facts: list[str] = []
     if run.search:
         for budget in run.search.budget:
-            facts.append(f"Budget {budget.asked}: {budget.reached:,.6g} of at most {budget.limit:,.6g}.")
+            facts.append(f"Budget {budget.asked}: {_reached(budget)}.")
         size, bops = run.search.size, run.search.bops
         facts.append(
             f"Size {bytes_text(size.policy)}, {size.policy / size.int8:.3f} of uniform 8 bits and "
@@ -75,10 +77,22 @@ def _facts(run: Run) -> Element:
     if run.finetune:
         tuned = run.finetune
         facts.append(
-            f"Fine-tuned on {tuned.data} for {tuned.epochs} epochs ({tuned.steps:,} steps): top-1 "
+            f"Fine-tuned on {tuned.data} for {_counted(tuned.epochs, 'epoch')} "
+            f"({_counted(tuned.steps, 'step')}): top-1 "
             f"{100 * tuned.top1:.2f} %, top-5 {100 * tuned.top5:.2f} % of {tuned.count:,} test images."
         )
     return element("ul", *(element("li", fact) for fact in facts))
+
+
+def _reached(budget: Budget) -> str:
+    """Value and limit; bytes and operations are whole, and a limit of them as much as can be reached."""
+    if budget.key in ("size", "bops"):
+        return f"{budget.reached:,.0f} of at most {math.floor(budget.limit):,}"
+    return f"{budget.reached:,.6g} of at most {budget.limit:,.6g}"
+
+
+def _counted(count: int, name: str) -> str:
+    return f"{count:,} {name}{'' if count == 1 else 's'}"
 
 
 def _policy(run: Run, name: str, alone: bool) -> list[Child]:
@@ -119,7 +133,7 @@ def _counts(bits: Mapping[str, int]) -> Element:
     for width in widths:
         count = list(bits.values()).count(width)
         chip = element("span", str(width), class_=f"chip bits{width}")
-        items.append(element("li", chip, f" bits: {count} layer{'' if count == 1 else 's'}"))
+        items.append(element("li", chip, f" bits: {_counted(count, 'layer')}"))
     return element("ul", *items, class_="legend")
 
 
@@ -148,7 +162,8 @@ def _courses(
     rows: list[list[Child]] = []
     for part in parts:
         means = [form(_mean(values[part])) for values, form in columns.values()]
-        rows.append([f"{part[0] + 1:,} to {part[-1] + 1:,}", *means])
+        first, last = f"{part[0] + 1:,}", f"{part[-1] + 1:,}"
+        rows.append([first if len(part) == 1 else f"{first} to {last}", *means])
     numbers = table(f"{title}: means", ["steps", *columns], rows, numeric=range(1, len(columns) + 1))
     return [
         element("h3", title),
