@@ -204,7 +204,10 @@ def copy(folder: Path, raw: Path) -> None:
     """What a run folder tells, without weights, images and folders of the machine."""
     target = raw / folder.name
     target.mkdir(parents=True, exist_ok=True)
-    for name in ("search.json", "search.csv", "search.choices.csv", "search.result.json", "policy.yaml"):
+    stages = [
+        f"{stage}.{kind}" for stage in ("search", "finetune") for kind in ("json", "csv", "result.json")
+    ]
+    for name in (*stages, "search.choices.csv", "policy.yaml"):
         if (folder / name).exists():
             (target / name).write_text(without_folders((folder / name).read_text()))
     for path in folder.parent.glob(f"{folder.name}.evaluate-*.json"):
@@ -222,7 +225,7 @@ def main() -> None:
     for folder in sorted(path for path in source.iterdir() if path.is_dir()):
         if run := load(folder):
             runs.append(run)
-            copy(folder, results / "raw")
+        copy(folder, results / "raw")
     spaces = {
         space: {
             method: chosen

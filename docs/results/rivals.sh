@@ -55,8 +55,8 @@ part_digits() { # policies from digits, from CIFAR-10 and at random, for one flo
         for name in there cifar10 random; do
             for epochs in 0 5; do
                 tfmpq finetune "$RUNS/digits-$name-$seed/policy.yaml" --model resnet8 --target digits --seed 0 \
-                    "${trained[@]}" --epochs $epochs --json --out "$RUNS/digits-$name-$seed-$epochs" \
-                    > "$RUNS/digits-$name-$seed-$epochs.json"
+                    "${trained[@]}" --epochs $epochs --json --out "$RUNS/digits-$name-$seed-ft$epochs" \
+                    > "$RUNS/digits-$name-$seed-ft$epochs.json"
             done
         done
     done
@@ -77,12 +77,12 @@ imitating() { # name option ...: a policy for 224x224 and 1000 classes, found by
 }
 part_imagenette() {
     local seed
-    for seed in 0 1; do imitating random-$seed --proxy imagenette --method random --seed $seed; done
-    imitating sens-imagenette --proxy imagenette --method sensitivity
-    imitating sens-cifar --proxy cifar10 --method sensitivity
-    imitating asga-cifar --proxy cifar10 --epochs 8 --steps-per-epoch 16 --batch-size 32 --seed 0
-    imitating asga-imagenette --proxy imagenette --epochs 8 --steps-per-epoch 8 --batch-size 16 --seed 0
-    carried asga-cifar-labels "$RUNS/mbv2/policy.yaml" # the policy that run.sh finds
+    for seed in 0 1 2; do imitating mobilenet_v2-random-$seed --proxy imagenette --method random --seed $seed; done
+    imitating mobilenet_v2-sens-imagenette --proxy imagenette --method sensitivity
+    imitating mobilenet_v2-sens-cifar --proxy cifar10 --method sensitivity
+    imitating mobilenet_v2-asga-cifar --proxy cifar10 --epochs 8 --steps-per-epoch 16 --batch-size 32 --seed 0
+    imitating mobilenet_v2-asga-imagenette --proxy imagenette --epochs 8 --steps-per-epoch 8 --batch-size 16 --seed 0
+    carried mobilenet_v2-asga-cifar-labels "$RUNS/mbv2/policy.yaml" # the policy that run.sh finds
 }
 
 mkdir -p "$RUNS"
