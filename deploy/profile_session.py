@@ -13,8 +13,9 @@ from tfmpq.deploy.measure import DeviceProgram
 from tfmpq.deploy.op_times import ProfiledProcess
 from tfmpq.deploy.profilers import NoProfiler, OperatorProfiler
 from tfmpq.deploy.protocol import Protocol
-from tfmpq.deploy.single_operators import SOURCE, inference_ms
+from tfmpq.deploy.single_operators import inference_ms
 from tfmpq.deploy.transports import Transport
+from tfmpq.latency_table import ALONE
 from tfmpq.progress import Reporter
 
 PLAN = Protocol("profile", runs=50, seconds=0.5, warmup_seconds=0.2, limit_seconds=30.0)
@@ -68,7 +69,7 @@ class Session:
     def __init__(self, device: Transport, program: DeviceProgram, threads: int, affinity: str | None) -> None:
         self._device, self._program = device, program
         self.threads, self.affinity, self.target = threads, affinity, device.target()
-        self.source = SOURCE
+        self.source = ALONE
         self.wholes: dict[Path, Whole] = {}
         self.facts: dict[str, Any] = {}
         self.processes: dict[Path, list[ProfiledProcess]] = {}

@@ -253,7 +253,7 @@ def _table(
         warnings=[*warnings, *_warnings(list(session.wholes.values()), parts)],
     )
     checks = [_check(table, plan, session.wholes[path]) for plan, path in zip(plans, files, strict=True)]
-    found = [*table.warnings, *_disagreement(checks)]
+    found = [*table.warnings, *_disagreement(checks), *_resolution(table)]
     return table.model_copy(update={"networks": checks, "warnings": found})
 
 
@@ -277,6 +277,16 @@ def _disagreement(checks: Sequence[ProfiledNetwork]) -> list[str]:
     if missed <= _LARGE_ERROR:
         return []
     return [f"the table misses whole networks by {missed:.0%} more than they differ between processes"]
+
+
+def _resolution(table: LatencyTable) -> list[str]:
+    """Whether the profiler's whole microseconds are too coarse for the layers."""
+    if not table.too_short:
+        return []
+    return [
+        "most layers take less than 1 us, too short for the profiler's whole microseconds: the table cannot "
+        "tell their widths apart; use --alone"
+    ]
 
 
 def _warnings(wholes: Sequence[Whole], parts: Parts) -> list[str]:

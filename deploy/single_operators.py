@@ -19,7 +19,6 @@ from tfmpq.deploy.profile_parts import CLAMP, Parts, padding, tensor_of
 from tfmpq.deploy.stand_in import BITS, StandIn
 from tfmpq.latency_table import ContainerTime, LayerTimes, TensorTime
 
-SOURCE = "single operators"
 Times = list[float]
 """Milliseconds of one inference, one number for each process."""
 

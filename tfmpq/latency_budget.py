@@ -30,7 +30,8 @@ def with_latency(
 
     Raises:
         UsageError: The table is none, or one of another network, size, device, runtime or number of threads;
-            or there is a device without a table.
+            there is a device without a table; or a budget of latency with a table that cannot tell widths
+            apart.
         DeviceError: The device cannot be reached.
     """
     if options.latency_table is None:
@@ -42,6 +43,7 @@ def with_latency(
         return costs
     table = load_table(options.latency_table)
     check_network(table, model, network.input_shape, classes, costs)
+    _check_resolution(table, options, reporter)
     _check_device(table, options, reporter)
     device = table.device.get("board") or table.device.get("cpu") or table.device.get("machine")
     runtime = " ".join(str(part) for part in (table.runtime["name"], table.runtime["version"]) if part)
@@ -50,6 +52,19 @@ def with_latency(
         f"measured {table.created[:10]}."
     )
     return replace(costs, latency=table.costs())
+
+
+def _check_resolution(table: LatencyTable, options: SearchOptions, reporter: Reporter) -> None:
+    """Refuse a budget that the table cannot answer; without one, say what its predictions are worth."""
+    if not table.too_short:
+        return
+    if any(text.partition("=")[0].strip() == "latency" for text in options.budgets):
+        raise UsageError(
+            "A budget of latency needs a table that tells widths apart. Received: "
+            f"{options.latency_table}, where most layers take less than 1 us, which {table.source} cannot "
+            "time. Run tfmpq profile with --alone, or leave the budget out."
+        )
+    reporter.log("Most layers are too short for the latency table: it cannot tell their widths apart.")
 
 
 def _check_device(table: LatencyTable, options: SearchOptions, reporter: Reporter) -> None:

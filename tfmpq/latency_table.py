@@ -8,7 +8,7 @@ one runtime and one number of threads; for anything else it says nothing, and is
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +21,11 @@ from tfmpq.latency_cost import NANOSECONDS, LatencyCosts
 
 FORMAT: Literal["tfmpq-latency/1"] = "tfmpq-latency/1"
 MAX_FILE_BYTES = 2**24
+ALONE = "single operators"
+"""Source of times that no profiler told: operators that were cut out, with a clock of nanoseconds."""
+RESOLUTION_MS = 1e-3
+"""Profilers count whole microseconds."""
+_DOUBT = 0.1
 _DEVICE_FACTS = ("machine", "cpu", "board", "features")
 """What makes two devices the same; cores and memory do not change how long one inference takes."""
 
@@ -149,6 +154,17 @@ class LatencyTable(_Record):
     networks: list[ProfiledNetwork]
     warnings: list[str]
 
+    @property
+    def too_short(self) -> bool:
+        """Whether the widths of most layers cannot be told apart, since all their times are too short.
+
+        Layers that have the same container at every width count only where no layer has several.
+        """
+        if self.source == ALONE:
+            return False
+        chosen = [layer for layer in self.layers if len(layer.times) > 1] or self.layers
+        return too_short([max((time.ms for time in layer.times), default=0.0) for layer in chosen])
+
     def costs(self) -> LatencyCosts:
         """The table as costs of bit-widths; widths whose container was not profiled are left out."""
         return LatencyCosts(
@@ -180,6 +196,18 @@ class LatencyTable(_Record):
             UsageError: A width was not profiled.
         """
         return self.costs().total(weight_bits, activation_bits) / NANOSECONDS
+
+
+def too_short(times: Sequence[float]) -> bool:
+    """Whether most times are below a profiler's resolution, and together may be more than a tenth of all.
+
+    A long operator beside many short ones is told well enough.
+
+    Args:
+        times: Milliseconds that a profiler told.
+    """
+    below = sum(ms < RESOLUTION_MS for ms in times)
+    return 2 * below > len(times) and below * RESOLUTION_MS > _DOUBT * sum(times)
 
 
 def load_table(path: str | Path) -> LatencyTable:

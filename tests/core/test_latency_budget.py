@@ -230,7 +230,10 @@ def attach(tmp_path, monkeypatch):
         path.write_text(json.dumps(_table(**(changes or {}))))
         said: list[str] = []
         options = SimpleNamespace(
-            **({"latency_table": path, "on": None, "threads": None, "ssh_config": None} | given)
+            **(
+                {"latency_table": path, "on": None, "threads": None, "ssh_config": None, "budgets": ()}
+                | given
+            )
         )
         network = SimpleNamespace(input_shape=(8, 8, 3))
         costs = with_latency(CostModel(LAYERS), network, "net", 4, options, SimpleNamespace(log=said.append))
@@ -265,6 +268,18 @@ def test_a_table_becomes_part_of_the_costs(attach) -> None:
 def test_a_table_of_something_else_is_refused(attach, changes, given, said) -> None:
     with pytest.raises(UsageError, match=said):
         attach(changes, **given)
+
+
+def test_a_table_that_cannot_tell_widths_apart_answers_no_budget(attach) -> None:
+    layers = _table()["layers"]
+    times = [layers[0]["times"][0] | {"bits": bits, "ms": 0.0} for bits in BITS]
+    changes = {"layers": [layer | {"times": times} for layer in layers]}
+    with pytest.raises(UsageError, match=r"tells widths apart.*--alone"):
+        attach(changes, budgets=("size=0.5x", " latency = 0.9x"))
+    _, said = attach(changes, budgets=("size=0.5x",))
+    assert "cannot tell their widths apart" in said[0]
+    _, said = attach(budgets=("latency=0.9x",))
+    assert len(said) == 1
 
 
 def test_a_device_is_not_asked_unless_it_is_named(attach, monkeypatch) -> None:

@@ -9,7 +9,15 @@ import pytest
 
 from tfmpq.cost import CostModel, LayerCost
 from tfmpq.errors import UsageError
-from tfmpq.latency_table import FORMAT, LatencyTable, check_device, check_network, load_table
+from tfmpq.latency_table import (
+    ALONE,
+    FORMAT,
+    LatencyTable,
+    check_device,
+    check_network,
+    load_table,
+    too_short,
+)
 
 LAYERS = (
     LayerCost("a", "conv2d", 7000, 700, 4, 27, "x"),
@@ -150,3 +158,41 @@ def test_another_device_is_refused(given, difference) -> None:
 def test_a_table_of_an_emulation_is_refused() -> None:
     with pytest.raises(UsageError, match="emulated"):
         check_device(LatencyTable(**content(emulated=True)))
+
+
+@pytest.mark.parametrize(
+    ("times", "found"),
+    [
+        ([0.0, 0.0, 0.0009], True),
+        ([0.0, 0.0, 0.001], True),
+        ([0.0, 0.002, 0.001], False),
+        ([0.0, 0.001], False),
+        ([0.0, 0.0, 0.0, 0.1], False),  # these three are 3 % at most
+        ([], False),
+    ],
+)
+def test_times_below_the_resolution(times, found) -> None:
+    assert too_short(times) == found
+
+
+def _layers(first: list[dict], second: list[dict]) -> list[dict]:
+    return [
+        layer | {"times": times} for layer, times in zip(content()["layers"], (first, second), strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "found"),
+    [
+        (_times((8, 0.0)), _times((8, 0.0), (4, 0.0), (2, 0.0)), True),
+        # What has one container is the same at every width, whatever it takes.
+        (_times((8, 0.05)), _times((8, 0.0), (4, 0.0005)), True),
+        (_times((8, 0.0)), _times((8, 0.0), (4, 0.0), (2, 0.003)), False),
+        (_times((8, 0.0)), _times((8, 0.0)), True),
+        (_times((8, 0.5)), _times((8, 0.5)), False),
+    ],
+)
+def test_a_table_whose_widths_cannot_be_told_apart(first, second, found) -> None:
+    changes = {"layers": _layers(first, second)}
+    assert LatencyTable(**content(**changes)).too_short is found
+    assert not LatencyTable(**content(**changes, source=ALONE)).too_short

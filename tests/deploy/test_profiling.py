@@ -166,6 +166,22 @@ def test_bad_calls_are_refused_at_once(options, said, tmp_path) -> None:
         profile(NETWORK, **arguments)
 
 
+def test_a_table_of_zeros_is_warned_of(monkeypatch, tmp_path) -> None:
+    told = profilers.LiteRtProfiler.profile
+
+    def instant(*given):
+        found = told(*given)
+        events = tuple(replace(event, microseconds=0 * event.microseconds) for event in found.events)
+        return replace(found, events=events)
+
+    monkeypatch.setattr(profilers.LiteRtProfiler, "profile", instant)
+    out = tmp_path / "t.json"
+    table = profile(NETWORK, input_shape=(16, 16, 3), classes=10, repeats=1, out=out).table
+    assert any("cannot tell their widths apart; use --alone" in warning for warning in table.warnings)
+    with pytest.raises(UsageError, match="Run tfmpq profile with --alone"):
+        search(NETWORK, "digits", out=tmp_path / "run", latency_table=out, budgets=("latency=0.9x",))
+
+
 def test_the_base_is_what_is_left_where_nothing_outside_operators_is_told(monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(profilers, "typical", lambda runs: float("nan"))
     table = profile(
