@@ -96,11 +96,15 @@ def _operators_view(file: Mapping[str, Any], title: str) -> dict[str, Any]:
     told = file["ops"]
     if told is None:
         return {title: file["ops_note"]}
+    least = told["resolution_ms"]
     rows = [
-        {"time_ms" if key == "ms" else key: value for key, value in row.items()} for row in told["layers"]
+        {"time_ms" if key == "ms" else key: value for key, value in row.items()}
+        | ({"time_ms": f"< {least:g} ms"} if row["ms"] < least else {})
+        for row in told["layers"]
     ]
     loose = {f"{title}, not told apart": told["unattributed"]} if told["unattributed"] else {}
-    return {f"{title} ({told['source']})": rows} | loose
+    note = {f"{title}, note": file["ops_note"]} if file["ops_note"] else {}
+    return {f"{title} ({told['source']})": rows} | loose | note
 
 
 def _probe_view(result: Mapping[str, Any]) -> dict[str, Any]:

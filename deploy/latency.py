@@ -17,6 +17,10 @@ from tfmpq.deploy.protocol import Protocol
 SCHEMA_VERSION = 1
 Verdict = Literal["faster", "slower", "none"]
 _SPREAD, _COARSE_MS = 0.1, 0.02
+_TOO_SHORT = (
+    "most operators are too short for the profiler's whole microseconds: no shares are shown, and what they "
+    "take counts as outside of operators"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,16 +35,22 @@ class OperatorTimes:
     profile: OperatorProfile | None
     note: str = ""
 
-    def to_json(self, emulated: bool) -> dict[str, Any]:
-        """`ops`, by layer, null for the times of an emulation; and `ops_note`, why they are null."""
+    def to_json(self, emulated: bool, median_ms: float) -> dict[str, Any]:
+        """`ops`, by layer, null for the times of an emulation; and `ops_note`, why they or shares are null.
+
+        Args:
+            emulated: Whether the device is an emulation.
+            median_ms: The file without a profiler; NaN where it is not told.
+        """
         if self.profile is None or emulated:
             return {
                 "ops": None,
                 "ops_note": self.note or "the device is an emulation: its times are no latency",
             }
-        shown = self.profile.to_json()
-        shown = {key: None if _unknown(value) else value for key, value in shown.items()}
-        return {"ops": shown, "ops_note": None}
+        return {
+            "ops": self.profile.to_json(median_ms),
+            "ops_note": _TOO_SHORT if self.profile.too_short else None,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +125,7 @@ class Measurement:
         if self.emulated:
             shown |= {key: None for key in shown if key.endswith("_ms") or key in ("spread", "memory_kb")}
         if self.operators is not None:
-            shown |= self.operators.to_json(self.emulated)
+            shown |= self.operators.to_json(self.emulated, self.median_ms)
         return {"schema_version": SCHEMA_VERSION, **shown, "energy": None}
 
 

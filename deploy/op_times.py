@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from tfmpq.deploy.flatbuffer import builtin_name, printable, read_model, reading
 from tfmpq.deploy.layout import stored_layers, tensor_name
 from tfmpq.deploy.partitions import Event, indices, owners
 from tfmpq.deploy.record import read_weight_bits
+from tfmpq.latency_table import RESOLUTION_MS, too_short
 
 MERGED = "merged into a neighbour"
 """Kernel of an operator that the runtime does not run by itself, such as padding before a convolution."""
@@ -52,7 +54,7 @@ class LayerTime:
         weight_bits: Trained bit-width; None without weights, and where the file does not record it.
         container: Bits per weight in the file; None without weights.
         ms: Time of one inference.
-        share: Part of the time of all operators.
+        share: Part of the time of all operators; None where most of them are too short to be timed.
         spread: That of its longest operator.
     """
 
@@ -62,7 +64,7 @@ class LayerTime:
     weight_bits: int | None
     container: int | None
     ms: float
-    share: float
+    share: float | None
     spread: float
 
 
@@ -76,8 +78,9 @@ class OperatorProfile:
         layers: The same by layer.
         unattributed: Kernels whose operator cannot be told, by name, with their milliseconds.
         total_ms: A whole inference with the profiler on; NaN where it is not told.
-        outside_ms: What of it is in no operator; NaN where it is not told.
+        outside_ms: What of it is in no operator, the profiler's own time included; NaN where it is not told.
         runs: Profiled runs, over all processes.
+        too_short: Whether most operators are below the profiler's resolution.
     """
 
     source: str
@@ -87,16 +90,32 @@ class OperatorProfile:
     total_ms: float
     outside_ms: float
     runs: int
+    too_short: bool
 
-    def to_json(self) -> dict[str, Any]:
-        """By layer, with the totals."""
+    @property
+    def operators_ms(self) -> float:
+        """Sum of all operators and of all kernels whose operator cannot be told."""
+        return sum(item.ms for item in self.operators) + sum(self.unattributed.values())
+
+    def to_json(self, median_ms: float) -> dict[str, Any]:
+        """By layer, with the totals; None for what is not told.
+
+        Args:
+            median_ms: An inference without the profiler, which takes time itself; NaN where it is not told.
+        """
+        outside = None if math.isnan(median_ms) else max(0.0, median_ms - self.operators_ms)
+        own = None
+        if outside is not None and not math.isnan(self.total_ms):
+            own = max(0.0, self.total_ms - self.operators_ms - outside)
         return {
             "source": self.source,
             "layers": [asdict(layer) for layer in self.layers],
             "unattributed": dict(self.unattributed),
-            "profiled_total_ms": self.total_ms,
-            "outside_ms": self.outside_ms,
-            "operators_ms": sum(item.ms for item in self.operators) + sum(self.unattributed.values()),
+            "operators_ms": self.operators_ms,
+            "outside_ms": outside,
+            "profiler_ms": own,
+            "profiled_total_ms": None if math.isnan(self.total_ms) else self.total_ms,
+            "resolution_ms": RESOLUTION_MS,
             "runs": self.runs,
         }
 
@@ -167,7 +186,8 @@ def _profile(model: Any, processes: Sequence[ProfiledProcess], source: str) -> O
         for number, operator in enumerate(graph.operators)
     )
     unattributed = {tag: sum(values) / len(processes) / 1e3 for tag, values in loose.items()}
-    total = sum(item.ms for item in operators) + sum(unattributed.values())
+    short = too_short([item.ms for item in operators if item.kernel != MERGED])
+    total = math.nan if short else sum(item.ms for item in operators) + sum(unattributed.values())
     return OperatorProfile(
         source,
         operators,
@@ -176,6 +196,7 @@ def _profile(model: Any, processes: Sequence[ProfiledProcess], source: str) -> O
         float(np.median([process.total_ms for process in processes])),
         float(np.median([process.outside_ms for process in processes])),
         sum(process.runs for process in processes),
+        short,
     )
 
 
@@ -235,7 +256,7 @@ def _by_layer(model: Any, operators: Sequence[OperatorTime], total: float) -> tu
                 weight_bits=trained.get(name),
                 container=stored.get(name),
                 ms=ms,
-                share=ms / total if total else 0.0,
+                share=None if math.isnan(total) else ms / total if total else 0.0,
                 spread=max(items, key=lambda item: item.ms).spread,
             )
         )

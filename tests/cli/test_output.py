@@ -86,6 +86,7 @@ OPS = {
          "ms": 0.125, "share": 0.4321, "spread": 0.02},
     ],
     "unattributed": {"DWConv": 0.5},
+    "resolution_ms": 0.001,
 }  # fmt: skip
 
 
@@ -96,9 +97,22 @@ def test_the_operators_of_a_file_are_a_table_with_units():
         assert part in row
     assert "operators by layer (LiteRT profiler)" in text
     assert "not told apart" in text
+    assert "note" not in text
     text = _text("measure", {"path": "m.tflite", "ops": None, "ops_note": "This runtime tells totals only."})
     assert "This runtime tells totals only." in text
     assert "operators" not in _text("measure", {"path": "m.tflite", "median_ms": 1.5})
+
+
+def test_a_time_below_the_resolution_is_not_shown_as_none():
+    short = OPS["layers"][0] | {"ms": 0.0, "share": None}
+    ops = OPS | {"layers": [short, short | {"name": "conv2", "ms": 0.001}]}
+    text = _text("measure", {"path": "m.tflite", "ops": ops, "ops_note": "No shares are shown."})
+    first, second = (line for line in text.splitlines() if "conv" in line)
+    assert "< 0.001 ms" in first
+    assert "0.001 ms" in second
+    assert "<" not in second
+    assert "%" not in first
+    assert "No shares are shown." in text
 
 
 def test_a_latency_has_its_unit():

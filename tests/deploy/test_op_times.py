@@ -161,11 +161,10 @@ def test_a_profile_says_what_each_layer_takes(profiled) -> None:
     assert (layers["conv"].weight_bits, layers["conv"].container) == (2, 2)
     assert layers["pad"].weight_bits is None
     assert layers["hidden"].kernel.startswith("Fully Connected")
-    assert sum(layer.share for layer in found.layers) == pytest.approx(1)
     assert sum(layer.ms for layer in found.layers) == pytest.approx(sum(o.ms for o in found.operators))
     assert sum(layer.ms for layer in found.layers) <= found.total_ms * 1.1
     assert found.unattributed == {}
-    shown = found.to_json()
+    shown = found.to_json(found.total_ms)
     assert shown["runs"] == sum(process.runs for process in processes) >= 20
     assert [row["name"] for row in shown["layers"]] == list(layers)
     # The clamp of a narrow signed tensor belongs to the layer before it.
@@ -179,6 +178,50 @@ def test_operators_without_kernels_are_merged(make_small) -> None:
     found = operator_profile(content, [ProfiledProcess((event,), math.nan, math.nan, 2)], "test")
     assert found.operators[0].ms == pytest.approx(0.006)
     assert {item.kernel for item in found.operators[1:]} == {MERGED}
+
+
+def _timed(content: bytes, *runs: float, total_ms: float = math.nan):
+    """A profile whose first operators took these microseconds."""
+    plan, model = execution_plan(content), read_model(content)
+    weighted = [
+        name
+        for number, operator in enumerate(model.subgraphs[0].operators)
+        if (name := builtin_name(model, operator)) in BUILTINS and plan.delegated[number]
+    ]
+    assert len(weighted) >= len(runs)
+    events = tuple(
+        Event(BUILTINS[name], True, number, np.array([microseconds]))
+        for number, (name, microseconds) in enumerate(zip(weighted, runs, strict=False))
+    )
+    return operator_profile(content, [ProfiledProcess(events, total_ms, math.nan, 1)], "test")
+
+
+def test_the_time_of_a_profiler_is_not_that_of_the_network(make_small) -> None:
+    found = _timed(build_tflite(make_small(8), "litert"), 1.0, 0.0, total_ms=0.016)
+    shown = found.to_json(median_ms=0.00189)
+    assert shown["operators_ms"] == pytest.approx(0.001)
+    assert shown["outside_ms"] == pytest.approx(0.00089)
+    assert shown["profiler_ms"] == pytest.approx(0.016 - 0.00189)
+    # Operators that the profiler lengthens leave nothing outside.
+    shown = found.to_json(median_ms=0.0005)
+    assert (shown["outside_ms"], shown["profiler_ms"]) == (0, pytest.approx(0.015))
+    assert found.to_json(math.nan)["outside_ms"] is None
+    unknown = _timed(build_tflite(make_small(8), "litert"), 1.0).to_json(0.002)
+    assert (unknown["profiled_total_ms"], unknown["profiler_ms"]) == (None, None)
+    assert unknown["outside_ms"] == pytest.approx(0.001)
+
+
+@pytest.mark.parametrize(
+    ("runs", "told"), [((1.0, 0.0, 0.0), False), ((3.0, 1.0, 2.0), True), ((90.0, 0.0, 0.0), True)]
+)
+def test_shares_are_told_where_operators_are_long_enough(make_small, runs, told) -> None:
+    found = _timed(build_tflite(make_small(8), "litert"), *runs)
+    assert found.too_short is not told
+    shares = [layer.share for layer in found.layers]
+    if told:
+        assert sum(shares) == pytest.approx(1)
+    else:
+        assert set(shares) == {None}
 
 
 def test_kernels_that_share_a_row_belong_to_none(make_small) -> None:

@@ -83,10 +83,9 @@ def test_time_by_layer(make_run, samples, tmp_path: Path) -> None:
         "source": "litert profiler",
         "layers": [layer | {"container": 8, "ms": 0.75, "share": 0.75}, rest | {"ms": 0.25, "share": 0.25}],
         "unattributed": {"Copy": 0.01},
-        "outside_ms": None,
     }
     (folder / "latency.json").write_text(
-        json.dumps(samples.measured("a/mixed.tflite", ops=ops, ops_note=None))
+        json.dumps(samples.measured("a/mixed.tflite", median=1.0, ops=ops, ops_note=None))
     )
     totals = samples.measured(
         "a/int8.tflite", ops=None, ops_note="This runtime tells totals only: it is old."
@@ -98,6 +97,26 @@ def test_time_by_layer(make_run, samples, tmp_path: Path) -> None:
     assert "pad 0.25 ms 25.0% - - PAD Pad" in text
     assert "This runtime tells totals only: it is old." in text
     assert "Told by: litert profiler. Beside the layers: Copy 0.01 ms." in text
+
+
+def test_layers_that_are_too_short_have_no_share(make_run, samples, tmp_path: Path) -> None:
+    folder = make_run(finetune=samples.finetune_result())
+    layer = {"name": "conv1", "operator": "CONV_2D", "kernel": "IGEMM", "weight_bits": 4, "container": 8}
+    ops = {
+        "source": "litert profiler",
+        "layers": [layer | {"ms": 0.001, "share": None}, layer | {"name": "a", "ms": 0.0, "share": None}],
+        # As older files have it: what the profiler itself takes is in no operator either.
+        "profiled_total_ms": 0.016,
+        "outside_ms": 0.015,
+    }
+    measured = samples.measured("a/m.tflite", median=0.00189, ops=ops, ops_note="Too short.")
+    (folder / "latency.json").write_text(json.dumps(measured))
+    report([folder], out=tmp_path / "r.html")
+    text = text_of(tmp_path / "r.html")
+    assert "conv1 0.001 ms - 4 8 CONV_2D" in text
+    assert "a &lt; 0.001 ms - 4 8 CONV_2D" in text
+    assert "Beside the layers: outside of operators 0.00089 ms." in text
+    assert "Too short." in text
 
 
 def test_an_emulation_shows_no_time(make_run, samples, tmp_path: Path) -> None:
@@ -161,25 +180,6 @@ def test_what_is_no_result_is_refused(name: str, content: str, rule: str, tmp_pa
     assert not (tmp_path / "r.html").exists()
 
 
-def test_empty_folders_and_folders_as_output_are_refused(whole_run: Path, tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(UsageError, match="neither"):
-        report([tmp_path / "empty"], out=tmp_path / "r.html")
-    for out in (tmp_path / "empty", whole_run / "job.json"):
-        with pytest.raises(UsageError, match=r"one \.html file"):
-            report([whole_run], out=out)
-    with pytest.raises(UsageError, match="nothing"):
-        report([], out=tmp_path / "r.html")
-    with pytest.raises(TfmpqError, match="has to be written"):
-        report([whole_run], out=whole_run / "job.json" / "r.html")
-
-
-@pytest.mark.parametrize(
-    ("file", "content", "named"),
-    [
-        ("search.result.json", "{", "search.result.json"),
-        ("search.result.json", '{"model": 3}', "model"),
-        ("job.json", '{"table": []}', "measured"),
 def test_a_latency_table_is_refused_as_such(whole_run: Path, tmp_path: Path) -> None:
     table = tmp_path / "r8.json"
     table.write_text(json.dumps({"format": "tfmpq-latency/1", "model": "resnet8", "layers": []}))
@@ -220,6 +220,25 @@ def test_numbers_are_whole_and_one_is_no_plural(make_run, samples, tmp_path: Pat
     assert "3 to 3" not in page
 
 
+def test_empty_folders_and_folders_as_output_are_refused(whole_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match="neither"):
+        report([tmp_path / "empty"], out=tmp_path / "r.html")
+    for out in (tmp_path / "empty", whole_run / "job.json"):
+        with pytest.raises(UsageError, match=r"one \.html file"):
+            report([whole_run], out=out)
+    with pytest.raises(UsageError, match="nothing"):
+        report([], out=tmp_path / "r.html")
+    with pytest.raises(TfmpqError, match="has to be written"):
+        report([whole_run], out=whole_run / "job.json" / "r.html")
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "named"),
+    [
+        ("search.result.json", "{", "search.result.json"),
+        ("search.result.json", '{"model": 3}', "model"),
+        ("job.json", '{"table": []}', "measured"),
         ("latency.json", '{"files": 1, "comparisons": []}', "files"),
         ("search.json", "[]", "list"),
         ("search.csv", b"\xff\xfe\x00", "search.csv"),

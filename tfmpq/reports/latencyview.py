@@ -107,16 +107,22 @@ def _ends(file: Measured) -> tuple[float, float]:
 def _by_layer(file: Measured, times: OperatorTimes) -> Element:
     """Where the time of a file goes, in the order of the network."""
     rows: list[list[Child]] = []
-    most = max((layer.share for layer in times.layers), default=0.0) or 1.0
+    most = max((layer.share or 0.0 for layer in times.layers), default=0.0) or 1.0
     for layer in times.layers:
         bits = layer.weight_bits
         chip = "-" if bits is None else element("span", str(bits), class_=f"chip bits{bits}")
         container = "-" if layer.container is None else str(layer.container)
-        drawn = bar(layer.share / most, bits)
-        where: list[Child] = [chip, container, layer.operator, layer.kernel]
-        rows.append([layer.name, _ms(layer.ms), f"{layer.share:.1%}", drawn, *where])
+        least = times.resolution_ms
+        told = f"< {least:g} ms" if layer.ms < least else _ms(layer.ms)
+        share: list[Child] = ["-", ""]
+        if layer.share is not None:
+            share = [f"{layer.share:.1%}", bar(layer.share / most, bits)]
+        rows.append([layer.name, told, *share, chip, container, layer.operator, layer.kernel])
     rest = [f"{name} {_ms(ms)}" for name, ms in times.unattributed.items()]
-    rest += [f"outside of operators {_ms(times.outside_ms)}"] if times.outside_ms else []
+    # Not what profiled runs have outside of operators, which is the profiler's own time for the most part.
+    told_ms = sum(layer.ms for layer in times.layers) + sum(times.unattributed.values())
+    outside = max(0.0, (file.median_ms or 0.0) - told_ms)
+    rest += [f"outside of operators {_ms(outside)}"] if outside else []
     header = ["layer", "time", "share", "", "bits", "container", "operator", "kernel"]
     return element(
         "details",

@@ -108,7 +108,7 @@ class LayerTime(_Result):
     weight_bits: int | None
     container: int | None
     ms: Time
-    share: Share
+    share: Share | None
 
 
 class OperatorTimes(_Result):
@@ -117,7 +117,7 @@ class OperatorTimes(_Result):
     source: str
     layers: list[LayerTime]
     unattributed: dict[str, Time] = {}
-    outside_ms: FiniteFloat | None = None
+    resolution_ms: Time = 1e-3
 
 
 class Measured(_Result):
