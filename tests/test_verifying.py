@@ -99,8 +99,22 @@ def test_a_file_of_another_network_is_refused(workshop) -> None:
 
     (workshop.folder / "other.tflite").write_bytes(make_probe(Case("CONV_2D", 8, "int8")).content)
     result = workshop.invoke("verify other.tflite --against run --json")
+    assert (result.exit_code, result.stdout) == (1, "")
+    last = result.stderr.splitlines()[-1]
+    assert "other.tflite, which holds another network than run: it has layers y, and lacks" in last
+    assert "lacks layers stem, depthwise, pointwise and 2 more. Name the run" in last
+
+
+def test_a_file_without_one_layer_is_still_compared(workshop) -> None:
+    from tfmpq.deploy.flatbuffer import read_model, write_model
+
+    model = read_model((workshop.folder / "small.litert.tflite").read_bytes())
+    tensor = next(tensor for tensor in model.subgraphs[0].tensors if tensor.name == b"stem/weights")
+    tensor.name = b"trunk/weights"
+    (workshop.folder / "renamed.tflite").write_bytes(write_model(model))
+    result = workshop.invoke("verify renamed.tflite --against run --json")
     assert result.exit_code == 1
-    assert "layer stem is there 0 times" in result.stderr.splitlines()[-1]
+    assert json.loads(result.stdout)["failures"][0] == "layer stem is there 0 times"
 
 
 def test_text_has_every_layer(workshop) -> None:

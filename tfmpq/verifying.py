@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -119,13 +119,14 @@ def verify(
 
     Raises:
         UsageError: The run is not fine-tuned, or the data set is unknown.
-        TfmpqError: The file is damaged, the runtime refuses it or answers it with wrong numbers, or LiteRT is
-            missing.
+        TfmpqError: The file is damaged or another network, the runtime refuses it or answers it with wrong
+            numbers, or LiteRT is missing.
     """
     try:
         from tfmpq.deploy.flatbuffer import read_file, read_model, reading
         from tfmpq.deploy.sandbox import Sandbox
         from tfmpq.deploy.soundness import refuse_wrong
+        from tfmpq.deploy.topology import deployable
         from tfmpq.deploy.verify import verify as prove
     except ModuleNotFoundError as error:
         raise TfmpqError(
@@ -139,6 +140,7 @@ def verify(
     frozen = finetuned.frozen()
     with reading(path):
         refuse_wrong(model, path)
+        _refuse_other_network(path, model, against, deployable(frozen))
         target = _target(frozen, model)
     count, batches = _batches(finetuned, data, data_dir, limit, reporter)
     first = next(batches)
@@ -167,6 +169,32 @@ def verify(
         failures,
         (*limits, *_notes(logits)),
     )
+
+
+def _refuse_other_network(path: str | Path, model: Any, against: str | Path, frozen: FrozenModel) -> None:
+    """Say that a file is another network; a table of its layers, which all differ, would not say it.
+
+    Raises:
+        TfmpqError: Most layers with weights have other names.
+    """
+    from tfmpq.deploy.flatbuffer import printable
+    from tfmpq.deploy.layout import stored_layers
+
+    held, known = [layer.name for layer in stored_layers(model)], {layer.name for layer in frozen.layers}
+    others = [name for name in held if name not in known]
+    missing = [layer.name for layer in frozen.weighted if layer.name not in held]
+    if len(missing) + len(others) <= len(frozen.weighted) - len(missing):
+        return
+    raise TfmpqError(
+        f"A file is compared with the run that it comes from. Received: {path}, which holds another network "
+        f"than {against}: it has {printable(_few(others))}, and lacks {_few(missing)}. Name the run that the "
+        "file was exported from."
+    )
+
+
+def _few(names: Sequence[str]) -> str:
+    rest = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"layers {', '.join(names[:3])}{rest}" if names else "no other layer"
 
 
 def _target(frozen: FrozenModel, model: Any) -> Target:
