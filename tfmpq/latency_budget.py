@@ -61,7 +61,7 @@ def _check_resolution(table: LatencyTable, options: SearchOptions, reporter: Rep
     if any(text.partition("=")[0].strip() == "latency" for text in options.budgets):
         raise UsageError(
             "A budget of latency needs a table that tells widths apart. Received: "
-            f"{options.latency_table}, where most layers take less than 1 us, which {table.source} cannot "
+            f"{options.latency_table}, where most layers take less than 1 us, which its profiler cannot "
             "time. Run tfmpq profile with --alone, or leave the budget out."
         )
     reporter.log("Most layers are too short for the latency table: it cannot tell their widths apart.")
