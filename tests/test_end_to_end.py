@@ -191,7 +191,7 @@ def test_interrupted_finetuning_goes_on_to_the_same_file(workshop, monkeypatch: 
 
     resumed = workshop.invoke(line)
     assert "Resuming" in resumed.stderr
-    differing = {"run", "policy"}
+    differing = {"run", "policy", "source"}
     expected = {key: value for key, value in workshop.results["finetune"].items() if key not in differing}
     assert {k: v for k, v in json.loads(resumed.stdout).items() if k not in differing} == expected
     workshop.json("export halted --tflite --target storage --out halted.tflite --json")
