@@ -239,12 +239,15 @@ def test_operators_are_measured_when_asked(path, other, tmp_path) -> None:
     for file, measured in zip(written["files"], found, strict=True):
         if file["ops"] is None:
             pytest.skip(file["ops_note"])
-        assert file["ops_note"] is None
         layers = {row["name"]: row for row in file["ops"]["layers"]}
         assert list(layers) == ["conv", "depthwise", "pointwise", "global", "logits"]
         # The profiler counts whole microseconds, of which this network may take none.
-        total = sum(row["share"] for row in layers.values())
-        assert total == pytest.approx(1 if file["ops"]["operators_ms"] else 0)
+        shares = [row["share"] for row in layers.values()]
+        if file["ops_note"] is None:
+            assert sum(shares) == pytest.approx(1 if file["ops"]["operators_ms"] else 0)
+        else:
+            assert "too short" in file["ops_note"]
+            assert set(shares) == {None}
         assert file["ops"]["runs"] >= 3 * 20
         assert "GEMM" in layers["pointwise"]["kernel"]
         assert layers["pointwise"]["weight_bits"] == measured.operators.profile.layers[2].weight_bits
