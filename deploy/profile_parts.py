@@ -79,18 +79,29 @@ def parts_of(network: Network, sampled: Sequence[SampledNetwork]) -> Parts:
         for name, items in own.items():
             held = by_layer.setdefault(name, {})
             held.setdefault(net.containers[name], []).append((items, net.operators.runs))
-    layers = tuple(
+    layers = layer_times(
+        network,
+        {
+            name: [_container_time(held, items) for held, items in found.items()]
+            for name, found in by_layer.items()
+        },
+    )
+    return Parts(_base(sampled[0], base), layers, _tensors(network, sampled, clamps))
+
+
+def layer_times(network: Network, times: Mapping[str, list[ContainerTime]]) -> tuple[LayerTimes, ...]:
+    """Every layer of a network, what it computes, and its times in each container."""
+    return tuple(
         LayerTimes(
             name=cost.name,
             operator=cost.operator,
             macs=cost.macs,
             weights=cost.weights,
             fan_in=cost.fan_in,
-            times=[_container_time(held, found) for held, found in by_layer[cost.name].items()],
+            times=times[cost.name],
         )
         for cost in network.cost_model().layers
     )
-    return Parts(_base(sampled[0], base), layers, _tensors(network, sampled, clamps))
 
 
 def _base(first: SampledNetwork, rest: Sequence[OperatorTime]) -> float:

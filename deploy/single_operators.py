@@ -15,9 +15,9 @@ import numpy as np
 from tfmpq.deploy.flatbuffer import builtin_name, read_model, write_model
 from tfmpq.deploy.op_times import layers_of, typical
 from tfmpq.deploy.profile_networks import Held
-from tfmpq.deploy.profile_parts import CLAMP, Parts, padding, tensor_of
+from tfmpq.deploy.profile_parts import CLAMP, Parts, layer_times, padding, tensor_of
 from tfmpq.deploy.stand_in import BITS, StandIn
-from tfmpq.latency_table import ContainerTime, LayerTimes, TensorTime
+from tfmpq.latency_table import ContainerTime, TensorTime
 
 Times = list[float]
 """Milliseconds of one inference, one number for each process."""
@@ -115,16 +115,12 @@ def single_parts(
         for name, numbers in cutter.clamps.items():
             clamps.setdefault(tensor_of(subject.network, name), []).append(cutter.add(numbers, files))
     times = dict(zip(files, measure(list(files.values())), strict=True))
-    found = tuple(
-        LayerTimes(
-            name=cost.name,
-            operator=cost.operator,
-            macs=cost.macs,
-            weights=cost.weights,
-            fan_in=cost.fan_in,
-            times=[_container_time(held, times[kind]) for held, kind in layers[cost.name].items()],
-        )
-        for cost in subject.network.cost_model().layers
+    found = layer_times(
+        subject.network,
+        {
+            name: [_container_time(held, times[kind]) for held, kind in kinds.items()]
+            for name, kinds in layers.items()
+        },
     )
     first = networks[0][0]
     weighted = sum(float(np.median(times[layers[name][held]])) for name, held in first.items())
