@@ -26,6 +26,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from applications import settle
 from figures_page import page
 
 from tfmpq.budget import parse_budgets
@@ -110,17 +111,6 @@ def noise(side: int, span: tuple[float, float]) -> np.ndarray:
     """Images in which neighbouring pixels are alike, float32 of shape (4, side, side, 3)."""
     coarse = np.random.default_rng(0).uniform(*span, (4, side // 8, side // 8, 3))
     return coarse.repeat(8, axis=1).repeat(8, axis=2).astype(np.float32)
-
-
-def settle(model: keras.Model, images: np.ndarray) -> None:
-    """Give BatchNorm the statistics of the images; with its initial ones signals die out or explode."""
-    norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
-    usual = [layer.momentum for layer in norms]
-    for layer in norms:
-        layer.momentum = 0.0
-    model(images, training=True)
-    for layer, momentum in zip(norms, usual, strict=True):
-        layer.momentum = momentum
 
 
 def assignments(loaded: LoadedModel) -> dict[str, dict[str, int]]:
