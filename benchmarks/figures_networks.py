@@ -193,12 +193,19 @@ def circumstances(repeats: int, runs: int) -> dict[str, Any]:
         "processor": names[0] if names else platform.machine(),
         "cores": os.cpu_count(),
         "load_5_minutes": round(os.getloadavg()[1], 1),
+        "commit": commit(),
         "processes": 3 * repeats,
         "runs": runs,
         "versions": {
             name: version(name) for name in ("tfmpq", "tensorflow", "keras", "ai-edge-litert", "numpy")
         },
     }
+
+
+def commit() -> str:
+    """What was measured."""
+    command = ["git", "-C", str(DOCS), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 if __name__ == "__main__":

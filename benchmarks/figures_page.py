@@ -58,7 +58,8 @@ def _circumstances(found: dict[str, Any]) -> list[str]:
         if c["load_5_minutes"] > 0.75 * c["cores"]:
             busy = f" **The machine was shared: load {c['load_5_minutes']}.**"
         text = (
-            f"{c['date']}, {c['processor']}, {c['cores']} cores; {versions}; {c['processes']} processes "
+            f"{c['date']}, commit {c['commit']}, {c['processor']}, {c['cores']} cores; {versions}; "
+            f"{c['processes']} processes "
             f"a file, {c['runs']} timed runs or more in each.{busy}"
         )
         lines.setdefault(text, []).append(name)
