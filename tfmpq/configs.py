@@ -12,6 +12,7 @@ from typing import Any
 import keras
 
 from tfmpq.quantizers import LearnedStepQuantizer
+from tfmpq.relaxation import Relaxation
 
 
 @keras.saving.register_keras_serializable("tfmpq")
@@ -23,6 +24,7 @@ class MixedPrecisionQuantizeConfig:
         output_bits: Candidate widths of the output tensor; empty leaves it alone.
         output_signed: Whether the output may be negative (False behind a ReLU).
         trainable_output_step: False for a grid that is given, such as the input image's.
+        relaxation: How the learned logits weight the candidates.
     """
 
     def __init__(
@@ -31,11 +33,13 @@ class MixedPrecisionQuantizeConfig:
         output_bits: Sequence[int] = (),
         output_signed: bool = True,
         trainable_output_step: bool = True,
+        relaxation: Relaxation = "softmax",
     ) -> None:
         self.weight_bits = tuple(weight_bits)
         self.output_bits = tuple(output_bits)
         self.output_signed = output_signed
         self.trainable_output_step = trainable_output_step
+        self.relaxation = relaxation
 
     def get_weights_and_quantizers(self, layer: keras.layers.Layer) -> list[tuple[Any, LearnedStepQuantizer]]:
         """The kernel and its quantizer: per output channel, symmetric, narrow."""
@@ -47,7 +51,10 @@ class MixedPrecisionQuantizeConfig:
         axes = (rank - 2, rank - 1) if "Depthwise" in type(layer).__name__ else (rank - 1,)
         if "Transpose" in type(layer).__name__:  # (height, width, output channel, input channel)
             axes = (rank - 2,)
-        return [(kernel, LearnedStepQuantizer(self.weight_bits, channel_axes=axes, narrow=True))]
+        quantizer = LearnedStepQuantizer(
+            self.weight_bits, channel_axes=axes, narrow=True, relaxation=self.relaxation
+        )
+        return [(kernel, quantizer)]
 
     def get_activations_and_quantizers(
         self, layer: keras.layers.Layer
@@ -72,7 +79,10 @@ class MixedPrecisionQuantizeConfig:
             return []
         return [
             LearnedStepQuantizer(
-                self.output_bits, signed=self.output_signed, trainable_step=self.trainable_output_step
+                self.output_bits,
+                signed=self.output_signed,
+                trainable_step=self.trainable_output_step,
+                relaxation=self.relaxation,
             )
         ]
 
@@ -83,6 +93,7 @@ class MixedPrecisionQuantizeConfig:
             "output_bits": list(self.output_bits),
             "output_signed": self.output_signed,
             "trainable_output_step": self.trainable_output_step,
+            "relaxation": self.relaxation,
         }
 
     @classmethod

@@ -25,6 +25,7 @@ from tfmpq.prepare import begins_trained
 from tfmpq.pressure import BudgetTerm
 from tfmpq.pruning import train_and_prune
 from tfmpq.quantize import Candidates, quantize_wrappers
+from tfmpq.relaxation import Relaxation, scores
 from tfmpq.search_options import SearchOptions
 from tfmpq.searcher import Choice, Outcome, Problem, refuse_foreign_knobs
 from tfmpq.sharpness import RadiusSchedule
@@ -39,7 +40,7 @@ _DUAL_TRAVEL = 5.0
 _ADAPTIVE_RHO_MAX = 0.5
 """ASAM's radius for CIFAR-10; it is relative to the weights, unlike that of the other forms."""
 
-_COMMON = ("select", "prune_below", "precision")
+_COMMON = ("select", "precision")
 _SHARPNESS = ("perturb", "rho_max", "norm", "adaptive", "second_gradient_every")
 
 
@@ -50,22 +51,28 @@ class GradientMethod:
     Attributes:
         sharpness: What its step does beyond plain gradients; None for nothing.
         knobs: What of `sharpness` can be set by options, beside what all sharpness-aware methods have.
+        relaxation: How logits weight the candidates. Of a softmax, improbable ones can be dropped.
     """
 
     sharpness: SharpnessOptions | None
     knobs: tuple[str, ...] = ()
+    relaxation: Relaxation = "softmax"
 
     def check(self, options: SearchOptions) -> None:
         """Refuse knobs that the method does not have, and values out of range."""
         own = (*_SHARPNESS, *self.knobs) if self.sharpness else ()
-        refuse_foreign_knobs(options, (*own, *_COMMON))
+        refuse_foreign_knobs(options, (*own, *self._common))
         self.configured(options)
+
+    @property
+    def _common(self) -> tuple[str, ...]:
+        return (*_COMMON, "prune_below") if self.relaxation == "softmax" else _COMMON
 
     def configured(self, options: SearchOptions) -> SharpnessOptions | None:
         """The method's step with the knobs of a call."""
         if self.sharpness is None:
             return None
-        knobs = {k: v for k, v in options.knobs.items() if k not in _COMMON}
+        knobs = {k: v for k, v in options.knobs.items() if k not in self._common}
         if options.adaptive:
             knobs.setdefault("rho_max", _ADAPTIVE_RHO_MAX)
         in_radius = {"radius": "kind", "rho_max": "rho_max", "phi": "phi"}
@@ -84,7 +91,7 @@ class GradientMethod:
             sharpness = replace(sharpness, radius=replace(sharpness.radius, window=window))
         started = options.float_epochs or begins_trained(options.model, options.weights)
         rate = options.learning_rate or (0.01 if started else 0.05)
-        quantized = problem.searchable()
+        quantized = problem.searchable(self.relaxation)
         trainer = search_trainer(
             quantized, problem.costs, problem.budgets, problem.space, sharpness, rate, steps,
             Distillation(task.model, 1.0) if options.imitate else None,
@@ -92,7 +99,7 @@ class GradientMethod:
         decided_by = sharpness or SharpnessOptions(RadiusSchedule("fixed"))
 
         def learned(model: keras.Model) -> Learned:
-            return Learned(quantized, bit_logits(model, "weight"), bit_logits(model, "output"), decided_by)
+            return Learned(quantized, bit_scores(model, "weight"), bit_scores(model, "output"), decided_by)
 
         common: dict[str, Any] = {
             "stage": problem.stage,
@@ -140,11 +147,13 @@ def _columns(choice: Choice) -> dict[str, float]:
     return weights | {f"activation:{name}": bits for name, bits in choice.activation_bits.items()}
 
 
-def bit_logits(model: keras.Model, kind: str) -> dict[str, np.ndarray]:
-    """Logits of the choices of a searchable model, `weight` or `output`, by name of the wrapper."""
+def bit_scores(model: keras.Model, kind: str) -> dict[str, np.ndarray]:
+    """What the choices of a searchable model are made by, `weight` or `output`, by name of the wrapper."""
     found = {}
     for wrapper in quantize_wrappers(model):
+        quantizer = wrapper.weight_quantizer if kind == "weight" else wrapper.output_quantizer
         variables = wrapper.weight_variables if kind == "weight" else wrapper.output_variables
-        if "bit_logits" in variables:
-            found[wrapper.name] = np.asarray(variables["bit_logits"])
+        if quantizer is not None and "bit_logits" in variables:
+            logits = np.asarray(variables["bit_logits"])
+            found[wrapper.name] = scores(logits, quantizer.bits, quantizer.relaxation)
     return found

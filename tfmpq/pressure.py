@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,6 +12,9 @@ from tfmpq.backend import value_and_gradient
 from tfmpq.cost import CostKey
 from tfmpq.expected_cost import ExpectedCost
 
+_TINY = 1e-30
+"""Stands for a probability of zero, whose logarithm counts nothing."""
+
 
 class Pressure(NamedTuple):
     """What a `BudgetTerm` adds to a step.
@@ -20,7 +23,7 @@ class Pressure(NamedTuple):
         gradients: To be added to those of the logits, in their order.
         multipliers: Those of the next step.
         metrics: Scalars by name: expected costs relative to the uniform 8-bit network (`expected_size`, ...),
-            `expected_bits` of a weight, and `entropy`, the mean of all choices in nats.
+            `expected_bits` of a weight, and `entropy`, the mean of all mixtures in nats.
     """
 
     gradients: list[Any]
@@ -51,17 +54,26 @@ class BudgetTerm:
     rate: float
     penalty: float = 5.0
 
-    def pressure(self, choices: Sequence[str], logits: Sequence[Any], multipliers: Any) -> Pressure:
+    def pressure(
+        self,
+        choices: Mapping[str, Callable[[Any], Any]],
+        logits: Sequence[Any],
+        multipliers: Any,
+    ) -> Pressure:
         """Gradient with respect to the logits, next multipliers, and what is expected.
 
         Args:
-            choices: `weight:LAYER` or `activation:TENSOR` for each logit vector.
+            choices: `weight:LAYER` or `activation:TENSOR` for each logit vector, and how it becomes
+                probabilities.
             logits: The vectors, (number of candidates,) each.
             multipliers: (number of limits,).
         """
 
+        def mixtures(logits: Sequence[Any]) -> list[Any]:
+            return [relaxed(vector) for relaxed, vector in zip(choices.values(), logits, strict=True)]
+
         def term(logits: Sequence[Any]) -> tuple[Any, tuple[dict[CostKey, Any], Any]]:
-            expected = self._expected(choices, [ops.softmax(vector) for vector in logits])
+            expected = self._expected(list(choices), mixtures(logits))
             excess = {key: expected[key] / limit - 1.0 for key, limit in self.limits.items()}
             along = ops.stack(list(excess.values()))
             value = ops.sum(multipliers * along) + 0.5 * self.penalty * _quadratic(excess)
@@ -70,7 +82,7 @@ class BudgetTerm:
         (_, (expected, excess)), gradients = value_and_gradient(term, logits)
         metrics = {f"expected_{key}": value for key, value in expected.items()}
         metrics["expected_bits"] = 8.0 * expected["weight-bits"]
-        metrics["entropy"] = mean_entropy(logits)
+        metrics["entropy"] = mean_entropy(mixtures(logits))
         return Pressure(list(gradients), ops.relu(multipliers + self.rate * excess), metrics)
 
     def _expected(self, choices: Sequence[str], probabilities: Sequence[Any]) -> dict[CostKey, Any]:
@@ -88,9 +100,9 @@ def _quadratic(excess: Mapping[CostKey, Any]) -> Any:
     return value + ops.square(ops.relu(excess["latency"])) if "latency" in excess else value
 
 
-def mean_entropy(logits: Sequence[Any]) -> Any:
-    """Entropy of softmax(logits) in nats, the mean over all vectors: 0 once every choice is made."""
-    if not len(logits):
+def mean_entropy(probabilities: Sequence[Any]) -> Any:
+    """Entropy in nats, the mean over all vectors of probabilities: 0 once every choice is made."""
+    if not len(probabilities):
         return ops.zeros(())
-    entropies = [-ops.sum(ops.softmax(vector) * ops.log_softmax(vector)) for vector in logits]
+    entropies = [-ops.sum(p * ops.log(ops.maximum(p, _TINY))) for p in probabilities]
     return ops.mean(ops.stack(entropies))

@@ -10,6 +10,7 @@ import numpy as np
 
 from tfmpq.configs import MixedPrecisionQuantizeConfig
 from tfmpq.network import INPUT_QUANTIZER, Network
+from tfmpq.relaxation import Relaxation
 from tfmpq.wrapper import QuantizeWrapper, inner
 
 Candidates = Mapping[str, Sequence[int]]
@@ -32,6 +33,7 @@ def quantize_model(
     activation_bits: Candidates,
     calibration: np.ndarray,
     input_range: tuple[float, float],
+    relaxation: Relaxation = "softmax",
 ) -> keras.Model:
     """Clone a float model with quantizers on every kernel and every activation tensor.
 
@@ -48,11 +50,12 @@ def quantize_model(
         activation_bits: Candidates of every activation tensor; one for the image, which is not searched.
         calibration: Preprocessed images, float32 (N, height, width, channels).
         input_range: Smallest and largest value that preprocessing can give.
+        relaxation: How the logits of a choice weight its candidates.
 
     Returns:
         Functional model of the same layer names.
     """
-    configs = _configs(network, weight_bits, activation_bits)
+    configs = _configs(network, weight_bits, activation_bits, relaxation)
     quantized = _clone(model, configs, network)
     for layer in model.layers:
         if layer.weights:
@@ -63,7 +66,7 @@ def quantize_model(
 
 
 def _configs(
-    network: Network, weight_bits: Candidates, activation_bits: Candidates
+    network: Network, weight_bits: Candidates, activation_bits: Candidates, relaxation: Relaxation
 ) -> dict[str, MixedPrecisionQuantizeConfig]:
     """One config for each layer that needs a wrapper."""
     arguments: dict[str, dict[str, Any]] = {}
@@ -78,7 +81,10 @@ def _configs(
             output_signed=node.signed,
             trainable_output_step=not given,
         )
-    return {name: MixedPrecisionQuantizeConfig(**values) for name, values in arguments.items()}
+    return {
+        name: MixedPrecisionQuantizeConfig(**values, relaxation=relaxation)
+        for name, values in arguments.items()
+    }
 
 
 def _clone(

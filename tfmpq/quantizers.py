@@ -2,8 +2,8 @@
 
 LSQ (Esser et al., ICLR 2020): Q(v) = s * round(clip(v / s, -Q_N, Q_P)) with a learned step s. One step per
 tensor (per output channel for weights) *and* bit-width, since a scale shared by all widths makes the low-bit
-choices fight. The choice among widths is a softmax over logits; the mixture `sum_i p_i Q_i(x)` is one tensor,
-so that a convolution follows once, whatever the number of candidates: exact, because convolution is bilinear.
+choices fight. The choice among widths is relaxed to a mixture by logits; `sum_i p_i Q_i(x)` is one tensor, so
+that a convolution follows once, whatever the number of candidates: exact, because convolution is bilinear.
 
 Steps are trained as logarithms, so they stay positive. The mathematics is `keras.ops` only.
 """
@@ -22,6 +22,7 @@ import numpy as np
 from keras import ops
 
 from tfmpq.errors import UsageError
+from tfmpq.relaxation import Relaxation, probabilities
 
 _twice: ContextVar[bool] = ContextVar("tfmpq_twice_differentiable", default=False)
 
@@ -169,6 +170,7 @@ class LearnedStepQuantizer:
             tensor.
         narrow: Use symmetric narrow levels (weights).
         trainable_step: False keeps the step as it was initialised (the input image).
+        relaxation: How logits weight the candidates (tfmpq.relaxation).
 
     Attributes:
         kept: Positions of the candidates in use. Fewer than all leave the others out of the mixture, as if
@@ -182,12 +184,14 @@ class LearnedStepQuantizer:
         channel_axes: Sequence[int] = (),
         narrow: bool = False,
         trainable_step: bool = True,
+        relaxation: Relaxation = "softmax",
     ) -> None:
         self.bits = tuple(int(b) for b in bits)
         self.signed = signed
         self.channel_axes = tuple(channel_axes)
         self.narrow = narrow
         self.trainable_step = trainable_step
+        self.relaxation = relaxation
         if (
             not self.bits
             or list(self.bits) != sorted(set(self.bits))
@@ -239,17 +243,21 @@ class LearnedStepQuantizer:
         )
         log_step = ops.cast(ops.convert_to_tensor(weights["log_step"]), x.dtype)
         steps = [ops.exp(log_step[i]) for i in self.kept]
-        probabilities = None
+        shares = None
         if len(self.kept) > 1:
             logits = ops.cast(ops.convert_to_tensor(weights["bit_logits"]), x.dtype)
             if len(self.kept) < len(self.bits):
                 logits = ops.stack([logits[i] for i in self.kept])
-            probabilities = ops.softmax(logits)
+            shares = probabilities(logits, [self.bits[i] for i in self.kept], self.relaxation)
         grids = [self.levels[i] for i in self.kept]
         elements = math.prod(size for size in inputs.shape[0 if self.narrow else 1 :] if size)
         per_step = elements / max(1, math.prod(inputs.shape[axis] for axis in self.channel_axes))
         scale = [1.0 / math.sqrt(per_step * max(1, grid.high)) for grid in grids]
-        return ops.cast(fake_quantize(x, steps, probabilities, grids, scale), inputs.dtype)
+        return ops.cast(fake_quantize(x, steps, shares, grids, scale), inputs.dtype)
+
+    def probabilities(self, logits: Any) -> Any:
+        """Weights of all candidates in the mixture: (candidates,) tensors from logits to probabilities."""
+        return probabilities(logits, self.bits, self.relaxation)
 
     def initial_log_step(self, values: np.ndarray) -> np.ndarray:
         """Log-steps that minimise the mean squared error on `values` (LSQ+'s initialisation).
@@ -276,6 +284,7 @@ class LearnedStepQuantizer:
             "channel_axes": list(self.channel_axes),
             "narrow": self.narrow,
             "trainable_step": self.trainable_step,
+            "relaxation": self.relaxation,
         }
 
     @classmethod

@@ -15,6 +15,7 @@ from tfmpq.errors import UsageError
 from tfmpq.prepare import Task
 from tfmpq.progress import Reporter
 from tfmpq.quantize import Candidates, quantize_model
+from tfmpq.relaxation import Relaxation
 from tfmpq.runs import Stage
 from tfmpq.search_options import SearchOptions
 
@@ -48,7 +49,7 @@ class Problem:
         """Candidates of weights and of activations."""
         return self.weights, self.activations
 
-    def searchable(self) -> keras.Model:
+    def searchable(self, relaxation: Relaxation = "softmax") -> keras.Model:
         """The float network with quantizers of all candidates, fitted to kernels and calibration images."""
         return quantize_model(
             self.task.model,
@@ -57,6 +58,7 @@ class Problem:
             self.activations,
             self.task.calibration_images(),
             value_range(self.task.preprocessing),
+            relaxation,
         )
 
 

@@ -29,6 +29,7 @@ from tfmpq.ball import Ball
 from tfmpq.errors import UsageError
 from tfmpq.pressure import BudgetTerm
 from tfmpq.quantize import quantize_wrappers
+from tfmpq.quantizers import LearnedStepQuantizer
 from tfmpq.wrapper import perturbed_kernels
 
 Update = Literal["mean", "second", "gap-guided"]
@@ -165,15 +166,17 @@ class QuantizedTraining(TrainStep, keras.Model):
         assert self.options is not None  # noqa: S101 narrowed for the type checker; the callers have looked
         return self.options
 
-    def _choice_positions(self) -> dict[str, int]:
-        """Position of each bit-width logit vector, by `weight:LAYER` or `activation:TENSOR`."""
+    def _choices(self) -> dict[str, tuple[int, LearnedStepQuantizer]]:
+        """Position of each vector of logits, and its quantizer, by `weight:LAYER` or `activation:TENSOR`."""
         index = {id(v): i for i, v in enumerate(self.trainable_variables)}
         found = {}
         for wrapper in quantize_wrappers(self):
-            if "bit_logits" in wrapper.weight_variables:
-                found[f"weight:{wrapper.name}"] = index[id(wrapper.weight_variables["bit_logits"])]
-            if "bit_logits" in wrapper.output_variables:
-                found[f"activation:{wrapper.name}"] = index[id(wrapper.output_variables["bit_logits"])]
+            for kind, quantizer, variables in (
+                ("weight", wrapper.weight_quantizer, wrapper.weight_variables),
+                ("activation", wrapper.output_quantizer, wrapper.output_variables),
+            ):
+                if quantizer is not None and "bit_logits" in variables:
+                    found[f"{kind}:{wrapper.name}"] = index[id(variables["bit_logits"])], quantizer
         return found
 
     # -- the step --------------------------------------------------------------------------------------------
@@ -351,11 +354,13 @@ class QuantizedTraining(TrainStep, keras.Model):
     def _add_cost_gradient(
         self, budget: BudgetTerm, trainable: list[Any], state: list[Any], gradients: Sequence[Any]
     ) -> tuple[list[Any], dict[str, Any], Any]:
-        choices = self._choice_positions()
-        logits = [trainable[i] for i in choices.values()]
-        pressure = budget.pressure(list(choices), logits, self._value(state, "multipliers"))
+        choices = self._choices()
+        positions = [position for position, _ in choices.values()]
+        mixed = {name: quantizer.probabilities for name, (_, quantizer) in choices.items()}
+        logits = [trainable[i] for i in positions]
+        pressure = budget.pressure(mixed, logits, self._value(state, "multipliers"))
         gradients = list(gradients)
-        for position, addend in zip(choices.values(), pressure.gradients, strict=True):
+        for position, addend in zip(positions, pressure.gradients, strict=True):
             gradients[position] = gradients[position] + addend
         return gradients, pressure.metrics, pressure.multipliers
 

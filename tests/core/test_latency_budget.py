@@ -180,7 +180,7 @@ def test_expected_latency_is_the_mean_over_all_assignments(problem, numbers) -> 
 def _pressure(limits: dict[str, float]):
     slow = model([4 * 10**6, 2 * 10**6, 10**6] * 3, 0, 0)  # narrow is slow
     term = BudgetTerm(ExpectedCost(slow, *CANDIDATES), limits, rate=1.0)
-    choices = [*(f"weight:{name}" for name in NAMES), "activation:t0"]
+    choices = dict.fromkeys([*(f"weight:{name}" for name in NAMES), "activation:t0"], ops.softmax)
     logits = [ops.zeros(3), ops.zeros(3), ops.zeros(3), ops.zeros(2)]
     return term.pressure(choices, logits, ops.zeros(len(limits)))
 

@@ -78,7 +78,8 @@ def learned(seed: int = 0, scale: float = 2.0) -> Learned:
 def test_each_file_is_a_method() -> None:
     files = {path.stem for path in Path(tfmpq.methods.__file__).parent.glob("*.py")} - {"__init__"}
     assert set(METHODS) == files
-    assert set(METHODS) == {"asga", "sagm", "gsam", "sam", "sgd", "sensitivity", "random", "uniform"}
+    known = {"asga", "sagm", "gsam", "sam", "sgd", "fracbits", "sensitivity", "random", "uniform"}
+    assert set(METHODS) == known
     for name in METHODS:
         load_method(name).check(options(method=name))
 
@@ -112,6 +113,7 @@ def test_options_and_knobs_are_those_of_the_function() -> None:
         ("gsam", {"alpha": 0.1, "rho_max": 0.1}),
         ("sam", {"rho_max": 0.1, "prune_below": 0.01}),
         ("sgd", {"select": "least-sharp", "prune_below": 0.01}),
+        ("fracbits", {"select": "argmax", "precision": "bfloat16"}),
     ],
 )
 def test_knobs_of_a_method(method: str, knob: dict[str, Any]) -> None:
@@ -129,6 +131,8 @@ def test_knobs_of_a_method(method: str, knob: dict[str, Any]) -> None:
         ("sam", {"alpha": 0.01}),
         ("sgd", {"perturb": "latent"}),
         ("sgd", {"rho_max": 0.1}),
+        ("fracbits", {"prune_below": 0.01}),
+        ("fracbits", {"alpha": 0.01}),
         ("uniform", {"select": "argmax"}),
         ("random", {"prune_below": 0.01}),
         ("sensitivity", {"second_gradient_every": 2}),

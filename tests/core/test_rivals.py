@@ -150,7 +150,7 @@ def test_only_the_averaged_update_shortens_the_ascent():
 def test_entropy_of_choices():
     from tfmpq.pressure import mean_entropy
 
-    even, made = np.zeros(4, np.float32), np.array([0, -1e4, -1e4], np.float32)
+    even, made = np.full(4, 0.25, np.float32), np.array([1, 0, 0], np.float32)
     assert float(mean_entropy([ops.convert_to_tensor(even)])) == pytest.approx(math.log(4))
     both = [ops.convert_to_tensor(v) for v in (even, made)]
     assert float(mean_entropy(both)) == pytest.approx(math.log(4) / 2)
