@@ -1,5 +1,7 @@
 """Whether training waits for its data: images per second of the pipeline alone, of a step alone, and of both.
 
+Batches are made by the host, or by the device of images that it holds.
+
     python benchmarks/input_pipeline.py --model resnet20 --batch-size 128 --method asga
 
 The images are random ones, held in memory, shifted and mirrored. A thread prepares batches while the model
@@ -103,35 +105,45 @@ def main() -> None:
     split = Split(np.arange(len(pixels)) % 10, pixels)
     shape = (side, side, 3)
     preprocessing = load_model(arguments.model, input_shape=shape, classes=10).preprocessing
-    batches = ImageBatches(
-        split,
-        size,
-        image_shape=shape,
-        preprocessing=preprocessing,
-        augment="crop_flip",
-        steps_per_epoch=steps,
+    host, device = (
+        ImageBatches(
+            split,
+            size,
+            image_shape=shape,
+            preprocessing=preprocessing,
+            augment="crop_flip",
+            steps_per_epoch=steps,
+        )
+        for _ in range(2)
     )
-    rate = cpu_rate(batches, steps)
-    trainer = searcher(arguments.model, arguments.method, batches.batch(0, 0)[0][:_CALIBRATION])
-    sources = {"alone": Again(batches.batch(0, 0), steps), "training": batches}
+    rate = cpu_rate(host, steps)
+    pixels = device.hold_on_device()
+    trainers = {
+        name: searcher(arguments.model, arguments.method, host.batch(0, 0)[0][:_CALIBRATION])
+        for name in ("host", "device")
+    }
+    trainers["device"].pixels = pixels
+    trainers["alone"] = trainers["host"]
+    sources = {"alone": Again(host.batch(0, 0), steps), "host": host, "device": device}
     times: dict[str, list[float]] = {name: [] for name in sources}
     for number in range(arguments.rounds + 1):
         for name, source in sources.items():
             watch = Steps()
-            trainer.fit(source, epochs=1, verbose=0, shuffle=False, callbacks=[watch])
+            trainers[name].fit(source, epochs=1, verbose=0, shuffle=False, callbacks=[watch])
             if number:  # the first round compiles
                 times[name] += watch.seconds[1:]
     seconds = {name: statistics.median(values) for name, values in times.items()}
-    report = {
+    report: dict[str, object] = {
         "model": arguments.model,
         "method": arguments.method,
         "batch_size": size,
         "backend": keras.backend.backend(),
         "pipeline_images_per_cpu_second": round(rate),
         "step_images_per_second": round(size / seconds["alone"], 1),
-        "training_images_per_second": round(size / seconds["training"], 1),
-        "share_waiting": round(max(0.0, 1 - seconds["alone"] / seconds["training"]), 3),
     }
+    for name in ("host", "device"):
+        report[f"{name}_images_per_second"] = round(size / seconds[name], 1)
+        report[f"{name}_share_waiting"] = round(max(0.0, 1 - seconds["alone"] / seconds[name]), 3)
     print(json.dumps(report, indent=2))
 
 

@@ -8,11 +8,19 @@ from typing import Any
 import keras
 
 if keras.backend.backend() == "tensorflow":
-    from tfmpq.backend_tensorflow import Replicas, TrainStep, compiled, mean_over_replicas, value_and_gradient
+    from tfmpq.backend_tensorflow import (
+        Replicas,
+        TrainStep,
+        accelerated,
+        compiled,
+        mean_over_replicas,
+        value_and_gradient,
+    )
 else:
     from tfmpq.backend_jax import (  # type: ignore[assignment]
         Replicas,
         TrainStep,
+        accelerated,
         compiled,
         mean_over_replicas,
         value_and_gradient,
@@ -21,6 +29,7 @@ else:
 __all__ = [
     "Replicas",
     "TrainStep",
+    "accelerated",
     "batch_value_and_gradient",
     "compiled",
     "mean_over_replicas",

@@ -32,6 +32,11 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return jax.jit(function)
 
 
+def accelerated() -> bool:
+    """Whether something faster than the processors of the host computes."""
+    return jax.default_backend() != "cpu"
+
+
 def mean_over_replicas(tensors: list[Any]) -> list[Any]:
     """The tensors: a step is one program over all devices, in which every mean is one over the batch."""
     return tensors

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from tfmpq.errors import UsageError
+
+if TYPE_CHECKING:
+    from tfmpq.data.on_device import DeviceImages
 
 
 def value_and_gradient(function: Callable[[Sequence[Any]], tuple[Any, Any]], inputs: Sequence[Any]) -> Any:
@@ -35,6 +38,11 @@ def value_and_gradient(function: Callable[[Sequence[Any]], tuple[Any, Any]], inp
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function of tensors, compiled when it is first called with their shapes."""
     return tf.function(function, autograph=False)
+
+
+def accelerated() -> bool:
+    """Whether something faster than the processors of the host computes."""
+    return bool(tf.config.list_physical_devices("GPU"))
 
 
 def mean_over_replicas(tensors: list[Any]) -> list[Any]:
@@ -150,8 +158,14 @@ class TrainStep:
     strategy: tf.distribute.Strategy | None = None
     """What spreads a step over several devices."""
 
+    pixels: DeviceImages | None = None
+    """What makes the images of a batch, where they lie on the device and a batch has recipes for them."""
+
     def train_step(self: Any, data: Any) -> dict[str, Any]:
-        """One update from a batch (images float32, labels int32)."""
+        """One update from a batch (images float32, or recipes for `pixels`; labels int32)."""
+        images, labels = data
+        if self.pixels is not None:
+            images = self.pixels(images)
         trainable = [tf.convert_to_tensor(variable.value) for variable in self.trainable_variables]
         state = [tf.convert_to_tensor(variable.value) for variable in self.non_trainable_variables]
 
@@ -159,9 +173,9 @@ class TrainStep:
             return self.compute_update(trainable, state, images, labels)
 
         if self.strategy is None:
-            gradients, new_state, metrics = update(*data)
+            gradients, new_state, metrics = update(images, labels)
         else:
-            gradients, new_state, metrics = _on_all_devices(self.strategy, update, *data)
+            gradients, new_state, metrics = _on_all_devices(self.strategy, update, images, labels)
         for variable, value in zip(self.non_trainable_variables, new_state, strict=True):
             variable.assign(value)
         self.optimizer.apply(gradients, self.trainable_variables)

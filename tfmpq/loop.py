@@ -15,6 +15,7 @@ import keras
 import numpy as np
 
 from tfmpq import distribution
+from tfmpq.backend import accelerated
 from tfmpq.checkpoints import described
 from tfmpq.data import ImageBatches
 from tfmpq.diagnosis import first_not_finite
@@ -62,6 +63,8 @@ def train(
             checkpoint before it is kept.
     """
     steps = len(batches)
+    if accelerated():
+        model.pixels = batches.hold_on_device()
     model.optimizer.build(model.trainable_variables)
     initial = [np.asarray(v) for v in _variables(model)]
     position = stage.load_checkpoint(_variables(model), described(model), reporter) or {"step": 0}

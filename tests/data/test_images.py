@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from tfmpq.data.augment import crop_and_flip, random_resized_crop
+from tfmpq.data.augment import crop, drawn_crops, random_resized_crop
 from tfmpq.data.images import resize_for
 from tfmpq.data.preprocess import PREPROCESSINGS, preprocess, value_range
 from tfmpq.errors import UsageError
@@ -85,10 +85,14 @@ def test_images_of_the_right_size_stay_and_small_ones_are_not_cropped() -> None:
     assert small[0, -1, 0] > 236
 
 
+def shifted(images: np.ndarray, generator: np.random.Generator, flip: bool) -> np.ndarray:
+    return crop(images, drawn_crops(generator, len(images), images.shape[1:3], flip=flip))
+
+
 @given(st.integers(0, 2**32), st.booleans())
 def test_crops_are_shifted_and_mirrored_copies(seed: int, flip: bool) -> None:
     images = np.random.default_rng(3).integers(1, 256, (4, 16, 8, 2), dtype=np.uint8)
-    results = crop_and_flip(images, np.random.default_rng(seed), flip=flip)
+    results = shifted(images, np.random.default_rng(seed), flip)
     for image, result in zip(images, results, strict=True):
         padded = np.pad(image, ((2, 2), (1, 1), (0, 0)))
         views = [padded[y : y + 16, x : x + 8] for y in range(5) for x in range(3)]
@@ -99,7 +103,7 @@ def test_crops_are_shifted_and_mirrored_copies(seed: int, flip: bool) -> None:
 
 def test_every_shift_and_both_sides_occur() -> None:
     image = np.random.default_rng(4).integers(1, 256, (1, 16, 8, 1), dtype=np.uint8)
-    results = crop_and_flip(np.repeat(image, 2000, 0), np.random.default_rng(0), flip=True)
+    results = shifted(np.repeat(image, 2000, 0), np.random.default_rng(0), True)
     _, counts = np.unique(results.reshape(2000, -1), axis=0, return_counts=True)
     assert len(counts) == 5 * 3 * 2
     assert counts.min() > 30

@@ -331,6 +331,21 @@ def test_an_interrupted_training_ends_as_an_uninterrupted_one(uninterrupted, tmp
     assert (tmp_path / "search.csv").read_text() == (uninterrupted.folder / "search.csv").read_text()
 
 
+def test_images_on_the_device_change_nothing(
+    uninterrupted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches are made there, and are those of the host."""
+    monkeypatch.setattr(loop, "accelerated", lambda: True)
+    source = batches(BATCHES)
+    assert source.hold_on_device() is not None
+    images, labels = source[0]
+    assert isinstance(images, jax.Array)
+    for found, expected in zip((images, labels), batches(BATCHES).batch(0, 0), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    for name, value in train_small(tmp_path, Watcher()).items():
+        np.testing.assert_array_equal(value, uninterrupted.result[name], name)
+
+
 def test_two_devices_train_as_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Norm of the gradient, gap and statistics are those of the whole batch, which is really split."""
     split: list[int] = []

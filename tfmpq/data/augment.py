@@ -18,25 +18,48 @@ fine-tunings meant here are short, and the smaller the crops the longer it takes
 _RATIO = (3 / 4, 4 / 3)
 
 
-def crop_and_flip(images: np.ndarray, generator: np.random.Generator, *, flip: bool) -> np.ndarray:
-    """Shift each image by its own random offset, with black at the edges, and mirror every other one.
+def margins(height: int, width: int) -> tuple[int, int]:
+    """Black pixels above and beside an image, over which a crop moves."""
+    return height // _PAD, width // _PAD
+
+
+def drawn_crops(
+    generator: np.random.Generator, count: int, size: tuple[int, int], *, flip: bool
+) -> np.ndarray:
+    """A random offset for each of some images, and every other one to be mirrored.
+
+    Args:
+        generator: Source of randomness.
+        count: Number of images.
+        size: (height, width) of an image.
+        flip: Whether to mirror; wrong for digits and letters.
+
+    Returns:
+        int32 (count, 3): first row and first column in the image with its margins, and 1 to mirror.
+    """
+    pad_y, pad_x = margins(*size)
+    top = generator.integers(0, 2 * pad_y + 1, (count, 1))
+    left = generator.integers(0, 2 * pad_x + 1, (count, 1))
+    mirrored = generator.random((count, 1)) < 0.5 if flip else np.zeros((count, 1), bool)
+    return np.concatenate([top, left, mirrored], axis=1).astype(np.int32)
+
+
+def crop(images: np.ndarray, crops: np.ndarray) -> np.ndarray:
+    """Shift images, with black at the edges, and mirror them.
 
     Args:
         images: uint8 (N, H, W, C).
-        generator: Source of randomness.
-        flip: Whether to mirror; wrong for digits and letters.
+        crops: int32 (N, 3), see `drawn_crops`.
 
     Returns:
         uint8 (N, H, W, C).
     """
     count, height, width, channels = images.shape
-    pad_y, pad_x = height // _PAD, width // _PAD
+    pad_y, pad_x = margins(height, width)
     padded = np.zeros((count, height + 2 * pad_y, width + 2 * pad_x, channels), np.uint8)
     padded[:, pad_y : pad_y + height, pad_x : pad_x + width] = images
-    top = generator.integers(0, 2 * pad_y + 1, (count, 1))
-    left = generator.integers(0, 2 * pad_x + 1, (count, 1))
+    top, left, mirrored = (crops[:, i, None] for i in range(3))
     columns = np.arange(width)
-    mirrored = generator.random((count, 1)) < 0.5 if flip else np.zeros((count, 1), bool)
     columns = left + np.where(mirrored, columns[::-1], columns)
     rows = top + np.arange(height)
     return padded[np.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import keras
 import numpy as np
 
-from tfmpq.data.augment import crop_and_flip, random_resized_crop
+from tfmpq.data.augment import crop, drawn_crops, margins, random_resized_crop
 from tfmpq.data.dataset import Split
 from tfmpq.data.images import resize_for
+from tfmpq.data.on_device import DeviceImages, fits
 from tfmpq.data.preprocess import affine, preprocess
 from tfmpq.errors import UsageError
 
@@ -25,7 +26,8 @@ class ImageBatches(keras.utils.PyDataset):
 
     Batches go through the whole split, in an order drawn anew for each pass, before an image comes again;
     epochs of `steps_per_epoch` batches may end and begin within a pass. Batches are prepared while the model
-    computes: on the TensorFlow backend by a thread of `model.fit`, on JAX by one of their own.
+    computes, on the TensorFlow backend by a thread of `model.fit`, on JAX by one of their own; or on the
+    device (`hold_on_device`).
 
     Args:
         split: The images.
@@ -73,26 +75,46 @@ class ImageBatches(keras.utils.PyDataset):
         self._begun = self._finished = False
         self._order: tuple[int, np.ndarray] = (-1, np.arange(len(split)))
         self._thread = ThreadPoolExecutor(1) if keras.backend.backend() == "jax" else None
-        self._ahead: dict[tuple[int, int], Future[tuple[np.ndarray, np.ndarray]]] = {}
+        self._ahead: dict[tuple[int, int], Future[tuple[Any, np.ndarray]]] = {}
+        self._device: DeviceImages | None = None
 
     def __len__(self) -> int:
         return self.steps_per_epoch
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Batch of the current epoch: float32 (N, H, W, C) images and int32 (N,) labels."""
+    def __getitem__(self, index: int) -> tuple[Any, np.ndarray]:
+        """Batch of the current epoch: float32 (N, H, W, C) images and int32 (N,) labels.
+
+        After `hold_on_device` the images are a tensor there, or on TensorFlow the recipe for them.
+        """
         if self._begun and index == len(self) - 1:
             self._finished = True
-        return self.batch(self.epoch, index) if self._thread is None else self._prepared(self._thread, index)
+        if self._thread is None:
+            return self._delivered(self.epoch, index)
+        return self._prepared(self._thread, index)
 
-    def _prepared(self, thread: ThreadPoolExecutor, index: int) -> tuple[np.ndarray, np.ndarray]:
+    def _prepared(self, thread: ThreadPoolExecutor, index: int) -> tuple[Any, np.ndarray]:
         """A batch of the current epoch, while that after it is begun."""
         ready = self._ahead.pop((self.epoch, index), None)
         self._ahead.clear()
-        batch = self.batch(self.epoch, index) if ready is None else ready.result()
+        batch = self._delivered(self.epoch, index) if ready is None else ready.result()
         if index + 1 < len(self):
             following = (self.epoch, index + 1)
-            self._ahead[following] = thread.submit(self.batch, *following)
+            self._ahead[following] = thread.submit(self._delivered, *following)
         return batch
+
+    def hold_on_device(self) -> DeviceImages | None:
+        """Keep the images in the memory of the device from now on, and crop, mirror and scale them there.
+
+        Batches stay bit for bit what they are.
+
+        Returns:
+            What makes images from recipes, for a training step that gets these; None if nothing changes:
+            the images are not in memory, have another size, or are too many.
+        """
+        array = self._ready_images
+        if array is not None and fits(array):
+            self._device = DeviceImages(_with_channels(array, self.image_shape[2]), self.preprocessing)
+        return self._device
 
     def set_epoch(self, epoch: int) -> None:
         """Go to an epoch, for example to resume."""
@@ -117,10 +139,36 @@ class ImageBatches(keras.utils.PyDataset):
         Raises:
             TfmpqError: An image cannot be decoded.
         """
-        chosen = self._chosen(epoch * self.steps_per_epoch + index)
-        generator = np.random.default_rng((self.seed, epoch, _AUGMENT, index))
+        chosen, generator = self._drawn(epoch, index)
         images = self._images(chosen, generator)
-        return preprocess(images, self.preprocessing), self.split.labels[chosen].astype(np.int32)
+        return preprocess(images, self.preprocessing), self._labels(chosen)
+
+    def _delivered(self, epoch: int, index: int) -> tuple[Any, np.ndarray]:
+        if self._device is None:
+            return self.batch(epoch, index)
+        recipe, labels = self.recipe(epoch, index)
+        # TensorFlow's `fit` brings whatever it gets through the memory of the host.
+        return recipe if self._thread is None else self._device(recipe), labels
+
+    def recipe(self, epoch: int, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """What `DeviceImages` makes a batch of: int32 (N, 4); and int32 (N,) labels."""
+        chosen, generator = self._drawn(epoch, index)
+        crops = self._crops(len(chosen), generator)
+        return np.concatenate([chosen[:, None], crops], axis=1).astype(np.int32), self._labels(chosen)
+
+    def _drawn(self, epoch: int, index: int) -> tuple[np.ndarray, np.random.Generator]:
+        """Numbers of the images of a batch, and the source of randomness for changing them."""
+        generator = np.random.default_rng((self.seed, epoch, _AUGMENT, index))
+        return self._chosen(epoch * self.steps_per_epoch + index), generator
+
+    def _labels(self, chosen: np.ndarray) -> np.ndarray:
+        return self.split.labels[chosen].astype(np.int32)
+
+    def _crops(self, count: int, generator: np.random.Generator) -> np.ndarray:
+        size = (self.image_shape[0], self.image_shape[1])
+        if self.augment == "none":
+            return np.tile(np.array([*margins(*size), 0], np.int32), (count, 1))
+        return drawn_crops(generator, count, size, flip=self.augment == "crop_flip")
 
     def _chosen(self, step: int) -> np.ndarray:
         number, place = divmod(step, self.steps_per_pass)
@@ -132,18 +180,25 @@ class ImageBatches(keras.utils.PyDataset):
 
     def _images(self, chosen: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         size = (self.image_shape[0], self.image_shape[1])
-        array = self.split.array
+        array = self._ready_images
         if self.augment == "imagenet":
             parts = [random_resized_crop(image, size, generator) for image in self.split.images(chosen)]
             return _with_channels(parts, self.image_shape[2])
-        if array is not None and array.shape[1:3] == size:
+        if array is not None:
             images = _with_channels(array[chosen], self.image_shape[2])
         else:
             resized = [resize_for(image, size) for image in self.split.images(chosen)]
             images = _with_channels(resized, self.image_shape[2])
         if self.augment == "none":
             return images
-        return crop_and_flip(images, generator, flip=self.augment == "crop_flip")
+        return crop(images, self._crops(len(images), generator))
+
+    @property
+    def _ready_images(self) -> np.ndarray | None:
+        """The images of the split, where they are in memory and are not resized: uint8 (M, H, W, C)."""
+        array = self.split.array
+        resized = self.augment == "imagenet" or array is None or array.shape[1:3] != self.image_shape[:2]
+        return None if resized else array
 
 
 def _check(

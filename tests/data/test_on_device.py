@@ -1,0 +1,88 @@
+"""Batches that the device makes are, bit for bit, those that the host makes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tfmpq import loop
+from tfmpq.data import ImageBatches, Split, on_device
+from tfmpq.data.preprocess import PREPROCESSINGS
+from tfmpq.loop import train
+from tfmpq.pretrain import FloatTraining
+from tfmpq.progress import SilentReporter
+from tfmpq.runs import Stage
+
+COLOUR = np.random.default_rng(0).integers(0, 256, (40, 16, 8, 3), dtype=np.uint8)
+
+
+def batches(array: np.ndarray = COLOUR, **options: Any) -> ImageBatches:
+    split = Split(np.arange(len(array)) % 4, array)
+    shape = (*array.shape[1:3], 3)
+    return ImageBatches(split, 7, **{"image_shape": shape, "preprocessing": "unit", **options})
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 99),
+    epoch=st.integers(0, 9),
+    preprocessing=st.sampled_from(sorted(PREPROCESSINGS)),
+    augment=st.sampled_from(["none", "crop", "crop_flip"]),
+    grey=st.booleans(),
+)
+def test_the_device_makes_what_the_host_makes(
+    seed: int, epoch: int, preprocessing: str, augment: str, grey: bool
+) -> None:
+    array = COLOUR[..., :1] if grey else COLOUR
+    source = batches(array, seed=seed, preprocessing=preprocessing, augment=augment)
+    make = source.hold_on_device()
+    recipe, labels = source.recipe(epoch, 2)
+    expected, expected_labels = source.batch(epoch, 2)
+    assert recipe.dtype == np.int32
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(make(recipe)), expected)
+    np.testing.assert_array_equal(labels, expected_labels)
+
+
+def test_what_cannot_lie_on_the_device_is_made_by_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    for source in (batches(augment="imagenet"), batches(image_shape=(8, 8, 3))):
+        assert source.hold_on_device() is None
+        assert source[0][0].dtype == np.float32
+    monkeypatch.setattr(on_device, "MOST_BYTES", COLOUR.nbytes - 1)
+    assert batches().hold_on_device() is None
+
+
+def trained(folder: Path) -> list[np.ndarray]:
+    keras.utils.set_random_seed(3)
+    image = keras.Input((16, 8, 3))
+    x = keras.layers.Conv2D(4, 3, strides=2)(image)
+    model = FloatTraining(image, keras.layers.Dense(4)(keras.layers.Flatten()(x)))
+    model.compile(optimizer=keras.optimizers.SGD(0.1, momentum=0.9))
+    source = batches(augment="crop_flip", seed=1)
+    stage = Stage(folder, "float")
+    train(model, source, epochs=2, stage=stage, reporter=SilentReporter(), label="training")
+    return [np.asarray(variable) for variable in model.variables]
+
+
+def test_training_does_not_depend_on_where_batches_are_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    make = on_device.DeviceImages.__call__
+    monkeypatch.setattr(
+        on_device.DeviceImages, "__call__", lambda self, recipe: seen.append(1) or make(self, recipe)
+    )
+    found = []
+    for accelerated in (False, True):
+        monkeypatch.setattr(loop, "accelerated", lambda answer=accelerated: answer)
+        folder = tmp_path / str(accelerated)
+        folder.mkdir()
+        found.append(trained(folder))
+        assert bool(seen) == accelerated
+    for host, device in zip(*found, strict=True):
+        np.testing.assert_array_equal(host, device)

@@ -1,0 +1,72 @@
+"""Images that lie in the memory of the device that trains on them: cropped, mirrored and scaled there.
+
+A batch then crosses to the device as four integers an image. The pixels are looked up in a table of the
+preprocessing's own results, so that batches are bit for bit those that the host makes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from tfmpq.backend import compiled
+from tfmpq.data.augment import margins
+from tfmpq.data.preprocess import affine, preprocess
+
+MOST_BYTES = 2**30
+"""Size from which on images stay in the memory of the host."""
+
+
+class DeviceImages:
+    """Makes batches of images on the device.
+
+    Args:
+        images: uint8 (M, H, W, C).
+        preprocessing: Name of a preprocessing.
+    """
+
+    def __init__(self, images: np.ndarray, preprocessing: str) -> None:
+        _, self._height, self._width, self._channels = images.shape
+        self._reverse = affine(preprocessing).reverse
+        self._pixels = ops.convert_to_tensor(images.reshape(-1, self._channels), dtype="uint8")
+        levels = np.arange(256, dtype=np.uint8)[:, None, None]
+        values = preprocess(np.repeat(levels, self._channels, axis=2), preprocessing)
+        self._values = ops.convert_to_tensor(values.reshape(-1))
+        self.make = compiled(self._make)
+
+    def _make(self, pixels: Any, values: Any, recipe: Any) -> Any:
+        height, width, channels = self._height, self._width, self._channels
+        pad_y, pad_x = margins(height, width)
+        number, top, left, mirrored = (recipe[:, i, None] for i in range(4))
+        columns = ops.arange(width, dtype="int32")[None]
+        rows = top - pad_y + ops.arange(height, dtype="int32")[None]
+        columns = left - pad_x + ops.where(mirrored > 0, width - 1 - columns, columns)
+        inside = ops.logical_and(
+            ops.logical_and(rows >= 0, rows < height)[:, :, None],
+            ops.logical_and(columns >= 0, columns < width)[:, None, :],
+        )
+        rows, columns = ops.clip(rows, 0, height - 1), ops.clip(columns, 0, width - 1)
+        place = (number * height + rows)[:, :, None] * width + columns[:, None, :]
+        found = ops.cast(ops.take(pixels, place, axis=0), "int32")
+        if self._reverse:
+            found = ops.flip(found, axis=-1)
+        found = ops.where(inside[..., None], found, 0)
+        return ops.take(values, found * channels + ops.arange(channels, dtype="int32"))
+
+    def __call__(self, recipe: Any) -> Any:
+        """Preprocessed images.
+
+        Args:
+            recipe: int32 (N, 4): number of the image, and what `augment.drawn_crops` draws.
+
+        Returns:
+            float32 (N, H, W, C).
+        """
+        return self.make(self._pixels, self._values, recipe)
+
+
+def fits(images: np.ndarray) -> bool:
+    """Whether images are few enough to lie on the device, and their pixels to be numbered in 32 bits."""
+    return images.nbytes <= MOST_BYTES and images.size // images.shape[-1] < 2**31
