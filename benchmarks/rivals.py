@@ -30,12 +30,14 @@ from figures import save
 LABELS = {
     "asga": "asga (inverse radius up to 0.05, alpha 0.001)",
     "sagm": "sagm (fixed radius 0.05)",
+    "fixed0.1": "asga, fixed radius 0.1",
     "fixed0.2": "asga, fixed radius 0.2",
     "alpha0": "asga, alpha 0",
     "latent": "asga, latent weights perturbed",
     "sam": "sam",
     "gsam": "gsam",
     "sgd": "sgd (plain gradients)",
+    "fracbits": "fracbits (plain gradients, one real-valued width a layer)",
     "sensitivity": "sensitivity",
     "random": "random",
     "uniform": "uniform, the widest that fits (2 bits, 0.27 of the bytes)",
@@ -46,7 +48,7 @@ SPACES = {
 }
 """Prefix of a run's name, and the budget and widths that it stands for."""
 
-COLOURS = dict(zip(LABELS, [*plt.colormaps["tab10"].colors, "#333333"], strict=True))
+COLOURS = dict(zip(LABELS, plt.colormaps["tab20"].colors, strict=False))
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,7 @@ class Run:
     seed: int
     bits: dict[str, int]
     top1: float
+    tuned: float
     seconds: float
     size: float
     course: list[dict[str, float]]
@@ -68,9 +71,10 @@ class Run:
 def load(folder: Path) -> Run | None:
     """A finished run, or None."""
     accuracy = read(folder.parent / f"{folder.name}.evaluate-cifar10.json")
+    tuned = read(folder.parent / f"{folder.name}.tuned.json")
     found = read(folder / "search.result.json")
     named = re.fullmatch(r"(bits-)?(.+)-(\d+)", folder.name)
-    if not (found and accuracy and named and named[2] in LABELS):
+    if not (found and accuracy and tuned and named and named[2] in LABELS):
         return None
     return Run(
         named[1] or "",
@@ -78,6 +82,7 @@ def load(folder: Path) -> Run | None:
         int(named[3]),
         found["bits"],
         100 * accuracy["top1"],
+        100 * tuned["top1"],
         found["search_seconds"],
         found["size"]["policy"] / found["size"]["int8"],
         rows(folder / "search.csv"),
@@ -124,6 +129,8 @@ def line(runs: list[Run]) -> dict[str, Any]:
         "seeds": [run.seed for run in runs],
         "top1": [round(run.top1, 2) for run in runs],
         "mean": round(statistics.mean(run.top1 for run in runs), 2),
+        "tuned": [round(run.tuned, 2) for run in runs],
+        "tuned_mean": round(statistics.mean(run.tuned for run in runs), 2),
         "bits": ["".join(map(str, run.bits.values())) for run in runs],
         "size": round(max(run.size for run in runs), 4),
         "seconds": round(statistics.median(run.seconds for run in runs)),
@@ -137,7 +144,16 @@ def line(runs: list[Run]) -> dict[str, Any]:
 
 def printed(table: list[dict[str, Any]]) -> None:
     """The table in Markdown."""
-    heads = ("", "top-1 by seed, %", "mean", "search, s", "settled after", "agreement of seeds")
+    heads = (
+        "",
+        "top-1 by seed, %",
+        "mean",
+        "tuned, %",
+        "mean",
+        "search, s",
+        "settled after",
+        "agreement of seeds",
+    )
     heads += ("loss", "gap h", "rho")
     print(f"| {' | '.join(heads)} |")
     print("|---" * len(heads) + "|")
@@ -150,6 +166,8 @@ def printed(table: list[dict[str, Any]]) -> None:
             LABELS[entry["method"]],
             ", ".join(f"{top1:.2f}" for top1 in entry["top1"]),
             f"{entry['mean']:.2f}",
+            ", ".join(f"{top1:.2f}" for top1 in entry["tuned"]),
+            f"{entry['tuned_mean']:.2f}",
             f"{entry['seconds']}",
             number(entry["settled"], ".0%"),
             number(entry["agreement"], ".2f"),
@@ -210,7 +228,8 @@ def copy(folder: Path, raw: Path) -> None:
     for name in (*stages, "search.choices.csv", "policy.yaml"):
         if (folder / name).exists():
             (target / name).write_text(without_folders((folder / name).read_text()))
-    for path in folder.parent.glob(f"{folder.name}.evaluate-*.json"):
+    beside = folder.parent
+    for path in (*beside.glob(f"{folder.name}.evaluate-*.json"), *beside.glob(f"{folder.name}.tuned.json")):
         kept = {k: v for k, v in read(path).items() if k != "data_dir"}
         (target / path.name.removeprefix(f"{folder.name}.")).write_text(
             without_folders(json.dumps(kept, indent=2))

@@ -7,38 +7,49 @@ export TFMPQ_DATA_DIR=$DATA
 RUNS=${RUNS:-runs}
 R8=$DATA/cifar10_resnet8_mlperftiny.h5 R20=$DATA/cifar10_resnet20_weights.npz
 MBV2=$DATA/imagenet_mobilenetv2_weights.npz
+TUNING=(--epochs 4 --steps-per-epoch 64 --batch-size 64)
 SHORT=(--epochs 16 --steps-per-epoch 16 --batch-size 64)
 BYTES=(--budget size=0.35x)
 BITS=(--weight-bits 2,3,4,5,6,8 --budget weight-bits=3.0)
 
-compare() { # name seed option ...: search resnet20, reconstruct, evaluate the file on all test images
+compare() { # name seed option ...: search resnet20; what its policy is worth, reconstructed and tuned
     local run="$RUNS/$1-$2" seed=$2
     shift 2
-    tfmpq search --model resnet20 --weights "$R20" --proxy cifar10 "${SHORT[@]}" --seed "$seed" --out "$run" \
-        --json "$@" > "$run.search.json"
-    tfmpq export resnet20 --tflite --weights "$R20" --calibrate cifar10 --policy "$run/policy.yaml" \
-        --out "$run.tflite" --json > "$run.export.json"
-    tfmpq evaluate "$run.tflite" --data cifar10 --json > "$run.evaluate-cifar10.json"
+    [ -s "$run/search.result.json" ] || tfmpq search --model resnet20 --weights "$R20" --proxy cifar10 \
+        "${SHORT[@]}" --seed "$seed" --out "$run" --json "$@" > "$run.search.json"
+    local policy; policy=$RUNS/policies/$(sed -n 's/^  .*{weight_bits: \([0-9]*\)}/\1/p' "$run/policy.yaml" | tr -d '\n')
+    [ -s "$policy/finetune.result.json" ] || worth "$policy" "$run/policy.yaml"
+    cp "$policy.evaluate-cifar10.json" "$run.evaluate-cifar10.json"
+    cp "$policy/finetune.result.json" "$run.tuned.json"
+}
+worth() { # name policy: equal policies are measured once
+    mkdir -p "$RUNS/policies"
+    tfmpq export resnet20 --tflite --weights "$R20" --calibrate cifar10 --policy "$2" --out "$1.tflite" --json \
+        > "$1.export.json"
+    tfmpq evaluate "$1.tflite" --data cifar10 --json > "$1.evaluate-cifar10.json"
+    tfmpq finetune "$2" --model resnet20 --weights "$R20" --target cifar10 "${TUNING[@]}" --seed 0 --out "$1" --json \
+        > "$1.finetune.json"
 }
 part_methods() {
     local seed method
     for seed in 0 1 2; do
-        for method in asga sgd random; do
+        for method in asga sagm sam gsam sgd fracbits sensitivity random; do
             compare $method $seed --method $method "${BYTES[@]}"
             compare bits-$method $seed --method $method "${BITS[@]}"
         done
-    done
-    for method in sagm sam gsam sensitivity; do
-        for seed in 0 1; do compare $method $seed --method $method "${BYTES[@]}"; done
-        compare bits-$method 0 --method $method "${BITS[@]}"
     done
     compare uniform 0 --method uniform "${BYTES[@]}"
     compare bits-uniform 0 --method uniform "${BITS[@]}"
 }
 part_options() {
-    compare bits-fixed0.2 0 --method asga --radius fixed --rho-max 0.2 "${BITS[@]}"
-    compare bits-alpha0 0 --method asga --alpha 0 "${BITS[@]}"
-    compare bits-latent 0 --method asga --perturb latent "${BITS[@]}"
+    local seed radius
+    for seed in 0 1 2; do
+        for radius in 0.1 0.2; do
+            compare bits-fixed$radius $seed --method asga --radius fixed --rho-max $radius "${BITS[@]}"
+        done
+        compare bits-alpha0 $seed --method asga --alpha 0 "${BITS[@]}"
+        compare bits-latent $seed --method asga --perturb latent "${BITS[@]}"
+    done
 }
 part_digits() { # policies from digits, from CIFAR-10 and at random, for one float network
     local float="$RUNS/digits-float" seed name epochs
