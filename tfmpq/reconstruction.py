@@ -19,9 +19,11 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfmpq.layers import WEIGHTED
 from tfmpq.network import INPUT_QUANTIZER, Network, Node
 from tfmpq.progress import Reporter
 from tfmpq.quantizers import Levels
+from tfmpq.windows import Positions, as_kernel, as_matrices, input_matrices
 from tfmpq.wrapper import QuantizeWrapper, inner
 
 MAX_IMAGES = 1024
@@ -30,11 +32,15 @@ MEMORY = 4 * 2**30
 """Bytes for the tensors of both networks that are held at once; more than that, and fewer images are used."""
 
 MAX_FAN_IN = 5000
-"""Kernels with a longer input are rounded to the nearest level: H would not fit in memory."""
+"""Kernels with a longer input, or groups whose H together are larger than one of this length, are rounded to
+the nearest level: H would not fit in memory."""
 
 _ROWS = 40_000
 _DEPTHWISE_ROWS = 4_000
-"""Positions of an input tensor that H is taken from; a depthwise kernel has few weights."""
+"""Positions of an output tensor that H is taken from; a depthwise kernel has few weights."""
+
+_ENTRIES = _ROWS * MAX_FAN_IN
+"""Values that these positions may read; of longer inputs fewer are taken."""
 
 _DAMPING = 0.01
 """Added to the diagonal of H, relative to its mean: directions that no image has shown are left alone."""
@@ -76,7 +82,7 @@ def reconstruct(
             continue
         wanted, given = zip(*(tensors[name] for name in node.inputs), strict=True)
         copies = [quantized.get_layer(layer.name) for layer in node.layers]
-        if _fittable(node):
+        if node.kind in WEIGHTED:
             _fit(node, copies, _rows(node, wanted[0], given[0], generator), kernels)
         if node.rounds and node.grid_of != node.tensor:
             copies.append(quantized.get_layer(node.grid_of))  # a quantizer that several tensors share
@@ -148,38 +154,28 @@ class _Rows:
     given: np.ndarray
 
 
-def _fittable(node: Node) -> bool:
-    layer = type(node.main).__name__
-    if layer == "Conv2D":
-        return node.main.groups == 1
-    if layer == "DepthwiseConv2D":
-        return bool(node.main.depth_multiplier == 1)
-    return layer == "Dense"
-
-
 def _fit(node: Node, copies: Sequence[keras.layers.Layer], rows: _Rows, kernels: bool) -> None:
     """Fit the kernel of a node, where wanted, and take back what the mean of every output channel lost."""
     wrapper: QuantizeWrapper = copies[0]
-    weights = _as_matrices(np.asarray(wrapper.layer.kernel, np.float64), node)
+    weights = as_matrices(np.asarray(wrapper.layer.kernel, np.float64), node)
     means = [x.mean(1, keepdims=True, dtype=np.float64) for x in (rows.wanted, rows.given)]
     if kernels:
         wanted, given = (
             x - mean.astype(np.float32) for x, mean in zip((rows.wanted, rows.given), means, strict=True)
         )
         _fit_kernel(node, wrapper, weights, wanted, given)
-    found = _as_matrices(np.asarray(wrapper.quantized_kernel(), np.float64), node)
+    found = as_matrices(np.asarray(wrapper.quantized_kernel(), np.float64), node)
     _shift(copies, (means[1] @ found - means[0] @ weights).reshape(-1))
 
 
 def _fit_kernel(
     node: Node, wrapper: QuantizeWrapper, weights: np.ndarray, wanted: np.ndarray, given: np.ndarray
 ) -> None:
-    shape = tuple(wrapper.layer.kernel.shape)
     quantizer = wrapper.weight_quantizer
     assert quantizer is not None  # noqa: S101 narrowed for the type checker; the node has a kernel
     levels = quantizer.levels[0]
     best, moments = _best_kernel(weights, wanted, given)
-    log_step = quantizer.initial_log_step(_as_kernel(best, node, shape))
+    log_step = quantizer.initial_log_step(as_kernel(best, node))
     # The step as the network has it, in float32.
     steps = np.exp(log_step[0]).reshape(len(weights), 1, -1).astype(np.float64)
     if moments is None:
@@ -187,15 +183,15 @@ def _fit_kernel(
     else:
         integers = optimal_rounding(best, moments, steps, levels)
     wrapper.weight_variables["log_step"].assign(log_step)
-    wrapper.layer.kernel.assign(_as_kernel(integers * steps, node, shape).astype(np.float32))
+    wrapper.layer.kernel.assign(as_kernel(integers * steps, node).astype(np.float32))
 
 
 def _best_kernel(
     weights: np.ndarray, wanted: np.ndarray, given: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """The real-valued kernel that gives what is wanted, and H; the weights and None for too long inputs."""
-    inputs = weights.shape[1]
-    if inputs > MAX_FAN_IN:
+    groups, inputs, _ = weights.shape
+    if groups * inputs**2 > MAX_FAN_IN**2:
         return weights, None
     moments = _moments(given, given)
     damping = _DAMPING * np.einsum("gii->g", moments) / inputs + 1e-10
@@ -218,54 +214,21 @@ def _moments(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return (first.transpose(0, 2, 1) @ second / first.shape[1]).astype(np.float64)
 
 
-def _as_matrices(kernel: np.ndarray, node: Node) -> np.ndarray:
-    """(groups, inputs, outputs) of a kernel: one group, or one for each channel of a depthwise kernel."""
-    if node.kind == "depthwise_conv2d":
-        return kernel.reshape(-1, kernel.shape[2]).T[:, :, None]
-    return kernel.reshape(1, -1, kernel.shape[-1])
-
-
-def _as_kernel(matrices: np.ndarray, node: Node, shape: tuple[int, ...]) -> np.ndarray:
-    return (matrices[:, :, 0].T if node.kind == "depthwise_conv2d" else matrices[0]).reshape(shape)
-
-
 def _rows(node: Node, wanted: np.ndarray, given: np.ndarray, generator: np.random.Generator) -> _Rows:
     if node.kind == "dense":
         return _Rows(wanted[None], given[None])
-    picks = _positions(node, len(wanted), generator)
-    found = [_windows(node, x, picks) for x in (wanted, given)]
-    if node.kind == "depthwise_conv2d":
-        return _Rows(*(x.transpose(2, 0, 1) for x in found))
-    return _Rows(*(x.reshape(1, len(x), -1) for x in found))
+    positions = _positions(node, len(wanted), generator)
+    return _Rows(*(input_matrices(node, x, positions) for x in (wanted, given)))
 
 
-def _positions(node: Node, count: int, generator: np.random.Generator) -> tuple[np.ndarray, ...]:
-    """Some positions of the output: image, row and column of each."""
+def _positions(node: Node, count: int, generator: np.random.Generator) -> Positions:
+    """Some positions of the output."""
     shape = (count, *node.output_shape[:2])
     total = int(np.prod(shape))
-    limit = _DEPTHWISE_ROWS if node.kind == "depthwise_conv2d" else _ROWS
+    length = int(np.prod(node.main.kernel_size)) * int(node.layers[0].input.shape[-1])
+    limit = _DEPTHWISE_ROWS if node.kind == "depthwise_conv2d" else min(_ROWS, _ENTRIES // length)
     picks = np.arange(total) if total <= limit else generator.choice(total, limit, replace=False)
     return np.unravel_index(picks, shape)
-
-
-def _windows(node: Node, x: np.ndarray, picks: tuple[np.ndarray, ...]) -> np.ndarray:
-    """What the kernel sees at some positions of its output: (positions, kernel height * width, channels)."""
-    layer = node.main
-    image, *places = (pick[:, None, None] for pick in picks)
-    indices, outside = [], np.zeros((), bool)
-    for axis, place in enumerate(places):
-        size = x.shape[axis + 1]
-        reach = (layer.kernel_size[axis] - 1) * layer.dilation_rate[axis] + 1
-        lack = (node.output_shape[axis] - 1) * layer.strides[axis] + reach - size
-        before = max(lack, 0) // 2 if layer.padding == "same" else 0
-        offsets = np.arange(layer.kernel_size[axis]) * layer.dilation_rate[axis]
-        index = place * layer.strides[axis] - before + np.expand_dims(offsets, (0, 2 - axis))
-        outside = outside | (index < 0) | (index >= size)
-        indices.append(np.clip(index, 0, size - 1))
-    # Padding the whole tensor instead would copy gigabytes.
-    found = x[image, indices[0], indices[1]]
-    found[np.broadcast_to(outside, found.shape[:3])] = 0
-    return found.reshape(len(image), -1, x.shape[-1])
 
 
 def _run(layers: Sequence[Any], inputs: Sequence[np.ndarray]) -> np.ndarray:

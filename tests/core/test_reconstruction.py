@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -12,13 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from keras import layers
+from scipy import ndimage
 
 from tfmpq import reconstruction
 from tfmpq.graph import analyse
 from tfmpq.lowering import lower
 from tfmpq.progress import SilentReporter
 from tfmpq.quantizers import weight_levels
-from tfmpq.reconstruction import MAX_IMAGES, _windows, affordable_images, optimal_rounding, reconstruct
+from tfmpq.reconstruction import MAX_IMAGES, affordable_images, optimal_rounding, reconstruct
 from tfmpq.wrapper import inner
 
 from .conftest import images_of, quantize, randomise
@@ -105,29 +105,6 @@ def test_on_average_little_is_left_to_the_best_of_all_roundings() -> None:
     assert np.mean(gain) > 1.1
 
 
-@pytest.mark.parametrize("padding", ["same", "valid"])
-@pytest.mark.parametrize(("strides", "dilation", "size"), [(1, 1, 3), (2, 1, 3), (2, 1, 2), (1, 2, 3)])
-@pytest.mark.parametrize("depthwise", [False, True])
-def test_windows_times_kernel_is_the_convolution(
-    padding: str, strides: int, dilation: int, size: int, depthwise: bool
-) -> None:
-    image = keras.Input((7, 9, 4))
-    kind: Callable[..., Any] = layers.DepthwiseConv2D if depthwise else layers.Conv2D
-    channels = () if depthwise else (5,)
-    layer = kind(
-        *channels, size, strides=strides, padding=padding, dilation_rate=dilation, use_bias=False, name="conv"
-    )
-    model = keras.Model(image, layer(image))
-    node = analyse(model).node("conv")
-    x = images_of(2, 0, (7, 9, 4))
-    wanted = model.predict_on_batch(x)
-    picks = np.unravel_index(np.arange(np.prod(wanted.shape[:3])), wanted.shape[:3])
-    windows = _windows(node, x, picks)
-    kernel = np.asarray(layer.kernel).reshape(size * size, 4, -1)
-    found = np.einsum("pkc,kco->pco" if depthwise else "pkc,kco->po", windows, kernel)
-    np.testing.assert_allclose(found.reshape(wanted.shape), wanted, atol=1e-5)
-
-
 @pytest.fixture(scope="module")
 def reconstructed() -> tuple[Any, ...]:
     from .conftest import residual_network
@@ -188,6 +165,99 @@ def test_biases_alone_can_be_corrected() -> None:
     wanted = model.predict_on_batch(images).mean(0)
     off = [np.abs(made.predict_on_batch(images).mean(0) - wanted).max() for made in (plain, corrected)]
     assert off[1] < 0.1 * off[0]
+
+
+def grouped_network() -> keras.Model:
+    """Groups, a depth multiplier and transposed convolutions, with a bias or BatchNorm before the ReLU."""
+    image = keras.Input((8, 8, 4), name="image")
+    x = layers.Conv2D(8, 3, groups=2, padding="same", name="grouped")(image)
+    x = layers.ReLU(name="grouped_relu")(x)
+    x = layers.DepthwiseConv2D(3, strides=2, depth_multiplier=2, use_bias=False, name="multiplied")(x)
+    x = layers.BatchNormalization(name="multiplied_bn")(x)
+    x = layers.ReLU(name="multiplied_relu")(x)
+    x = layers.Conv2DTranspose(6, 3, strides=2, padding="same", name="up")(x)
+    x = layers.ReLU(name="up_relu")(x)
+    x = layers.Conv2DTranspose(5, (2, 3), strides=(3, 2), use_bias=False, name="sparse")(x)
+    x = layers.BatchNormalization(name="sparse_bn")(x)
+    x = layers.ReLU(name="sparse_relu")(x)
+    x = layers.GlobalAveragePooling2D(name="gap")(x)
+    return keras.Model(image, layers.Dense(4, name="logits")(x), name="grouped_network")
+
+
+GROUPED = {"grouped": "grouped", "multiplied": "multiplied_bn", "up": "up", "sparse": "sparse_bn"}
+"""Layers with a kernel, and those that add to their results: the bias is in the first, or in BatchNorm."""
+
+
+def smooth_images(count: int, seed: int) -> np.ndarray:
+    """Images whose neighbours and channels go together, as those of photographs do."""
+    noise = ndimage.uniform_filter(images_of(count, seed, (8, 8, 2)), (0, 3, 3, 0)) * 3
+    return np.concatenate([noise, noise.sum(-1, keepdims=True), noise[..., :1]], -1).clip(-1, 1)
+
+
+@pytest.fixture(scope="module")
+def grouped() -> tuple[Any, ...]:
+    """The float network; quantized to the nearest levels, reconstructed, and with only biases corrected."""
+    keras.utils.set_random_seed(0)
+    model = randomise(grouped_network(), 0)
+    images = smooth_images(128, 1)
+    network, plain = quantize(model, (3,), (8,), images)
+    _, fitted = quantize(model, (3,), (8,), images)
+    _, corrected = quantize(model, (3,), (8,), images)
+    reconstruct(fitted, model, network, images, SilentReporter())
+    reconstruct(corrected, model, network, images, SilentReporter(), kernels=False)
+    return model, plain, fitted, corrected
+
+
+def values_of(model: keras.Model, name: str, images: np.ndarray) -> np.ndarray:
+    return np.asarray(keras.Model(model.inputs, model.get_layer(name).output).predict_on_batch(images))
+
+
+def test_groups_multipliers_and_transposed_convolutions_are_fitted(grouped: Any) -> None:
+    model, plain, fitted, corrected = grouped
+    images = smooth_images(128, 2)
+
+    def errors(name: str, *models: keras.Model) -> list[float]:
+        wanted = values_of(model, name, images)
+        return [float(np.mean(np.square(values_of(made, name, images) - wanted))) for made in models]
+
+    for name in GROUPED:
+        nearest_level, found = errors(f"{name}_relu", corrected, fitted)
+        assert found < 0.75 * nearest_level, name
+    for better in (corrected, fitted):
+        before, after = errors("logits", plain, better)
+        assert after < 0.1 * before
+
+
+@pytest.mark.parametrize("name", GROUPED)
+def test_their_channels_keep_their_means(grouped: Any, name: str) -> None:
+    images = smooth_images(128, 1)
+    wanted, *found = (values_of(made, GROUPED[name], images).mean((0, 1, 2), np.float64) for made in grouped)
+    plain, fitted, corrected = (np.abs(means - wanted).max() for means in found)
+    assert plain > 1e-3
+    assert max(fitted, corrected) < 1e-5
+
+
+@pytest.mark.parametrize("name", GROUPED)
+def test_corrected_biases_leave_their_kernels(grouped: Any, name: str) -> None:
+    _, plain, fitted, corrected = (made.get_layer(name) for made in grouped)
+    np.testing.assert_array_equal(corrected.layer.kernel, plain.layer.kernel)
+    assert np.any(np.asarray(fitted.layer.kernel) != np.asarray(plain.layer.kernel))
+
+
+def test_kernels_too_long_for_their_moments_lose_no_means(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reconstruction, "MAX_FAN_IN", 10)
+    keras.utils.set_random_seed(0)
+    model = randomise(grouped_network(), 0)
+    images = smooth_images(64, 1)
+    network, plain = quantize(model, (2,), (8,), images)
+    _, fitted = quantize(model, (2,), (8,), images)
+    reconstruct(fitted, model, network, images, SilentReporter())
+    for name in ("grouped", "up"):
+        kernels = [np.asarray(m.get_layer(name).quantized_kernel()) for m in (plain, fitted)]
+        np.testing.assert_allclose(*kernels, atol=1e-6)
+    wanted = model.predict_on_batch(images).mean(0)
+    off = [np.abs(made.predict_on_batch(images).mean(0) - wanted).max() for made in (plain, fitted)]
+    assert off[1] < 0.2 * off[0]
 
 
 def test_steps_of_activations_stay(reconstructed: Any) -> None:
