@@ -22,4 +22,4 @@ def test_the_code_of_the_python_page_runs(tmp_path: Path, monkeypatch: pytest.Mo
     history = names["history"].history
     assert history["expected_size"][-1] < 1
     assert all(value > 0 for value in history["rho"])
-    assert set(names["bit_logits"](names["quantized"], "weight")) == {"conv", "logits"}
+    assert set(names["bit_scores"](names["quantized"], "weight")) == {"conv", "logits"}
