@@ -89,7 +89,7 @@ def exceeded(
     return tuple(b for b in budgets if model.value(b.key, weight_bits, activation_bits) > b.limit)
 
 
-def check_feasible(
+def check_each_feasible(
     budgets: Sequence[Budget],
     model: CostModel,
     weight_candidates: Mapping[str, Sequence[int]],
@@ -98,7 +98,7 @@ def check_feasible(
     """Makes sure that some assignment meets each of the budgets.
 
     No cost but latency falls when bits rise, so the smallest bits everywhere meet all other budgets together.
-    Whether there is one that meets a latency besides, `tfmpq.select.check_feasible` finds out.
+    Whether there is one that meets a latency besides, `tfmpq.select.check_feasible_together` finds out.
 
     Raises:
         UsageError: A budget is below what the smallest candidates cost; the message says how low it may be.

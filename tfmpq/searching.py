@@ -36,7 +36,7 @@ from tfmpq.restrict import restrict
 from tfmpq.runs import Stage, default_folder, write_json
 from tfmpq.search_options import SearchOptions
 from tfmpq.searcher import Choice, Outcome, Problem
-from tfmpq.select import check_feasible
+from tfmpq.select import check_feasible_together
 
 _EVALUATED_IMAGES = 1000
 
@@ -244,10 +244,10 @@ def _problem(
     if not options.budgets and not front:
         reporter.log(f"No budget given: {budgets[0].text} of the uniform 8-bit model (storage form).")
     for budget in front:
-        check_feasible((budget, *budgets), costs, *space)
+        check_feasible_together((budget, *budgets), costs, *space)
     if front:
         budgets = (front[(len(front) - 1) // 2], *budgets)
-    check_feasible(budgets, costs, *space)
+    check_feasible_together(budgets, costs, *space)
     return Problem(task, costs, budgets, *space, options, stage, reporter), tuple(front)
 
 

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tfmpq import budget as single
-from tfmpq.budget import Budget, exceeded, smallest_text
+from tfmpq.budget import Budget, check_each_feasible, exceeded, smallest_text
 from tfmpq.cost import CostModel
 from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.program import Choice, Program
@@ -42,7 +41,7 @@ class Selection:
     repaired: bool
 
 
-def check_feasible(
+def check_feasible_together(
     budgets: Sequence[Budget],
     model: CostModel,
     weight_candidates: Mapping[str, Sequence[int]],
@@ -54,7 +53,7 @@ def check_feasible(
         UsageError: There is none; the message says what can be met.
         TfmpqError: The solver gave up.
     """
-    single.check_feasible(budgets, model, weight_candidates, activation_candidates)
+    check_each_feasible(budgets, model, weight_candidates, activation_candidates)
     others = [budget for budget in budgets if budget.key != "latency"]
     if not others or len(others) == len(budgets):
         return
@@ -104,7 +103,7 @@ def select(
         UsageError: No assignment meets the budgets.
         TfmpqError: Logits are missing, misshapen or not finite, or the solver gave up.
     """
-    check_feasible(budgets, model, weight_candidates, activation_candidates)
+    check_feasible_together(budgets, model, weight_candidates, activation_candidates)
     choices = [
         *_choices("layer", weight_candidates, weight_logits),
         *_choices("activation", activation_candidates, activation_logits),

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfmpq.budget import Budget, check_feasible, exceeded, parse_budgets
+from tfmpq.budget import Budget, check_each_feasible, exceeded, parse_budgets
 from tfmpq.cost import CostModel, LayerCost
 from tfmpq.errors import UsageError
 
@@ -73,9 +73,9 @@ def test_the_smallest_assignment_is_feasible():
     smallest = {"a": 2, "b": 3}, {"x": 8, "y": 4}
     for key in ("size", "bops", "weight-bits"):
         value = MODEL.value(key, *smallest)
-        check_feasible([Budget(key, value, f"{key}=1x")], MODEL, *CANDIDATES)
+        check_each_feasible([Budget(key, value, f"{key}=1x")], MODEL, *CANDIDATES)
         with pytest.raises(UsageError):
-            check_feasible([Budget(key, value * (1 - 1e-9), f"{key}=1x")], MODEL, *CANDIDATES)
+            check_each_feasible([Budget(key, value * (1 - 1e-9), f"{key}=1x")], MODEL, *CANDIDATES)
 
 
 @pytest.mark.parametrize(
@@ -83,18 +83,18 @@ def test_the_smallest_assignment_is_feasible():
 )
 def test_the_smallest_that_is_named_can_be_asked_for(text):
     with pytest.raises(UsageError) as caught:
-        check_feasible(parse_budgets([text, "weight-bits=1"], MODEL), MODEL, *CANDIDATES)
+        check_each_feasible(parse_budgets([text, "weight-bits=1"], MODEL), MODEL, *CANDIDATES)
     key, unit = text.split("=")[0], re.sub(r"[\d.]", "", text.split("=")[1])
     named = re.findall(r"(?:size|bops|weight-bits)=[\d.]+[A-Za-z]*", str(caught.value).split("can be met")[1])
     assert named[0].startswith(f"{key}=")
     assert named[0].endswith(unit)
     budgets = parse_budgets(named, MODEL)
-    check_feasible(budgets, MODEL, *CANDIDATES)
+    check_each_feasible(budgets, MODEL, *CANDIDATES)
     # It is the smallest to four digits: a thousandth less is refused.
     less = [Budget(b.key, b.limit * 0.9985, b.text) for b in budgets]
     for budget in less:
         with pytest.raises(UsageError):
-            check_feasible([budget], MODEL, *CANDIDATES)
+            check_each_feasible([budget], MODEL, *CANDIDATES)
 
 
 @given(st.integers(1, 10**9), st.sampled_from(["B", "kB", "MB", "KiB"]))

@@ -24,7 +24,7 @@ from tfmpq.latency_budget import latencies, with_latency
 from tfmpq.latency_cost import LatencyCosts
 from tfmpq.latency_table import FORMAT
 from tfmpq.pressure import BudgetTerm
-from tfmpq.select import check_feasible, select
+from tfmpq.select import check_feasible_together, select
 from tfmpq.spend import drawn, narrow, spend
 
 BITS = (2, 4, 8)
@@ -102,9 +102,9 @@ def test_the_choice_equals_brute_force(problem) -> None:
     fitting = [bits for bits in assignments() if not exceeded(budgets, costs, *bits)]
     if not fitting:
         with pytest.raises(UsageError):
-            check_feasible(budgets, costs, *CANDIDATES)
+            check_feasible_together(budgets, costs, *CANDIDATES)
         return
-    check_feasible(budgets, costs, *CANDIDATES)
+    check_feasible_together(budgets, costs, *CANDIDATES)
     found = select(costs, budgets, CANDIDATES[0], logits[0], CANDIDATES[1], logits[1])
     bits = (found.weight_bits, found.activation_bits)
     assert not exceeded(budgets, costs, *bits)
@@ -130,7 +130,7 @@ def test_what_cannot_be_met_is_refused_with_the_nearest_that_can(problem) -> Non
     least = min(costs.value("latency", *bits) for bits in within)
     text = f"latency={least * 0.97:.9f}ms"
     with pytest.raises(UsageError) as caught:
-        check_feasible([*others, *parse_budgets([text], costs)], costs, *CANDIDATES)
+        check_feasible_together([*others, *parse_budgets([text], costs)], costs, *CANDIDATES)
     said = str(caught.value)
     if "beside" in said:
         nearest = said.split("beside these: ")[1].split(";")[0]
@@ -139,7 +139,7 @@ def test_what_cannot_be_met_is_refused_with_the_nearest_that_can(problem) -> Non
         others, least = [], min(costs.value("latency", *bits) for bits in assignments())
     named = parse_budgets([nearest], costs)[0].limit
     assert least <= named <= least * 1.0011
-    check_feasible([*others, Budget("latency", named, nearest)], costs, *CANDIDATES)
+    check_feasible_together([*others, Budget("latency", named, nearest)], costs, *CANDIDATES)
 
 
 @pytest.mark.parametrize(
