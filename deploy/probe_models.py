@@ -10,9 +10,12 @@ from ai_edge_litert import schema_py_generated as schema
 
 from tfmpq.containers import Builtin
 from tfmpq.deploy.flatbuffer import TYPE_OF_BITS, add_tensor, operator_code, pack, quantization, write_model
+from tfmpq.deploy.layout import CHANNEL_AXIS
 from tfmpq.kernels import Activations
 
 SIDE, CHANNELS, FAN_IN = 14, 32, 256
+WINDOW, STRIDE = 3, 2
+"""Kernel of the convolutions, which have no padding, and the stride of the transposed one."""
 
 _TENSOR_TYPES: dict[str, int] = {
     "int8": schema.TensorType.INT8,
@@ -29,6 +32,10 @@ _VERSIONS: dict[tuple[str, str], dict[int, int]] = {
     ("FULLY_CONNECTED", "int8"): {8: 9, 4: 10, 2: 13},
     ("FULLY_CONNECTED", "int16"): {8: 11, 4: 11, 2: 13},
     ("FULLY_CONNECTED", "float32"): {8: 9, 4: 10, 2: 13},
+    # No version has packed weights; the newest is as near as there is.
+    ("TRANSPOSE_CONV", "int8"): {8: 4, 4: 5, 2: 5},
+    ("TRANSPOSE_CONV", "int16"): {8: 5, 4: 5, 2: 5},
+    ("TRANSPOSE_CONV", "float32"): {8: 4, 4: 5, 2: 5},
 }
 
 
@@ -55,7 +62,7 @@ class Case:
 
 def all_cases() -> tuple[Case, ...]:
     """Every operator, container, activation type and kind of scale; odd fan-ins; widened weights."""
-    operators: tuple[Builtin, ...] = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+    operators: tuple[Builtin, ...] = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
     kinds: tuple[Activations, ...] = ("int8", "int16", "float32")
     cases = [
         Case(operator, bits, activations, per_channel)
@@ -65,12 +72,13 @@ def all_cases() -> tuple[Case, ...]:
         for per_channel in (True, False)
     ]
     odd = [Case("FULLY_CONNECTED", bits, "int8", True, FAN_IN + 1) for bits in (8, 4, 2)]
-    return (
-        *cases,
-        *odd,
-        Case("CONV_2D", 2, "int8", cast=True),
-        Case("DEPTHWISE_CONV_2D", 2, "int8", cast=True),
+    widened: tuple[tuple[Builtin, int], ...] = (
+        ("CONV_2D", 2),
+        ("DEPTHWISE_CONV_2D", 2),
+        ("TRANSPOSE_CONV", 4),
+        ("TRANSPOSE_CONV", 2),
     )
+    return (*cases, *odd, *(Case(operator, bits, "int8", cast=True) for operator, bits in widened))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,8 +101,7 @@ def make_probe(case: Case, seed: int = 0) -> Probe:
     generator = np.random.default_rng(seed)
     limit = 2 ** (case.weight_bits - 1) - 1
     weights = generator.integers(-limit, limit + 1, _weight_shape(case)).astype(np.int8)
-    axis = 3 if case.operator == "DEPTHWISE_CONV_2D" else 0
-    scales = np.full(weights.shape[axis], 0.0113, np.float32)
+    scales = np.full(weights.shape[CHANNEL_AXIS[case.operator]], 0.0113, np.float32)
     if case.per_channel:
         scales = (scales * generator.uniform(0.6, 1.4, scales.size)).astype(np.float32)
     source = _source(case, generator)
@@ -104,16 +111,16 @@ def make_probe(case: Case, seed: int = 0) -> Probe:
     real = (accumulated + bias) * (float(step) * scales.astype(np.float64))
     top = {"int8": 127, "int16": 32767, "float32": 1}[case.activations]
     out_step = np.float32(3.1 * real.std() / top)
-    model = _model(case, weights, scales, bias, step, out_step)
+    model = _model(case, (source.shape, real.shape), weights, scales, bias, (step, out_step))
     if case.activations == "float32":
         return Probe(model, source, real)
     return Probe(model, source, np.clip(real / float(out_step), -top - 1, top))
 
 
 def _weight_shape(case: Case) -> tuple[int, ...]:
-    if case.operator == "CONV_2D":
-        return (CHANNELS, 3, 3, CHANNELS)
-    return (1, 3, 3, CHANNELS) if case.operator == "DEPTHWISE_CONV_2D" else (FAN_IN, case.fan_in)
+    if case.operator == "FULLY_CONNECTED":
+        return (FAN_IN, case.fan_in)
+    return (1 if case.operator == "DEPTHWISE_CONV_2D" else CHANNELS, WINDOW, WINDOW, CHANNELS)
 
 
 def _source(case: Case, generator: np.random.Generator) -> np.ndarray:
@@ -126,44 +133,59 @@ def _source(case: Case, generator: np.random.Generator) -> np.ndarray:
 
 
 def _accumulate(case: Case, source: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Sums of products; convolutions are 3x3, stride 1, `valid`."""
+    """Sums of products; convolutions have stride 1 but for the transposed one, and no padding."""
     if case.operator == "FULLY_CONNECTED":
         return source @ weights.T
-    windows = np.lib.stride_tricks.sliding_window_view(source, (3, 3), axis=(1, 2))
+    if case.operator == "TRANSPOSE_CONV":
+        return _spread(source, weights)
+    windows = np.lib.stride_tricks.sliding_window_view(source, (WINDOW, WINDOW), axis=(1, 2))
     if case.operator == "CONV_2D":
         return np.einsum("nyxcij,oijc->nyxo", windows, weights)
     return np.einsum("nyxcij,ijc->nyxc", windows, weights[0])
 
 
+def _spread(source: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Every pixel adds its multiple of the kernel to a window of the output."""
+    side, reach = (SIDE - 1) * STRIDE + WINDOW, SIDE * STRIDE
+    total = np.zeros((1, side, side, CHANNELS))
+    for row, column in np.ndindex(WINDOW, WINDOW):
+        total[:, row : row + reach : STRIDE, column : column + reach : STRIDE] += (
+            source @ weights[:, row, column].T
+        )
+    return total
+
+
 def _model(
     case: Case,
+    shapes: tuple[tuple[int, ...], tuple[int, ...]],
     weights: np.ndarray,
     scales: np.ndarray,
     bias: np.ndarray,
-    step: np.float32,
-    out_step: np.float32,
+    steps: tuple[np.float32, np.float32],
 ) -> bytes:
+    """The file; shapes and steps are those of the input and of the output."""
     model = schema.ModelT()
     model.version, model.operatorCodes, model.buffers = 3, [], [schema.BufferT()]
     graph = schema.SubGraphT()
     graph.tensors, graph.operators, model.subgraphs = [], [], [graph]
-    kind, axis = _TENSOR_TYPES[case.activations], 3 if case.operator == "DEPTHWISE_CONV_2D" else 0
+    kind, axis = _TENSOR_TYPES[case.activations], CHANNEL_AXIS[case.operator]
     real = case.activations == "float32"
-    dense = case.operator == "FULLY_CONNECTED"
-    shape = (1, case.fan_in) if dense else (1, SIDE, SIDE, CHANNELS)
-    out_shape = (1, FAN_IN) if dense else (1, SIDE - 2, SIDE - 2, CHANNELS)
     held = scales if case.per_channel else scales[:1]
-    entry = add_tensor(model, "x", shape, kind, None if real else quantization(step))
+    entry = add_tensor(model, "x", shapes[0], kind, None if real else quantization(steps[0]))
     read = _add_weights(model, case, weights, quantization(held, axis=axis))
-    bias_index = _add_bias(model, case, bias, step * held, scales)
-    leaving = add_tensor(model, "y", out_shape, kind, None if real else quantization(out_step))
+    bias_index = _add_bias(model, case, bias, steps[0] * held, scales)
+    operands = [entry, read, bias_index]
+    if case.operator == "TRANSPOSE_CONV":
+        extent = add_tensor(model, "", (4,), schema.TensorType.INT32, None, np.array(shapes[1], np.int32))
+        operands = [extent, read, entry, bias_index]
+    leaving = add_tensor(model, "y", shapes[1], kind, None if real else quantization(steps[1]))
     operator = schema.OperatorT()
     operator.opcodeIndex = operator_code(
         model,
         case.operator,
         _VERSIONS[case.operator, case.activations][8 if case.cast else case.weight_bits],
     )
-    operator.inputs = np.array([entry, read, bias_index], np.int32)
+    operator.inputs = np.array(operands, np.int32)
     operator.outputs = np.array([leaving], np.int32)
     operator.builtinOptions = _options(case)
     name = type(operator.builtinOptions).__name__.removesuffix("T")
@@ -204,12 +226,16 @@ def _add_bias(model: Any, case: Case, bias: np.ndarray, grid: np.ndarray, scales
 def _options(case: Case) -> Any:
     if case.operator == "FULLY_CONNECTED":
         return schema.FullyConnectedOptionsT()
-    conv = case.operator == "CONV_2D"
-    options = schema.Conv2DOptionsT() if conv else schema.DepthwiseConv2DOptionsT()
-    options.padding, options.strideH, options.strideW = schema.Padding.VALID, 1, 1
-    if conv:
-        # Without it the kernel for int16 takes the biases for 64-bit ones.
-        options.quantizedBiasType = schema.TensorType.INT32 if case.activations == "int16" else 0
-    else:
+    options = {
+        "CONV_2D": schema.Conv2DOptionsT,
+        "DEPTHWISE_CONV_2D": schema.DepthwiseConv2DOptionsT,
+        "TRANSPOSE_CONV": schema.TransposeConvOptionsT,
+    }[case.operator]()
+    stride = STRIDE if case.operator == "TRANSPOSE_CONV" else 1
+    options.padding, options.strideH, options.strideW = schema.Padding.VALID, stride, stride
+    if case.operator == "DEPTHWISE_CONV_2D":
         options.depthMultiplier = 1
+    elif case.activations == "int16":
+        # Without it the kernels for int16 take the biases for 64-bit ones.
+        options.quantizedBiasType = schema.TensorType.INT32
     return options

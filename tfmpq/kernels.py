@@ -33,7 +33,7 @@ _KERNELS: Mapping[tuple[Builtin, Activations], Mapping[int, tuple[Kernel, Kernel
     ("FULLY_CONNECTED", "int8"): {8: (_D, _D), 4: (_D, _D), 2: (_D, _B)},
     ("FULLY_CONNECTED", "int16"): {8: (_B, _B), 4: (_B, _B), 2: (_B, _B)},
     ("FULLY_CONNECTED", "float32"): {8: (_D, _D), 4: (_D, _D), 2: (_D, _B)},
-    ("TRANSPOSE_CONV", "int8"): {8: (_D, _R), 4: (_R, _R), 2: (_R, _R)},
+    ("TRANSPOSE_CONV", "int8"): {8: (_D, _D), 4: (_R, _R), 2: (_R, _R)},
     ("TRANSPOSE_CONV", "int16"): {8: (_B, _B), 4: (_R, _R), 2: (_R, _R)},
     ("TRANSPOSE_CONV", "float32"): {8: (_D, _D), 4: (_R, _R), 2: (_R, _R)},
 }
