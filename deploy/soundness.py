@@ -10,7 +10,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from tfmpq.deploy.flatbuffer import BITS_OF_TYPE, TYPE_NAMES, builtin_name, printable, read_model, reading
-from tfmpq.deploy.layout import CHANNEL_AXIS, entry_input, tensor_name
+from tfmpq.deploy.layout import CHANNEL_AXIS, bias_input, entry_input, tensor_name
 from tfmpq.errors import TfmpqError
 from tfmpq.kernels import Activations, kernel_for
 
@@ -19,6 +19,9 @@ _ACTIVATIONS: dict[int, Activations] = {
     schema.TensorType.INT16: "int16",
     schema.TensorType.FLOAT32: "float32",
 }
+
+_TOLD_OF_BIASES = ("CONV_2D", "TRANSPOSE_CONV")
+"""Operators that do not look at the type of their biases: an option says it, of 64 bits if it does not."""
 
 
 def wrong_operators(model: Any) -> Iterator[str]:
@@ -85,8 +88,9 @@ def _reason(model: Any, operator: Any, builtin: Any, bits: int, activations: Act
     zeros = None if grid is None else grid.zeroPoint
     if bits < 8 and zeros is not None and np.any(np.asarray(zeros)):
         return "whose zero points are not 0"
-    if builtin == "CONV_2D" and activations == "int16" and len(operator.inputs) > 2:
-        bias = tensors[int(operator.inputs[2])]
+    place = bias_input(builtin)
+    if builtin in _TOLD_OF_BIASES and activations == "int16" and len(operator.inputs) > place:
+        bias = tensors[int(operator.inputs[place])]
         if bias.type == schema.TensorType.INT32 != operator.builtinOptions.quantizedBiasType:
             return "whose 32-bit biases are read as 64-bit ones"
     return None
