@@ -30,14 +30,11 @@ WIDE_VERSIONS = {
     "CONV_2D": 8,
     "DEPTHWISE_CONV_2D": 5,
     "FULLY_CONNECTED": 11,
-    "TRANSPOSE_CONV": 4,
+    "TRANSPOSE_CONV": 5,
     "ADD": 4,
     "MUL": 4,
 }
 """The same with 16-bit activations."""
-
-_ONLY_64_BITS = ("DEPTHWISE_CONV_2D", "TRANSPOSE_CONV")
-"""Operators whose kernels for 16-bit activations read no 32-bit biases."""
 
 CHANNEL_AXIS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 0, "TRANSPOSE_CONV": 0}
 """Axis of the output channels in the file's layout: OHWI, 1HWC and OI. The weights are the second input."""
@@ -73,14 +70,16 @@ def bias_type(frozen: FrozenModel, layer: FrozenLayer) -> type[np.signedinteger[
 
     With 16-bit activations accumulators of 32 bits would wrap without an error. Where no input can make them,
     |input| * sum|weights| + |bias| < 2^31 for every channel, the kernels of 32 bits are used: they are many
-    times faster.
+    times faster. DEPTHWISE_CONV_2D has none.
     """
     if not frozen.wide:
         return np.int32
-    weights = layer.weights
-    if weights is None or file_builtin(layer) in _ONLY_64_BITS:
+    weights, builtin = layer.weights, file_builtin(layer)
+    if weights is None or builtin == "DEPTHWISE_CONV_2D":
         return np.int64
-    magnitudes = np.abs(weights.integers.astype(np.int64)).reshape(-1, weights.scales.size).sum(0)
+    # All other operators have the output channels first.
+    channels = file_layout(layer, builtin).reshape(weights.scales.size, -1)
+    magnitudes = np.abs(channels.astype(np.int64)).sum(1)
     reached = 2**15 * magnitudes + np.abs(weights.bias.astype(np.int64))
     return np.int32 if reached.max() < 2**31 else np.int64
 

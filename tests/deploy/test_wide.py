@@ -28,14 +28,15 @@ def grid(scale: float, signed: bool = True, bits: int = 16) -> TensorGrid:
 
 def network(weight: int, kind: str = "conv2d") -> FrozenModel:
     """A layer whose weights are all the same, so that an image of the largest codes reaches the bound."""
-    shape = (1, 1, INPUTS, 4) if kind == "conv2d" else (1, 1, INPUTS, 1)
-    channels = 4 if kind == "conv2d" else INPUTS
+    shapes = {"conv2d": (INPUTS, 4), "conv2d_transpose": (4, INPUTS), "depthwise_conv2d": (INPUTS, 1)}
+    shape = (1, 1, *shapes[kind])
+    channels = INPUTS if kind == "depthwise_conv2d" else 4
     integers = np.full(shape, weight, np.int8)
     step = np.float32(1e-4)
     bias = np.arange(channels, dtype=np.int64) * 1000 - 2000
     weights = FrozenWeights(integers, np.full(channels, step), bias, 8)
     attributes = {"strides": (1, 1), "padding": "valid", "dilation": (1, 1)}
-    reach = abs(weight) * (INPUTS if kind == "conv2d" else 1) * float(step)
+    reach = abs(weight) * (1 if kind == "depthwise_conv2d" else INPUTS) * float(step)
     layers = (
         FrozenLayer("image", "input", (), grid(1.0 / 32767)),
         FrozenLayer("sums", kind, ("image",), grid(1.01 * reach / 32767), "linear", weights, attributes),
@@ -54,6 +55,8 @@ def extreme_images() -> np.ndarray:
     (63, "conv2d", np.int32),
     (64, "conv2d", np.int64),
     (-127, "conv2d", np.int64),
+    (63, "conv2d_transpose", np.int32),
+    (64, "conv2d_transpose", np.int64),
     (1, "depthwise_conv2d", np.int64),
 ])  # fmt: skip
 def test_accumulators_have_32_bits_only_where_nothing_can_overflow(weight: int, kind: str, dtype) -> None:
