@@ -22,14 +22,7 @@ from .task import perform
 )
 @click.argument("source", metavar="RUN|MODEL")
 @click.option("--tflite", is_flag=True, help="The format of the file; must be given.")
-@click.option(
-    "--target",
-    type=click.Choice(TARGETS),
-    default="litert",
-    show_default=True,
-    help="litert: CPUs with dot product or AVX2; litert-int8: older ARM; storage: the smallest file; "
-    "tflite-runtime: version 2.14; tflm: microcontrollers.",
-)
+@options.target(*TARGETS)
 @click.option(
     "--out",
     metavar="FILE.tflite",

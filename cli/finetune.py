@@ -9,6 +9,7 @@ import click
 
 from . import options
 from .task import perform, under
+from .training_options import distill, distill_weight, frozen_statistics, strategy_option, training_options
 
 
 @click.command(
@@ -23,18 +24,18 @@ from .task import perform, under
 @options.model(required=False)
 @options.data_dir
 @options.weights
-@options.training_options
+@training_options
 @click.option(
     "--reconstruct/--no-reconstruct",
     default=True,
     show_default=True,
     help="Begin by fitting the quantized layers, one after the other, to those of the float model.",
 )
-@options.distill
-@options.distill_weight
-@options.frozen_statistics
+@distill
+@distill_weight
+@frozen_statistics
 @options.preprocess
-@options.strategy
+@strategy_option
 @options.run_folder
 @options.json_option
 def finetune(as_json: bool, source: Path, target: str, strategy: str, **choices: Any) -> None:

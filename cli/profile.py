@@ -18,6 +18,7 @@ from .device_options import (
     on_option,
     threads_option,
 )
+from .search_options import activation_bits, weight_bits
 from .task import perform
 
 
@@ -57,15 +58,9 @@ def _shape(ctx: click.Context, param: click.Parameter, value: str | None) -> tup
     type=click.IntRange(min=2),
     help="Number of classes; a model from a file has its own.",
 )
-@click.option(
-    "--target",
-    type=click.Choice(TARGETS),
-    default="litert",
-    show_default=True,
-    help="Form of the file that will be deployed, as for tfmpq export.",
-)
-@options.weight_bits
-@options.activation_bits
+@options.target(*TARGETS)
+@weight_bits
+@activation_bits
 @threads_option
 @affinity_option
 @click.option(

@@ -7,7 +7,9 @@ from typing import Any
 import click
 
 from . import options
+from .search_options import float_epochs, search_options
 from .task import perform
+from .training_options import distill, training_options
 
 
 @click.command(
@@ -19,10 +21,10 @@ from .task import perform
 @options.data("--target", "Data set to train for")
 @options.data_dir
 @options.weights
-@options.search_options
-@options.float_epochs(None, "those of --epochs without --weights, else 0")
-@options.training_options
-@options.distill
+@search_options
+@float_epochs(None, "those of --epochs without --weights, else 0")
+@training_options
+@distill
 @options.preprocess
 @options.run_folder
 @options.json_option

@@ -8,7 +8,9 @@ import click
 
 from . import options
 from .device_options import latency_options
+from .search_options import float_epochs, search_options, selection_options, sharpness_options
 from .task import perform, under
+from .training_options import strategy_option, training_options
 
 
 @click.command(
@@ -23,10 +25,10 @@ from .task import perform, under
 @options.data("--proxy", "Data set to search on")
 @options.data_dir
 @options.weights
-@options.search_options
-@options.selection_options
-@options.float_epochs(0, "0")
-@options.training_options
+@search_options
+@selection_options
+@float_epochs(0, "0")
+@training_options
 @options.preprocess
 @click.option(
     "--target-input",
@@ -46,8 +48,8 @@ from .task import perform, under
     help="Learn to give what the float network gives on the proxy's images, not their labels; it keeps the "
     "classes of its weights (--target-classes).",
 )
-@options.sharpness_options
-@options.strategy
+@sharpness_options
+@strategy_option
 @latency_options
 @options.run_folder
 @options.json_option

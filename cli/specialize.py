@@ -20,14 +20,7 @@ from .task import perform
     ),
 )
 @click.argument("path", metavar="FILE.tflite", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option(
-    "--target",
-    type=click.Choice(("auto", *SPECIALIZED)),
-    default="litert",
-    show_default=True,
-    help="litert: CPUs with dot product or AVX2; litert-int8: older ones; auto: of these two what suits the "
-    "processor at hand; tflite-runtime: version 2.14; tflm: microcontrollers.",
-)
+@options.target("auto", *SPECIALIZED)
 @click.option(
     "--out",
     metavar="FILE.tflite",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import get_args
 
 import pytest
 
-from tfmpq.cli import options
+from tfmpq.cli import options, training_options
 from tfmpq.cli.main import VERBS
+from tfmpq.methods import METHODS
 from tfmpq.progress import SilentReporter
 from tfmpq.search_options import KNOBS
 
@@ -170,7 +172,23 @@ def test_names_are_those_of_the_library():
 def test_the_strategies_are_those_of_the_library() -> None:
     from tfmpq.distribution import Strategy
 
-    assert get_args(Strategy) == options.STRATEGIES
+    assert get_args(Strategy) == training_options.STRATEGIES
+
+
+@pytest.mark.parametrize("verb", ["export", "profile", "specialize"])
+def test_the_help_says_what_every_target_is(verb, tfmpq) -> None:
+    from tfmpq.containers import SPECIALIZED, TARGETS
+
+    # Lines break within names, too.
+    words = "".join(tfmpq(f"{verb} --help").stdout.split())
+    for name in ("auto", *SPECIALIZED) if verb == "specialize" else TARGETS:
+        assert f"{name}: {options.TARGETS[name]}".replace(" ", "") in words
+
+
+@pytest.mark.parametrize("verb", ["search", "run"])
+def test_the_help_says_of_every_method_what_kind_it_is(verb, tfmpq):
+    told = " ".join(tfmpq(f"{verb} --help").stdout.split()).split("Search method: ")[1].split("[default")[0]
+    assert set(re.findall(r"[a-z]+", told)) >= set(METHODS)
 
 
 def test_every_option_of_search_arrives(calls, tfmpq):
