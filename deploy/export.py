@@ -94,12 +94,13 @@ class ExportReport:
     agreement: Agreement | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """All fields; in `layers` the container is called `container`."""
+        """All fields, and the form that the size refers to; in `layers` the container is `container`."""
         layers = [
             {"container" if key == "container_bits" else key: value for key, value in asdict(layer).items()}
             for layer in self.layers
         ]
-        return asdict(self) | {"layers": layers, "verification": self.verification.to_json()}
+        changed = {"layers": layers, "verification": self.verification.to_json()}
+        return asdict(self) | changed | {"size_form": self.target}
 
 
 def export_tflite(

@@ -68,6 +68,7 @@ def test_files_have_the_size_that_was_searched_and_pass_the_proof(workshop) -> N
     found, tuned = workshop.results["search"], workshop.results["finetune"]
     for target in ("storage", "litert"):
         report = workshop.results[target]
+        assert report["size_form"] == target
         path = workshop.folder / report["path"]
         assert report["bytes"] == path.stat().st_size
         assert report["verification"]["passed"] is True
@@ -238,6 +239,7 @@ def test_the_whole_job_in_one_command(workshop) -> None:
         "--batch-size 64 --out job --json"
     )
     rows = {row["model"]: row for row in result["table"]}
+    assert result["size_form"] == "storage"
     assert list(rows) == ["float32", "int8", "mixed"]
     for row in rows.values():
         assert row["bytes"] == Path(workshop.folder / row["path"]).stat().st_size

@@ -23,6 +23,10 @@ def test_the_file_is_written_proved_and_close_to_the_float_network(
     assert found["verification"]["passed"]
     assert {layer["weight_bits"] for layer in found["layers"]} <= bits
     assert found["quantized"]["reconstructed"]
+    # One counts what was written, the other what budgets count.
+    sizes = {found["size_form"]: found["size"], found["quantized"]["size_form"]: found["quantized"]["size"]}
+    assert set(sizes) == {found["target"], "storage"}
+    assert sizes["storage"] <= sizes[found["target"]] == sum(layer["bytes"] for layer in found["layers"])
     measured = workshop.json("evaluate without-training.tflite --data digits --json")
     trained = workshop.json(f"evaluate {MODEL} --data digits --preprocess unit --json")
     assert measured["top1"] == pytest.approx(found["quantized"]["top1"], abs=0.02)

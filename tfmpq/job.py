@@ -58,10 +58,11 @@ class JobResult:
     measured: dict[str, Any]
 
     def to_json(self) -> dict[str, Any]:
-        """Stage results, the rows of the table, and how latency was measured."""
+        """Stage results, the table with the form of its sizes, and how latency was measured."""
         rows = [{name: getattr(row, name) for name in row.__slots__} for row in self.table]
         return {
             "table": rows,
+            "size_form": "storage",
             "search": self.search.to_json(),
             "finetune": self.finetune.to_json(),
             "measured": self.measured,

@@ -81,11 +81,11 @@ class PosttrainingReport:
     warnings: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """What an export says, and how the network was quantized."""
+        """What an export says, and how the network was quantized; its size is that of the storage form."""
         return self.export.to_json() | {
             "calibration": self.calibration,
             "warnings": list(self.warnings),
-            "quantized": asdict(self.quantized),
+            "quantized": asdict(self.quantized) | {"size_form": "storage"},
         }
 
 
