@@ -23,6 +23,7 @@ from tfmpq.deploy.runtime import open_interpreter, to_codes
 from tfmpq.deploy.specialize import has_wide_activations
 from tfmpq.deploy.transports import Transport, transport
 from tfmpq.errors import TfmpqError, UsageError
+from tfmpq.policy import load_policy
 from tfmpq.progress import Reporter, SilentReporter
 from tfmpq.runs import Stage
 
@@ -177,7 +178,7 @@ def _check_source(source: Path) -> bool:
                 f"A fine-tuned run is deployed. Received: {source}, not fine-tuned. Run tfmpq finetune "
                 f"{source}."
             )
-        return False
+        return load_policy(source / "policy.yaml").wide
     model = read_model(read_file(source), source)
     with reading(source):
         graph = model.subgraphs[0]

@@ -123,18 +123,80 @@ def test_what_cannot_be_done_is_said(invoke, line: str, said: str) -> None:
     assert "Traceback" not in result.stderr
 
 
-def test_16_bit_activations_are_written_where_asked(facts) -> None:
-    def build(x: Any) -> Any:
-        x = layers.Conv2D(6, 3, padding="same", activation="relu")(x)
-        x = layers.Add()([x, layers.DepthwiseConv2D(3, padding="same")(x)])
-        return layers.Dense(3)(layers.GlobalAveragePooling2D()(x))
+def plain(x: Any) -> Any:
+    x = layers.Conv2D(6, 3, padding="same", activation="relu", name="first")(x)
+    x = layers.Add()([x, layers.DepthwiseConv2D(3, padding="same", name="second")(x)])
+    return layers.Dense(3, name="logits")(layers.GlobalAveragePooling2D()(x))
 
-    save("plain", (8, 8, 3), build)
+
+def test_16_bit_activations_are_written_where_asked(facts) -> None:
+    save("plain", (8, 8, 3), plain)
     line = "export plain.keras --tflite --calibrate random --weight-bits 8 --out {}.tflite"
     usual, wide = facts(line.format("usual")), facts(line.format("wide") + " --activation-bits 16")
     assert wide["verification"]["passed"]
+    assert [check["kernels"] for check in wide["verification"]["operators"]] == ["builtin"] * 5
     assert [warning for warning in wide["warnings"] if "16-bit" in warning]
     assert not [warning for warning in usual["warnings"] if "16-bit" in warning]
     assert {row["container"] for row in wide["layers"]} == {8}
     inspected = facts("inspect wide.tflite")
     assert [name.split()[1] for name in (*inspected["inputs"], *inspected["outputs"])] == ["INT16", "INT16"]
+
+
+POLICY = """\
+format: tfmpq-policy/1
+model: plain
+layers:
+  first: {weight_bits: 4}
+  second: {weight_bits: 4}
+  logits: {weight_bits: 4}
+activations: 16
+"""
+
+
+def test_a_policy_with_16_bit_activations_is_the_option(facts, tmp_path: Path) -> None:
+    save("plain", (8, 8, 3), plain)
+    Path("policy.yaml").write_text(POLICY)
+    line = "export plain.keras --tflite --calibrate random --out {}.tflite "
+    option = facts(line.format("option") + "--weight-bits 4 --activation-bits 16")
+    policy = facts(line.format("policy") + "--policy policy.yaml")
+    assert policy["path"] == "policy.tflite"
+    assert policy == option | {"path": "policy.tflite"}  # size, BOPs, bytes of 64-bit biases, warnings, proof
+    assert Path("policy.tflite").read_bytes() == Path("option.tflite").read_bytes()
+
+
+def test_a_mixed_policy_with_16_bit_activations_keeps_its_weight_bits(facts) -> None:
+    save("plain", (8, 8, 3), plain)
+    Path("policy.yaml").write_text(POLICY.replace("first: {weight_bits: 4}", "first: {weight_bits: 2}"))
+    found = facts("export plain.keras --tflite --calibrate random --policy policy.yaml --out mixed.tflite")
+    assert found["verification"]["passed"]
+    assert [layer["weight_bits"] for layer in found["layers"]] == [2, 4, 4]
+    inspected = facts("inspect mixed.tflite")
+    assert inspected["metadata"]["activation_bits"] == {"source": 8} | dict.fromkeys(
+        list(inspected["metadata"]["activation_bits"])[1:], 16
+    )
+
+
+@pytest.mark.parametrize(
+    ("edit", "target", "said"),
+    [
+        (("", ""), "storage", "16-bit activations are written for --target litert. Received: storage"),
+        (("16", "{first: 16}"), "litert", "all codes have one size"),
+    ],
+    ids=["target", "single tensors"],
+)
+def test_a_policy_with_16_bits_that_cannot_be_written_is_refused_first(invoke, edit, target, said) -> None:
+    Path("policy.yaml").write_text(POLICY.replace(*edit))
+    result = invoke(f"export none.keras --tflite --calibrate random --policy policy.yaml --target {target}")
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert "none.keras" not in result.stderr
+
+
+def test_a_policy_with_16_bits_for_sigmoids_is_refused(invoke) -> None:
+    save("heads", (8, 8, 3), heads)
+    policy = "format: tfmpq-policy/1\nmodel: heads\nlayers:\n"
+    policy += "".join(f"  {name}: {{weight_bits: 8}}\n" for name in ("features", "mask", "classes"))
+    Path("policy.yaml").write_text(f"{policy}activations: 16\n")
+    result = invoke("export heads.keras --tflite --calibrate random --policy policy.yaml")
+    assert result.exit_code == 2
+    assert "up to six steps off. Received: mask" in result.stderr

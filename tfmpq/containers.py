@@ -119,17 +119,26 @@ _BUILTIN: dict[Operator, Builtin] = {
 _POINTWISE_AS_FULLY_CONNECTED: frozenset[Target] = frozenset({"litert", "litert-int8", "storage"})
 
 
-def wide_container(operator: Operator, target: Target) -> Container:
-    """Container of a layer that reads 16-bit activations.
+def require_wide_target(target: str) -> None:
+    """Refuse to write 16-bit activations for a target that has no form for them.
 
     Raises:
-        UsageError: The target has no such form.
+        UsageError: It has none.
     """
     if target != WIDE_TARGET:
         raise UsageError(
             f"16-bit activations are written for --target {WIDE_TARGET}. Received: {target}. Choose that "
             "target, or 8 bits."
         )
+
+
+def wide_container(operator: Operator, target: Target) -> Container:
+    """Container of a layer that reads 16-bit activations.
+
+    Raises:
+        UsageError: The target has no such form.
+    """
+    require_wide_target(target)
     return Container(8, _BUILTIN[operator], "native", "int8, which LiteRT's own kernels for int16 read")
 
 

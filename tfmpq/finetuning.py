@@ -22,6 +22,7 @@ from tfmpq.progress import Reporter, SilentReporter
 from tfmpq.runs import Stage, default_folder, write_json
 from tfmpq.start import Origin, Start, begin, choose_weights
 from tfmpq.training import Distillation, QuantizedTraining
+from tfmpq.widths import refuse_inexact
 
 _RATE = 0.01
 _RECONSTRUCTED_RATE = 0.005
@@ -171,7 +172,9 @@ def finetune(
         name=display_name(name),
     )
     origin.policy.check_against([node.name for node in task.network.weighted], task.network.tensors)
-    chosen = choose_weights(task, origin, name, weights)
+    if origin.policy.wide:
+        refuse_inexact(task.network, name)
+    chosen = choose_weights(task, origin, name, weights, reconstructing=reconstruct)
     options = {
         "stage": "finetune",
         "model": name,

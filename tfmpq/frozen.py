@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 
@@ -33,7 +33,7 @@ LayerKind = Literal[
     "reshape",
 ]
 Activation = Literal["linear", "relu", "relu6"]
-WIDE = 16
+WIDE: Final = 16
 """Bits of the codes in a network of 16-bit activations."""
 
 

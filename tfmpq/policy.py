@@ -17,12 +17,22 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    FiniteFloat,
+    Tag,
+    ValidationError,
+)
 from pydantic_core import ErrorDetails
 
 from tfmpq.containers import WEIGHT_BITS
 from tfmpq.cost import REFERENCE_BITS, CostKey
 from tfmpq.errors import UsageError
+from tfmpq.frozen import WIDE
 from tfmpq.runs import write_text
 
 FORMAT = "tfmpq-policy/1"
@@ -31,7 +41,8 @@ MAX_FILE_BYTES = 2**20
 _HEADER = """\
 # Bit-widths of one network, by layer name. This file can be edited by hand:
 # - `layers` holds the weight bits of every layer that has weights, 2 to 8;
-# - `activations` holds the bits of activation tensors, 2 to 8; a tensor that is not listed has 8;
+# - `activations` holds the bits of activation tensors, 2 to 8; a tensor that is not listed has 8.
+#   `activations: 16`, without names, gives 16 to all of them but the image (only for --target litert);
 # - everything else says where the numbers come from, and can be left out.
 """
 
@@ -42,6 +53,11 @@ _RULES = {
     "dict_type": "must be a mapping of names",
     "too_short": "must not be empty",
 }
+
+
+_BY_NAME, _ONE_SIZE = "[by name]", "[one size]"
+_NO_FIELDS = ("[key]", _BY_NAME, _ONE_SIZE)
+"""What pydantic puts between the fields of a location."""
 
 
 def _bits(value: Any) -> int:
@@ -56,8 +72,17 @@ def _number(value: Any) -> int | float:
     return value
 
 
+def _form_of_activations(value: Any) -> str:
+    return _ONE_SIZE if type(value) in (int, float) else _BY_NAME
+
+
 Bits = Annotated[int, BeforeValidator(_bits)]
 Number = Annotated[int | float, BeforeValidator(_number)]
+Activations = Annotated[
+    Annotated[dict[str, Bits], Tag(_BY_NAME)] | Annotated[Literal[16], Tag(_ONE_SIZE)],
+    Discriminator(_form_of_activations),
+]
+"""Bits by tensor; or 16 for all, whose codes have one size, so that no file can ask for both."""
 
 
 class _Record(BaseModel):
@@ -93,7 +118,8 @@ class Policy(_Record):
         format: Version of the file format.
         model: Name of the network that the policy was found on.
         layers: Choice by layer name, in graph order.
-        activations: Bits by name of the activation tensor; a tensor that is not listed has 8.
+        activations: Bits by name of the activation tensor; a tensor that is not listed has 8. Or 16, for all
+            tensors but the image.
         budget: The budgets that were met.
         search_space: What the search chose from.
         method: Search method.
@@ -107,7 +133,7 @@ class Policy(_Record):
     format: Literal["tfmpq-policy/1"]
     model: str
     layers: Annotated[dict[str, LayerChoice], Field(min_length=1)]
-    activations: dict[str, Bits] = {}
+    activations: Activations = {}
     budget: list[BudgetRecord] = []
     search_space: SearchSpace | None = None
     method: str | None = None
@@ -122,9 +148,22 @@ class Policy(_Record):
         """Weight bits by layer name."""
         return {name: choice.weight_bits for name, choice in self.layers.items()}
 
+    @property
+    def wide(self) -> bool:
+        """Whether activations have 16 bits."""
+        return self.activations == WIDE
+
     def activation_bits(self, tensor_names: Iterable[str]) -> dict[str, int]:
-        """Bits of these activation tensors, 8 for those that the policy does not list."""
-        return {name: self.activations.get(name, REFERENCE_BITS) for name in tensor_names}
+        """Bits by activation tensor.
+
+        Args:
+            tensor_names: Names of a network's activation tensors, the image's first. It has 8 bits where the
+                others have 16.
+        """
+        names = list(tensor_names)
+        if isinstance(self.activations, int):
+            return dict.fromkeys(names, self.activations) | dict.fromkeys(names[:1], REFERENCE_BITS)
+        return {name: self.activations.get(name, REFERENCE_BITS) for name in names}
 
     def check_against(self, layer_names: Iterable[str], tensor_names: Iterable[str]) -> None:
         """Makes sure that the policy fits a network.
@@ -139,7 +178,7 @@ class Policy(_Record):
         layers, tensors = list(layer_names), list(tensor_names)
         unknown = [
             *_unknown("layer", self.layers, layers),
-            *_unknown("activation", self.activations, tensors),
+            *_unknown("activation", () if isinstance(self.activations, int) else self.activations, tensors),
         ]
         missing = [f"layer {name}" for name in layers if name not in self.layers]
         if unknown or missing:
@@ -152,10 +191,14 @@ class Policy(_Record):
             )
 
 
-def uniform_policy(model: str, layer_names: Iterable[str], bits: int) -> Policy:
-    """The policy that gives every layer the same weight bits."""
+def uniform_policy(
+    model: str, layer_names: Iterable[str], bits: int, activations: Activations | None = None
+) -> Policy:
+    """The policy that gives every layer the same weight bits, and activations 8 bits if none are given."""
     layers = {name: LayerChoice(weight_bits=bits) for name in layer_names}
-    return Policy(format="tfmpq-policy/1", model=model, layers=layers, method="uniform")
+    return Policy(
+        format="tfmpq-policy/1", model=model, layers=layers, activations=activations or {}, method="uniform"
+    )
 
 
 def load_policy(path: str | os.PathLike[str]) -> Policy:
@@ -261,7 +304,7 @@ def _explain(error: ValidationError) -> str:
     """One line on the first broken rule."""
     details = error.errors(include_url=False)
     first = details[0]
-    field = ".".join(_printable(part) for part in first["loc"] if part != "[key]") or "the file"
+    field = ".".join(_printable(part) for part in first["loc"] if part not in _NO_FIELDS) or "the file"
     rule = _RULES.get(first["type"]) or first["msg"].replace("Input should", "should")
     more = f" {len(details) - 1} more to correct." if len(details) > 1 else ""
     rule = rule.removeprefix("Value error, ")
@@ -287,6 +330,11 @@ def _advice(detail: ErrorDetails) -> str:
         return f"The fields are {', '.join(record.model_fields)}."
     if location[:1] == ("layers",):
         return "Write a layer as NAME: {weight_bits: 4}."
+    if location[:1] == ("activations",):
+        return (
+            f"Write activations: {{NAME: 4}}; or activations: {WIDE} for {WIDE} bits in all of them, because "
+            "all codes have one size."
+        )
     if location[:1] == ("format",):
         return f"Write format: {FORMAT}."
     return "Correct the file."

@@ -13,17 +13,18 @@ from tfmpq.containers import Target
 from tfmpq.data.preprocess import value_range
 from tfmpq.errors import UsageError
 from tfmpq.evaluation import Score, score
-from tfmpq.exporting import AGREEMENT_IMAGES, check_export, file_facts, write
+from tfmpq.exporting import AGREEMENT_IMAGES, WIDE_WARNING, check_export, file_facts, write
 from tfmpq.freeze import freeze, snap_biases
-from tfmpq.frozen import WIDE, FrozenModel
+from tfmpq.frozen import FrozenModel
 from tfmpq.graph import analyse
 from tfmpq.models.registry import display_name
 from tfmpq.network import Network
+from tfmpq.policy import Policy
 from tfmpq.prepare import CALIBRATION_IMAGES, begins_trained
 from tfmpq.progress import Reporter, SilentReporter
 from tfmpq.quantize import quantize_model
 from tfmpq.reconstruction import affordable_images, reconstruct
-from tfmpq.widths import Widths, check_widths, choose_widths
+from tfmpq.widths import check_widths, choose_policy
 
 if TYPE_CHECKING:
     from tfmpq.deploy.export import ExportReport
@@ -31,11 +32,6 @@ if TYPE_CHECKING:
 _RANDOM_WARNING = (
     "Ranges of activations come from random images: size and speed are those of the network, but its answers "
     "and any accuracy mean nothing. Calibrate with real images before the file is used."
-)
-
-_WIDE_WARNING = (
-    "16-bit activations run in LiteRT's own kernels: 3 times slower than 8 bits where 32-bit accumulators "
-    "suffice, up to 100 times elsewhere, as in depthwise convolutions."
 )
 
 
@@ -132,7 +128,7 @@ def quantize(
         UsageError: There are no float weights, or not exactly one of `weight_bits` and `policy`.
         TfmpqError: As `export` does.
     """
-    check_widths(weight_bits, activation_bits, policy, target)
+    given = check_widths(weight_bits, activation_bits, policy, target)
     _check(model, calibration, weights, reconstruct)
     check_export(target)
     reporter = reporter or SilentReporter()
@@ -145,10 +141,12 @@ def quantize(
         preprocessing=preprocessing,
         reporter=reporter,
     )
-    bits = choose_widths(subject.network, model, weight_bits, activation_bits, policy)
+    bits = choose_policy(subject.network, model, weight_bits, activation_bits, given)
     fitting = subject.dataset is not None and reconstruct is not False and not subject.loaded.new_classifier
     quantized = _quantized(subject, bits, fitting, reporter)
-    report = subject.network.cost_model().report(bits.weights, bits.activations)
+    report = subject.network.cost_model().report(
+        bits.weight_bits, bits.activation_bits(subject.network.tensors)
+    )
     reached = _score(subject, quantized, reporter)
     facts = QuantizedFacts(
         None if reached is None else reached.top1,
@@ -169,8 +167,8 @@ def quantize(
         reporter,
     )
     warnings = () if subject.dataset else (_RANDOM_WARNING,)
-    if activation_bits == WIDE:
-        warnings = (*warnings, _WIDE_WARNING)
+    if bits.wide:
+        warnings = (*warnings, WIDE_WARNING)
     return PosttrainingReport(written, facts, calibration, warnings)
 
 
@@ -192,15 +190,15 @@ def _check(
         )
 
 
-def _quantized(subject: Subject, bits: Widths, fitting: bool, reporter: Reporter) -> keras.Model:
+def _quantized(subject: Subject, bits: Policy, fitting: bool, reporter: Reporter) -> keras.Model:
     model, network = subject.loaded.model, subject.network
     real = subject.dataset is not None and not subject.loaded.new_classifier
     images = subject.images(affordable_images(network) if real else CALIBRATION_IMAGES)
     quantized = quantize_model(
         model,
         network,
-        {name: (width,) for name, width in bits.weights.items()},
-        {name: (width,) for name, width in bits.activations.items()},
+        {name: (width,) for name, width in bits.weight_bits.items()},
+        {name: (width,) for name, width in bits.activation_bits(network.tensors).items()},
         images[:CALIBRATION_IMAGES],
         value_range(subject.preprocessing),
     )
@@ -228,15 +226,15 @@ def _score(subject: Subject, quantized: keras.Model, reporter: Reporter) -> Scor
 
 
 def _frozen(
-    subject: Subject, quantized: keras.Model, bits: Widths, top1: float | None, calibration: str
+    subject: Subject, quantized: keras.Model, bits: Policy, top1: float | None, calibration: str
 ) -> FrozenModel:
     loaded = subject.loaded
     facts = file_facts(
         loaded.name,
         subject.preprocessing,
         loaded.classes,
-        bits.weights,
-        bits.activations,
+        bits.weight_bits,
+        bits.activation_bits(subject.network.tensors),
         top1,
         calibration,
     )

@@ -15,6 +15,8 @@ from tfmpq.quantize import quantize_wrappers
 from tfmpq.runs import Stage
 from tfmpq.wrapper import QuantizeWrapper, inner
 
+_ADVICE = "Give --weights to start from a float network instead."
+
 
 def restrict(model: keras.Model, policy: Policy) -> keras.Model:
     """Keep one candidate of every quantizer, with the step that the search learned for it.
@@ -29,6 +31,7 @@ def restrict(model: keras.Model, policy: Policy) -> keras.Model:
     Raises:
         UsageError: The policy asks for bits that were not searched.
     """
+    refuse_unsearched(policy)
     chosen = {w.name: _config(w, policy) for w in quantize_wrappers(model)}
 
     @cache  # one copy of a quantizer that several tensors share
@@ -47,6 +50,19 @@ def restrict(model: keras.Model, policy: Policy) -> keras.Model:
     return restricted
 
 
+def refuse_unsearched(policy: Policy) -> None:
+    """Refuse a policy that no search can have learned the steps for.
+
+    Raises:
+        UsageError: It has 16-bit activations.
+    """
+    if policy.wide:
+        raise UsageError(
+            "A search learns no steps for 16-bit activations. Received: a policy with activations: "
+            f"{policy.activations}, for {policy.model} as it was searched. {_ADVICE}"
+        )
+
+
 def _config(wrapper: QuantizeWrapper, policy: Policy) -> MixedPrecisionQuantizeConfig:
     config = wrapper.quantize_config
     weight_bits, output_bits = config.weight_bits, config.output_bits
@@ -61,8 +77,7 @@ def _config(wrapper: QuantizeWrapper, policy: Policy) -> MixedPrecisionQuantizeC
         if kept and kept[0] not in candidates:
             raise UsageError(
                 f"A policy uses bit-widths that were searched. Received: {kept[0]} bits for the {what} of "
-                f"{wrapper.name}, searched: {candidates}. "
-                "Give --weights to start from a float network instead."
+                f"{wrapper.name}, searched: {candidates}. {_ADVICE}"
             )
     return MixedPrecisionQuantizeConfig(
         weight_bits, output_bits, config.output_signed, config.trainable_output_step

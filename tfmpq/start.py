@@ -16,7 +16,7 @@ from tfmpq.prepare import CALIBRATION_IMAGES, Task, begins_trained, is_trained
 from tfmpq.progress import Reporter
 from tfmpq.quantize import quantize_model
 from tfmpq.reconstruction import affordable_images, reconstruct
-from tfmpq.restrict import restrict
+from tfmpq.restrict import refuse_unsearched, restrict
 from tfmpq.runs import Stage, load_keras, read_json
 
 
@@ -101,13 +101,26 @@ class _Source:
     model: keras.Model
     trained: bool
 
+    def is_restricted(self, reconstructing: bool) -> bool:
+        """Whether the searched model is taken with its steps, and nothing is quantized anew."""
+        return self.search is not None and not (self.trained and reconstructing)
 
-def choose_weights(task: Task, origin: Origin, model: str, weights: str | None) -> _Source:
+
+def choose_weights(
+    task: Task, origin: Origin, model: str, weights: str | None, *, reconstructing: bool
+) -> _Source:
     """Decide which weights to begin with, before anything is computed.
 
     Raises:
-        UsageError: There are none.
+        UsageError: There are none, or none that the policy can be applied to.
     """
+    source = _source(task, origin, model, weights)
+    if source.is_restricted(reconstructing):
+        refuse_unsearched(origin.policy)
+    return source
+
+
+def _source(task: Task, origin: Origin, model: str, weights: str | None) -> _Source:
     search = origin.search
     if weights is None and search is not None:
         asked = read_json(search.path(".json"))
@@ -142,7 +155,7 @@ def begin(
         reporter: Told about progress.
     """
     model = source.model
-    if source.search is not None and not (source.trained and reconstructing):
+    if source.search is not None and source.is_restricted(reconstructing):
         quantized = restrict(source.search.load_model(), origin.policy)
         return Start(quantized, model if source.trained else None, "search", False)
     signed = value_range(task.preprocessing)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfmpq.containers import DELEGATED, TARGETS, Target
+from tfmpq.containers import DELEGATED, TARGETS, WIDE_TARGET, Target
 from tfmpq.data import ImageBatches, load_dataset
 from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.exporting import Finetuned
@@ -202,6 +202,8 @@ def _target(frozen: FrozenModel, model: Any) -> Target:
     from tfmpq.deploy.readback import mismatches
     from tfmpq.deploy.topology import deployable
 
+    if frozen.wide:
+        return WIDE_TARGET
     network = deployable(frozen)
     return min(TARGETS, key=lambda target: sum(1 for _ in mismatches(network, model, target)))
 

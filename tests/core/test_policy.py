@@ -17,6 +17,7 @@ from tfmpq.policy import (
     SearchSpace,
     load_policy,
     save_policy,
+    uniform_policy,
 )
 
 HEAD = "format: tfmpq-policy/1\nmodel: resnet8\n"
@@ -30,7 +31,7 @@ policies = st.builds(
     format=st.just(FORMAT),
     model=names,
     layers=st.dictionaries(names, st.builds(LayerChoice, weight_bits=bits), min_size=1, max_size=5),
-    activations=st.dictionaries(names, bits, max_size=4),
+    activations=st.dictionaries(names, bits, max_size=4) | st.just(16),
     budget=st.lists(
         st.builds(
             BudgetRecord,
@@ -78,6 +79,17 @@ def test_property_39_loads_into_a_network_with_another_head_and_resolution(tmp_p
     assert not {"classes", "input_shape"} & set(Policy.model_fields)
 
 
+def test_16_bits_are_for_all_activations_but_the_image(tmp_path):
+    path = tmp_path / "policy.yaml"
+    path.write_text(MINIMAL + "activations: 16")
+    policy = load_policy(path)
+    assert policy.wide
+    policy.check_against(["conv1", "logits"], ["image", "relu1", "logits"])
+    assert policy.activation_bits(["image", "relu1", "logits"]) == {"image": 8, "relu1": 16, "logits": 16}
+    assert not uniform_policy("m", ["conv1"], 4).wide
+    assert uniform_policy("resnet8", ["conv1"], 4, 16).activations == 16
+
+
 def test_a_saved_policy_can_be_read_by_a_person(tmp_path):
     path = tmp_path / "policy.yaml"
     layers = {"stem": LayerChoice(weight_bits=8), "conv": LayerChoice(weight_bits=2)}
@@ -115,6 +127,12 @@ def test_a_saved_policy_can_be_read_by_a_person(tmp_path):
         (MINIMAL + "colour: red", ["colour is no field", "The fields are format, model"]),
         (MINIMAL.replace("policy/1", "policy/2"), ["format should be 'tfmpq-policy/1'"]),
         (MINIMAL + "activations: {relu1: 1}", ["activations.relu1", "Received: 1"]),
+        (
+            MINIMAL + "activations: {image: 8, relu1: 16}",
+            ["activations.relu1", "Received: 16", "activations: 16 for 16 bits in all", "codes have one"],
+        ),
+        (MINIMAL + "activations: 8", ["activations should be 16. Received: 8", "activations: {NAME: 4}"]),
+        (MINIMAL + "activations: [16]", ["activations must be a mapping", "Received: [16]"]),
         (MINIMAL + "results: {top1: .nan}", ["results.top1 must be a finite number"]),
         (MINIMAL + "budget: [{key: time, asked: a, limit: 1, reached: 1}]", ["budget.0.key", "'time'"]),
         (MINIMAL + "created: soon", ["created should be a valid date"]),

@@ -94,6 +94,12 @@ def test_bits_that_were_not_searched_are_refused(searchable) -> None:
         restrict(made.quantized, policy())
 
 
+def test_16_bit_activations_are_refused(searchable) -> None:
+    made = searchable((2, 4, 8), (8,))
+    with pytest.raises(UsageError, match=r"no steps for 16-bit activations.*residual.*--weights"):
+        restrict(made.quantized, policy().model_copy(update={"activations": 16}))
+
+
 def test_a_quantizer_that_tensors_share_stays_one(searchable) -> None:
     def build() -> keras.Model:
         image = keras.Input((8, 8, 3), name="image")

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from tfmpq.policy import Policy
 from tfmpq.reports.charts import Format, course, strip
 from tfmpq.reports.folders import Run, Steps
 from tfmpq.reports.markup import SHORT, Child, Element, bar, element, table
@@ -112,8 +113,7 @@ def _policy(run: Run, name: str, alone: bool) -> list[Child]:
         if known:
             row += [f"{run.weights[layer]:,}", bytes_text(sizes[layer]), bar(sizes[layer] / most, width)]
         rows.append(row)
-    narrow = {tensor: width for tensor, width in run.policy.activations.items() if width != 8}
-    told = ", ".join(f"{tensor} {width}" for tensor, width in narrow.items()) or "all of 8 bits"
+    told = _activations(run.policy)
     layers = table(f"Weight bits of {run.name}", header, rows, numeric=(2, 3))
     return [
         element("h3", "Policy"),
@@ -124,6 +124,14 @@ def _policy(run: Run, name: str, alone: bool) -> list[Child]:
         element("p", f"Activations: {told}.", class_="note"),
         _folded(f"Layer by layer ({len(bits)})", layers, opened=alone and len(bits) <= SHORT),
     ]
+
+
+def _activations(policy: Policy) -> str:
+    """The widths of activations in words."""
+    if isinstance(policy.activations, int):
+        return f"all but the image of {policy.activations} bits"
+    narrow = {tensor: width for tensor, width in policy.activations.items() if width != 8}
+    return ", ".join(f"{tensor} {width}" for tensor, width in narrow.items()) or "all of 8 bits"
 
 
 def _counts(bits: Mapping[str, int]) -> Element:
