@@ -99,7 +99,7 @@ weights = click.option(
 run_folder = click.option(
     "--out",
     metavar="RUN",
-    type=output_path(),
+    type=click.Path(file_okay=False, path_type=Path),
     help="Run folder; a started one is resumed.  [default: the given RUN, or runs/MODEL_DATA]",
 )
 

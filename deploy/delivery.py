@@ -22,7 +22,7 @@ from tfmpq.deploy.record import read_metadata
 from tfmpq.deploy.runtime import open_interpreter, to_codes
 from tfmpq.deploy.specialize import has_wide_activations
 from tfmpq.deploy.transports import Transport, transport
-from tfmpq.errors import TfmpqError, UsageError
+from tfmpq.errors import UsageError
 from tfmpq.policy import load_policy
 from tfmpq.progress import Reporter, SilentReporter
 from tfmpq.runs import Stage
@@ -121,9 +121,9 @@ def deploy(
         reporter: Told about progress.
 
     Raises:
-        UsageError: The source is none, or it or an option does not suit the device.
+        UsageError: The source is none or no classifier, or it or an option does not suit the device.
         DeviceError: The device or the way to it fails, or its outputs are others.
-        TfmpqError: The network cannot be written, or is no classifier.
+        TfmpqError: The network cannot be written.
     """
     reporter, source = reporter or SilentReporter(), Path(source)
     wide = _check_source(source)
@@ -183,7 +183,7 @@ def _check_source(source: Path) -> bool:
     with reading(source):
         graph = model.subgraphs[0]
         if (len(graph.inputs), len(graph.outputs)) != (1, 1):
-            raise TfmpqError(
+            raise UsageError(
                 "A classifier takes one batch of images and answers with logits, which are compared. "
                 f"Received: {source} with {len(graph.inputs)} inputs and {len(graph.outputs)} outputs. Use "
                 "tfmpq specialize and tfmpq measure, which compare no outputs."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from tfmpq.errors import TfmpqError
+from tfmpq.errors import TfmpqError, UsageError
 
 
 class DeviceError(TfmpqError):
@@ -84,7 +84,7 @@ class NoDevice(DeviceError):
     advice = "Plug it in with USB debugging on, or 'adb connect' to it, and check 'adb devices -l'"
 
 
-class AmbiguousDevice(DeviceError):
+class AmbiguousDevice(DeviceError, UsageError):
     """Several devices, and none was named."""
 
     kind = "ambiguous_device"
@@ -226,7 +226,7 @@ class OutputsDiffer(DeviceError):
     advice = "Update the runtime there, and measure that device only after its outputs agree"
 
 
-class BadAffinity(DeviceError):
+class BadAffinity(DeviceError, UsageError):
     """There are no such CPUs."""
 
     kind = "bad_affinity"

@@ -74,10 +74,10 @@ def measure(
         reporter: Told about progress.
 
     Raises:
-        UsageError: A value is out of range or unknown.
+        UsageError: A file is missing, or a value is out of range or unknown.
         DeviceError: The device, the way to it or the runtime fails.
-        TfmpqError: A file is missing or has operators that the runtime answers with wrong numbers, or `out`
-            cannot be written.
+        TfmpqError: A file has operators that the runtime answers with wrong numbers, or `out` cannot be
+            written.
     """
     paths = [Path(path)] if isinstance(path, str | Path) else [Path(item) for item in path]
     plan = _plan(paths, threads, runs, protocol)
@@ -106,7 +106,7 @@ def _plan(paths: Sequence[Path], threads: int, runs: int | None, protocol: str) 
         raise UsageError("At least one file is measured. Received: none. Name a .tflite.")
     for path in paths:
         if not path.is_file():
-            raise TfmpqError(f"A file is measured. Received: {path}, which is none. Check the path.")
+            raise UsageError(f"A file is measured. Received: {path}, which is none. Check the path.")
         refuse_wrong_file(path)
     return replace(PROTOCOLS[protocol], runs=runs) if runs else PROTOCOLS[protocol]
 

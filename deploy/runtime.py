@@ -168,7 +168,7 @@ class Network:
         self._interpreter = open_interpreter(content, kernels, threads)
         inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
         if len(inputs) != 1 or len(outputs) != 1 or len(inputs[0]["shape"]) != 4:
-            raise TfmpqError(
+            raise UsageError(
                 f"A classifier takes one batch of images and answers with logits. Received: {name} with "
                 f"inputs {[list(map(int, d['shape'])) for d in inputs]} and {len(outputs)} outputs. Give a "
                 "classifier."
@@ -254,6 +254,7 @@ def load(
         kernels: Which kernels execute it.
 
     Raises:
+        UsageError: It is no classifier.
         TfmpqError: The file is missing, damaged or refused by the runtime, or the runtime answers it wrongly.
     """
     if isinstance(source, bytes):

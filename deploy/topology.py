@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from tfmpq.errors import TfmpqError
+from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.frozen import INEXACT_WIDE, WIDE, FrozenLayer, FrozenModel, TensorGrid
 
 Shape = tuple[int, ...]
@@ -18,6 +18,7 @@ def deployable(frozen: FrozenModel) -> FrozenModel:
     """The network as a file holds it: without layers that change nothing (padding by 0, for example).
 
     Raises:
+        UsageError: Two outputs are the same tensor.
         TfmpqError: A layer cannot be written; it is named with the reason.
     """
     shapes = output_shapes(frozen)
@@ -46,7 +47,7 @@ def deployable(frozen: FrozenModel) -> FrozenModel:
             known[_computation(kept)] = layer.name
     outputs = tuple(alias.get(name, name) for name in frozen.returned)
     if len(set(outputs)) < len(outputs):
-        raise TfmpqError(
+        raise UsageError(
             f"Outputs are different tensors. Received: {frozen.name} with {len(outputs)} of them, some of "
             "which are the same. Leave out those that are there twice."
         )

@@ -22,10 +22,11 @@ def read_model(path: Path) -> keras.Model:
     """Read a whole model from a `.keras` or `.h5` file, without running code that the file brings.
 
     Raises:
-        TfmpqError: There is no such file, or it is not a whole and safe Keras model.
+        UsageError: There is no such file.
+        TfmpqError: It is not a whole and safe Keras model.
     """
     if not path.is_file():
-        raise TfmpqError(f"A model file must exist. Received: {path}. Check the path.")
+        raise UsageError(f"A model file must exist. Received: {path}. Check the path.")
     try:
         return keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:

@@ -35,13 +35,13 @@ def load_weights(model: keras.Model, path: str | Path, *, skip_classifier: bool 
         Whether the classifier was left as it was.
 
     Raises:
-        UsageError: The ending of the file is not known.
+        UsageError: There is no such file, or its ending is not known.
         TfmpqError: The file cannot be read, or an array is missing, surplus, misshapen or not finite; the
             model is unchanged then.
     """
     path = Path(path)
     if not path.is_file():
-        raise TfmpqError(f"A weights file must exist. Received: {path}. Check the path.")
+        raise UsageError(f"A weights file must exist. Received: {path}. Check the path.")
     expected = {
         f"{layer.name}/{variable.name}": variable for layer in model.layers for variable in layer.weights
     }

@@ -49,6 +49,10 @@ def damaged(workshop) -> Path:
     for name in ("noise.npz", "noise.tflite", "noise.weights.h5", "noise.yaml"):
         (folder / name).write_bytes(np.random.default_rng(0).bytes(4096))
     (folder / "empty.tflite").touch()
+    (folder / "two.tflite").write_bytes(_with_two_outputs(workshop.folder / "small.litert.tflite"))
+    (folder / "nothing").mkdir()
+    (folder / "no_images" / "class").mkdir(parents=True)
+    np.savez(folder / "no_images.npz", x=np.zeros((0, 8, 8, 3), np.uint8), y=np.zeros(0, int))
     np.savez(folder / "other.npz", something=np.zeros(3))
     images = np.zeros((8, 16, 16, 3), np.uint8)
     for name, labels in {"one": np.zeros(8, int), "three": np.arange(8) % 3}.items():
@@ -73,11 +77,46 @@ def damaged(workshop) -> Path:
     return folder
 
 
+def _with_two_outputs(path: Path) -> bytes:
+    from tfmpq.deploy.flatbuffer import read_model, write_model
+
+    model = read_model(path.read_bytes())
+    graph = model.subgraphs[0]
+    graph.outputs = np.append(graph.outputs, graph.operators[0].outputs).astype(np.int32)
+    return write_model(model)
+
+
 CASES = {
     "unknown model": (SEARCH.replace("user_networks:small", "resnet9"), 2, ("resnet9", "resnet8")),
     "no such module": (SEARCH.replace("user_networks", "no_networks"), 2, ("no_networks",)),
     "no such function": (SEARCH.replace(":small", ":large"), 2, ("user_networks:large",)),
-    "no such model file": (SEARCH.replace("user_networks:small", "no.keras"), 1, ("no.keras",)),
+    "no such model file": (SEARCH.replace("user_networks:small", "no.keras"), 2, ("no.keras",)),
+    "no such weights": (f"{SEARCH} --weights no.npz", 2, ("no.npz",)),
+    "several outputs": (SEARCH.replace(":small", ":two_heads"), 2, ("2 outputs", "keras.Model")),
+    "several outputs in the file to evaluate": (
+        "evaluate damaged/two.tflite --data digits",
+        2,
+        ("two.tflite", "2 outputs"),
+    ),
+    "several outputs in the file to deploy": (
+        "deploy damaged/two.tflite --data digits",
+        2,
+        ("two.tflite", "2 outputs", "tfmpq measure"),
+    ),
+    "one output twice": (
+        "export user_networks:twice --tflite --calibrate random --weight-bits 8 --out new.tflite",
+        2,
+        ("logits, logits",),
+    ),
+    "file as run folder": (SEARCH.replace("--out new", "--out user_networks.py"), 2, ("user_networks.py",)),
+    "no such processor": ("measure small.litert.tflite --affinity 4711", 2, ("4711",)),
+    "empty folder as data": (SEARCH.replace("digits", "folder:damaged/nothing"), 2, ("damaged/nothing",)),
+    "folder without images as data": (
+        SEARCH.replace("digits", "folder:damaged/no_images"),
+        2,
+        ("damaged/no_images",),
+    ),
+    "no images in a file of data": (SEARCH.replace("digits", "npz:damaged/no_images.npz"), 2, ("no_images",)),
     "unknown data set": (SEARCH.replace("digits", "digitz"), 2, ("digitz", "digits")),
     "no such data file": (SEARCH.replace("digits", "npz:no.npz"), 2, ("no.npz",)),
     "unknown budget": (f"{SEARCH} --budget colour=3", 2, ("colour=3", "size, bops, weight-bits")),

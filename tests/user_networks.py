@@ -23,6 +23,21 @@ def small(input_shape: tuple[int, int, int], classes: int) -> keras.Model:
     return keras.Model(image, layers.Dense(classes, name="logits")(x), name="small")
 
 
+def two_heads(input_shape: tuple[int, int, int], classes: int) -> keras.Model:
+    """Two outputs, of which a training could take one."""
+    image = keras.Input(input_shape, name="image")
+    x = layers.Conv2D(8, 3, activation="relu", name="stem")(image)
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    heads = [layers.Dense(classes, name=name)(x) for name in ("logits", "others")]
+    return keras.Model(image, heads, name="two_heads")
+
+
+def twice(input_shape: tuple[int, int, int], classes: int) -> keras.Model:
+    """The same output, given twice."""
+    network = small(input_shape, classes)
+    return keras.Model(network.input, [network.output, network.output], name="twice")
+
+
 def unsupported(input_shape: tuple[int, int, int], classes: int) -> keras.Model:
     """Two layers that have no quantized counterpart."""
     image = keras.Input(input_shape, name="image")

@@ -13,7 +13,7 @@ from typing import Any
 
 import keras
 
-from tfmpq.errors import TfmpqError
+from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.frozen import Activation
 from tfmpq.layers import (
     WEIGHTED,
@@ -45,6 +45,7 @@ def analyse(model: keras.Model, input_signed: bool = True) -> Network:
         input_signed: Whether the preprocessed image may be negative.
 
     Raises:
+        UsageError: Two outputs are the same tensor.
         TfmpqError: Some layers cannot be quantized and deployed; all of them are listed with the reason.
     """
     walk = _Walk(model)
@@ -61,7 +62,7 @@ def analyse(model: keras.Model, input_signed: bool = True) -> Network:
     nodes = _signs(_share_grids(nodes), input_signed)
     outputs = tuple(home[_producer(tensor)].name for tensor in model.outputs)
     if len(set(outputs)) < len(outputs):
-        raise TfmpqError(
+        raise UsageError(
             f"Outputs are different tensors. Received: {', '.join(outputs)} of '{model.name}'. "
             "Leave out those that are there twice."
         )

@@ -79,10 +79,11 @@ def load_model(path: str | Path) -> Any:
     """Load a quantized tf_keras model, for training or inference.
 
     Raises:
-        TfmpqError: The file is missing or holds no such model.
+        UsageError: There is no such file.
+        TfmpqError: It holds no such model.
     """
     if not Path(path).is_file():
-        raise TfmpqError(f"A model file must exist. Received: {path}. Check the path.")
+        raise UsageError(f"A model file must exist. Received: {path}. Check the path.")
     try:
         with tfmot.quantize_scope():
             return tf_keras.models.load_model(str(path), compile=False, safe_mode=True)

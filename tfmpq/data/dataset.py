@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tfmpq.data.images import EncodedImage
-from tfmpq.errors import TfmpqError
+from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.progress import Reporter
 
 _SAMPLED_IMAGES = 16
@@ -99,11 +99,12 @@ def make_dataset(
         class_names: Names by label.
 
     Raises:
-        TfmpqError: There are no images, or a label is out of range.
+        UsageError: There are no images.
+        TfmpqError: A label is out of range.
     """
     labels = np.concatenate([train.labels, test.labels])
     if not labels.size:
-        raise TfmpqError(f"A data set needs images. Received: {name} without any. Check its files.")
+        raise UsageError(f"A data set needs images. Received: {name} without any. Check its files.")
     classes = classes or (len(class_names) if class_names else int(labels.max()) + 1)
     if labels.min() < 0 or labels.max() >= classes:
         raise TfmpqError(

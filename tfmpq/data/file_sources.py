@@ -29,8 +29,8 @@ def load_folder(root: Path, reporter: Reporter) -> Dataset:
         reporter: Hears if the images had to be split.
 
     Raises:
-        UsageError: There is no such folder.
-        TfmpqError: It holds no images, or a class for testing that training does not know.
+        UsageError: There is no such folder, or it holds no images.
+        TfmpqError: It holds a class for testing that training does not know.
     """
     if not root.is_dir():
         raise UsageError(f"folder:DIR must name a folder. Received: {root}. Check the path.")
@@ -47,7 +47,7 @@ def load_folder(root: Path, reporter: Reporter) -> Dataset:
 def _class_names(root: Path) -> list[str]:
     names = sorted(folder.name for folder in root.iterdir() if folder.is_dir())
     if not names:
-        raise TfmpqError(
+        raise UsageError(
             f"A folder of images needs one sub-folder per class. Received: {root} without any. "
             "Sort the images into folders."
         )
@@ -67,7 +67,7 @@ def _folder_split(root: Path, names: Sequence[str]) -> Split:
         if file.suffix.lower() in _IMAGE_ENDINGS
     ]
     if not files:
-        raise TfmpqError(
+        raise UsageError(
             f"Images must be {', '.join(sorted(_IMAGE_ENDINGS))} files. Received: {root} without any. "
             "Convert them."
         )

@@ -6,17 +6,18 @@ from pathlib import Path
 
 import numpy as np
 
-from tfmpq.errors import TfmpqError
+from tfmpq.errors import TfmpqError, UsageError
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
     """Read all arrays of a `.npz` file.
 
     Raises:
-        TfmpqError: The file does not exist, is damaged, or holds Python objects.
+        UsageError: The file does not exist.
+        TfmpqError: It is damaged, or holds Python objects.
     """
     if not path.is_file():
-        raise TfmpqError(f"An .npz file must exist. Received: {path}. Check the path.")
+        raise UsageError(f"An .npz file must exist. Received: {path}. Check the path.")
     try:
         # NumPy leaves a damaged file open if it has opened it itself.
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
