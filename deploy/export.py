@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -78,6 +79,7 @@ class ExportReport:
     Attributes:
         path: The file.
         bytes: Its size.
+        sha256: Its digest: what was proved is a file of these bytes.
         target: Its form.
         size: Sum of the layers' bytes in this form.
         layers: Layers with weights, in order.
@@ -87,6 +89,7 @@ class ExportReport:
 
     path: str
     bytes: int
+    sha256: str
     target: Target
     size: int
     layers: tuple[ExportedLayer, ...]
@@ -148,7 +151,8 @@ def export_tflite(
     reporter.finish()
     layers = tuple(exported_layers(frozen, target))
     size = sum(layer.bytes for layer in layers)
-    return ExportReport(str(path), len(content), target, size, layers, proof, agreed)
+    digest = hashlib.sha256(content).hexdigest()
+    return ExportReport(str(path), len(content), digest, target, size, layers, proof, agreed)
 
 
 def _prove(

@@ -20,7 +20,7 @@ from tfmpq.graph import analyse
 from tfmpq.policy import Policy, load_policy
 from tfmpq.prepare import first_images, versions
 from tfmpq.progress import Reporter, SilentReporter
-from tfmpq.runs import Stage, read_json
+from tfmpq.runs import Stage, proof_path, read_json, write_json
 
 if TYPE_CHECKING:
     from tfmpq.deploy.export import ExportReport
@@ -113,7 +113,7 @@ def export(
     data_dir: str | Path | None = None,
     reporter: Reporter | None = None,
 ) -> ExportReport:
-    """Write a fine-tuned run as a packed `.tflite` and prove it.
+    """Write a fine-tuned run as a packed `.tflite` and prove it; the run folder keeps the proof.
 
     Args:
         run: Run folder of a fine-tuning.
@@ -136,7 +136,19 @@ def export(
         reporter.log(WIDE_WARNING)
     path = Path(out) if out else Path(run) / f"{finetuned.result['model']}.{target}.tflite"
     images = _images(finetuned, data_dir, reporter)
-    return write(frozen, path, target, images, finetuned.model, reporter)
+    report = write(frozen, path, target, images, finetuned.model, reporter)
+    _keep(report, proof_path(Path(run), path), reporter)
+    return report
+
+
+def _keep(report: ExportReport, path: Path, reporter: Reporter) -> None:
+    """Leave the proof in the run folder, which may be one that can only be read."""
+    try:
+        write_json(path, report.to_json())
+    except OSError as error:
+        reporter.log(
+            f"The proof could not be kept in {path} ({error.strerror}); --json prints it for tfmpq report."
+        )
 
 
 def check_export(target: str) -> None:

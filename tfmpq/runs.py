@@ -75,6 +75,11 @@ def default_folder(model: str, data: str) -> Path:
     return Path("runs") / re.sub(r"[^A-Za-z0-9_.-]+", "-", "_".join(parts)).strip("-")
 
 
+def proof_path(run: Path, file: Path) -> Path:
+    """Where a run folder keeps what an export of it said, proof included, about the file that it wrote."""
+    return run / f"export.{file.stem}.json"
+
+
 class Stage:
     """One stage (`search`, `finetune`, ...) of a run folder; its files begin with the stage's name.
 

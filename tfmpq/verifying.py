@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -67,6 +68,7 @@ class FileVerification:
         against: The run.
         target: What the file is written for.
         bytes: Its size.
+        sha256: Its digest.
         integers: Weight integers that were compared.
         delegate_partitions: Partitions that XNNPACK takes; 1 is the whole graph. None if it was not executed.
         operators: Comparison of the operators by kind, under both sets of kernels.
@@ -81,6 +83,7 @@ class FileVerification:
     against: str
     target: Target
     bytes: int
+    sha256: str
     integers: int
     delegate_partitions: int | None
     operators: tuple[dict[str, Any], ...]
@@ -161,6 +164,7 @@ def verify(
         str(against),
         target,
         len(content),
+        hashlib.sha256(content).hexdigest(),
         proof.integers,
         proof.delegate_partitions,
         tuple(asdict(check) for check in proof.operators),

@@ -173,6 +173,25 @@ def evaluated(path: str, top1: float, **changes: Any) -> dict[str, Any]:
     } | changes
 
 
+def exported(path: str, **changes: Any) -> dict[str, Any]:
+    proof = {
+        "passed": True,
+        "integers": 4321,
+        "images": 4,
+        "delegate_partitions": 1,
+        "operators": [],
+        "failures": [],
+    }
+    return {
+        "path": path,
+        "bytes": 1000,
+        "target": "litert",
+        "layers": [{"name": name, "weight_bits": width} for name, width in BITS.items()],
+        "verification": proof,
+        "agreement": None,
+    } | changes
+
+
 def write_steps(path: Path, columns: tuple[str, ...]) -> None:
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
@@ -246,7 +265,7 @@ def samples() -> SimpleNamespace:
     """The functions above that make results."""
     made = (search_result, search_options, finetune_result, finetune_options, measured, emulated, verified)
     return SimpleNamespace(
-        **{function.__name__: function for function in (*made, evaluated, policy_text)},
+        **{function.__name__: function for function in (*made, evaluated, exported, policy_text)},
         bits=BITS,
         shapes=SHAPES,
     )

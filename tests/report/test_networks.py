@@ -129,32 +129,28 @@ def test_families(bits, method, family, make_run, samples) -> None:
     assert only.family == family
 
 
-def exported(path: str, bits: dict[str, int], mean: float) -> dict[str, Any]:
-    proof = {
-        "passed": True,
-        "integers": 1,
-        "images": 4,
-        "delegate_partitions": 1,
-        "operators": [],
-        "failures": [],
-    }
-    return {
-        "path": path,
-        "bytes": 1000,
-        "target": "litert",
-        "layers": [{"name": name, "weight_bits": width} for name, width in bits.items()],
-        "verification": proof,
-        "agreement": None,
-        "calibration": "digits",
-        "quantized": {"top1": 0.75, "count": 360, "size": 40_000, "mean_weight_bits": mean},
-    }
+def untrained(samples, path: str, bits: dict[str, int], mean: float) -> dict[str, Any]:
+    return samples.exported(
+        path,
+        layers=[{"name": name, "weight_bits": width} for name, width in bits.items()],
+        calibration="digits",
+        quantized={"top1": 0.75, "count": 360, "size": 40_000, "mean_weight_bits": mean},
+    )
+
+
+def test_a_file_elsewhere_belongs_to_the_run_that_it_was_exported_from(make_run, samples, given) -> None:
+    folder = make_run(finetune=samples.finetune_result())
+    (folder / "export.small.json").write_text(json.dumps(samples.exported("files/small.tflite")))
+    result = given(samples.evaluated("files/small.tflite", 0.5))
+    (only,) = networks([read_run(folder, "a")], [result])
+    assert (only.name, only.top1) == ("a", 0.5)
 
 
 def test_a_network_without_training_has_the_family_of_its_policy(make_run, samples, given) -> None:
     run = read_run(make_run(search=samples.search_result()), "a")
     shortcut = {"shortcut": 8}
-    mixed = given(exported("mixed.tflite", samples.bits | shortcut, 3.84))
-    uniform = given(exported("u4.tflite", dict.fromkeys(samples.bits, 4) | shortcut, 4.0))
+    mixed = given(untrained(samples, "mixed.tflite", samples.bits | shortcut, 3.84))
+    uniform = given(untrained(samples, "u4.tflite", dict.fromkeys(samples.bits, 4) | shortcut, 4.0))
     better = given(samples.evaluated("u4.tflite", 0.8))
     found = [n for n in networks([run], [mixed, uniform, better]) if not n.preliminary]
     assert [(n.name, n.family, n.top1, n.model) for n in found] == [

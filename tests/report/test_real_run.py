@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
+import os
 import shlex
 from pathlib import Path
 from typing import Any
@@ -52,6 +55,29 @@ def test_every_result_is_read(workshop, results: dict[str, Any]) -> None:
         # Without a profiler the reason is said.
         assert (f"Time by layer of {file['path']}" if file["ops"] else file["ops_note"]) in page
     assert len(found["figures"]) >= 9
+
+
+def test_an_export_leaves_its_proof_in_the_run_folder(workshop) -> None:
+    workshop.json("report run --out proofs.html --json")
+    page = Path(workshop.folder, "proofs.html").read_text(encoding="utf-8")
+    assert "No proof is at hand" not in page
+    for target in ("litert", "storage"):
+        kept = json.loads(Path(workshop.folder, "run", f"export.small.{target}.json").read_text())
+        assert kept == workshop.results[target]
+        file = Path(workshop.folder, kept["path"])
+        assert hashlib.sha256(file.read_bytes()).hexdigest() == kept["sha256"]
+        assert kept["sha256"] in page
+
+
+def test_a_run_folder_that_can_only_be_read_is_exported(workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, value: Any) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr("tfmpq.exporting.write_json", refuse)
+    done = workshop.invoke("export run --tflite --out elsewhere.tflite --json")
+    assert done.exit_code == 0
+    assert "The proof could not be kept in run/export.elsewhere.json (Permission denied)" in done.stderr
+    assert Path(workshop.folder, json.loads(done.stdout)["path"]).exists()
 
 
 def printed(workshop, run: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from html.parser import HTMLParser
@@ -73,6 +74,48 @@ def test_results_beside_the_runs(make_run, samples, tmp_path: Path) -> None:
     assert "not proved" in text
     assert "layer conv1 differs" in text
     assert found.measured == 2
+
+
+@pytest.mark.parametrize("kind", ["exported", "verified"])
+def test_a_proof_is_that_of_the_bytes_that_were_proved(kind: str, make_run, samples, tmp_path: Path) -> None:
+    folder = make_run(finetune=samples.finetune_result())
+    file = folder / "small.tflite"
+    digest = hashlib.sha256(b"proved").hexdigest()
+    result = getattr(samples, kind)("somewhere/a/small.tflite", integers=4321, sha256=digest)
+    (folder / "export.small.json").write_text(json.dumps(result))
+
+    def shown() -> str:
+        report([folder], out=tmp_path / "r.html")
+        return text_of(tmp_path / "r.html").split(" Proof ")[1]
+
+    assert f"{digest}; the file is not at hand." in shown()
+    file.write_bytes(b"proved")
+    text = shown()
+    assert "a/small.tflite: proved" in text
+    assert f"The file has the SHA-256 {digest}." in text
+    assert "4,321 weight integers" in text
+    file.write_bytes(b"another")
+    text = shown()
+    assert "a/small.tflite: not proved" in text
+    assert "it was replaced since" in text
+    assert "4,321" not in text
+    file.write_bytes(b"proved")
+    assert "a/small.tflite: proved" in shown()
+
+
+def test_a_proof_that_was_kept_twice_is_shown_once(make_run, samples, tmp_path: Path) -> None:
+    folder = make_run(finetune=samples.finetune_result())
+    for name in ("export.small.json", "mine.json"):
+        (folder / name).write_text(json.dumps(samples.exported("a/small.tflite", sha256="0" * 64)))
+    report([folder], out=tmp_path / "r.html")
+    assert text_of(tmp_path / "r.html").count("4,321 weight integers") == 1
+
+
+def test_a_whole_job_shows_the_proof_of_its_baseline(whole_run: Path, samples, tmp_path: Path) -> None:
+    (whole_run / "int8").mkdir()
+    (whole_run / "int8" / "export.int8.json").write_text(json.dumps(samples.exported("runs/a/int8.tflite")))
+    report([whole_run], out=tmp_path / "r.html")
+    assert "a/int8.tflite: proved" in text_of(tmp_path / "r.html")
 
 
 def test_time_by_layer(make_run, samples, tmp_path: Path) -> None:

@@ -81,7 +81,10 @@ def read_run(folder: Path, name: str) -> Run:
             " neither. Give a run folder, or finish it with the command that began it."
         )
     policy = folder / "policy.yaml"
-    files = (path for path in sorted(folder.glob("*.json")) if not _is_stage_file(path))
+    job = _optional(folder / "job.json", Job)
+    # The whole job keeps its 8-bit baseline in a folder within its own.
+    baseline = sorted(folder.glob("int8/export.*.json")) if job else []
+    files = (path for path in [*sorted(folder.glob("*.json")), *baseline] if not _is_stage_file(path))
     return Run(
         folder=folder,
         name=name,
@@ -91,7 +94,7 @@ def read_run(folder: Path, name: str) -> Run:
         finetune=finetune,
         finetune_options=_options(tuned),
         finetune_steps=read_steps(tuned.path(".csv")) if finetune else {},
-        job=_optional(folder / "job.json", Job),
+        job=job,
         policy=load_policy(policy) if policy.exists() else None,
         weights=_weight_counts(tuned.path(".npz")) or _weight_counts(searched.path(".npz")),
         results=tuple((path, found) for path in files if (found := read_result(path)) is not None),

@@ -96,6 +96,7 @@ def _files(run: Run, results: Sequence[Any]) -> tuple[str, ...]:
     name = run.folder.name
     inside = [r.path for r in results if isinstance(r, Exported | Evaluated)]
     found = [path for path in inside if name in (Path(path).name, Path(path).parent.name)]
+    found += [r.path for _, r in run.results if isinstance(r, Exported) and r.quantized is None]
     found += [r.path for r in results if isinstance(r, Verified) and Path(r.against).name == name]
     found += [r.path for r in results if isinstance(r, Delivered) and Path(r.source).name == name]
     return tuple(dict.fromkeys([str(run.folder), *found, *map(str, run.folder.glob("*.tflite"))]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,56 @@ _KERNELS = {"xnnpack": "XNNPACK", "builtin": "built-in"}
 def proof_section(results: Sequence[tuple[Path, Any]]) -> Element | None:
     """What `verify` and `export` found; None without any."""
     parts: list[Child] = []
+    shown: list[Any] = []
     for path, result in results:
-        if isinstance(result, Verified):
-            parts += _verified(result, path)
-        elif isinstance(result, Exported):
-            parts += _exported(result, path)
+        # An export keeps in the run folder what it prints, which may have been kept by its user as well.
+        if not isinstance(result, Verified | Exported) or result in shown:
+            continue
+        shown.append(result)
+        if _replaced(result, path):
+            parts += _outdated(result, path)
+        else:
+            parts += _verified(result, path) if isinstance(result, Verified) else _exported(result, path)
     return element("section", element("h2", "Proof"), *parts) if parts else None
+
+
+def _digests(found: Verified | Exported, source: Path) -> list[str]:
+    """Those of the files that may be the proved one: where it was, and of its name beside the result."""
+    made = []
+    for path in (Path(found.path), source.parent / Path(found.path).name):
+        try:
+            made.append(hashlib.sha256(path.read_bytes()).hexdigest())
+        except OSError:
+            continue
+    return made
+
+
+def _replaced(found: Verified | Exported, source: Path) -> bool:
+    """Whether other bytes have the name of the file that was proved."""
+    digests = _digests(found, source)
+    return found.sha256 is not None and bool(digests) and found.sha256 not in digests
+
+
+def _outdated(found: Verified | Exported, source: Path) -> list[Child]:
+    run = found.against if isinstance(found, Verified) else "RUN"
+    name = "/".join(Path(found.path).parts[-2:])
+    return [
+        element("h3", f"{name}: ", element("span", "not proved", class_="bad")),
+        element(
+            "p",
+            f"The file is another one than {source} is the proof of: it was replaced since. "
+            f"tfmpq verify {found.path} --against {run} proves it anew.",
+            class_="note",
+        ),
+    ]
+
+
+def _which(found: Verified | Exported, source: Path) -> str:
+    """Which bytes were proved."""
+    if found.sha256 is None:
+        return "Which bytes the file had is not recorded, as results of older versions have it."
+    here = "" if _digests(found, source) else "; the file is not at hand"
+    return f"The file has the SHA-256 {found.sha256}{here}."
 
 
 def _verified(found: Verified, source: Path) -> list[Child]:
@@ -29,6 +74,7 @@ def _verified(found: Verified, source: Path) -> list[Child]:
         f"{bytes_text(found.bytes)}, written for {found.target}, proved against {found.against}.",
         f"{found.integers:,} weight integers were compared.",
         _partitions(found.delegate_partitions),
+        _which(found, source),
     ]
     if found.logits:
         facts.append(
@@ -51,6 +97,7 @@ def _exported(found: Exported, source: Path) -> list[Child]:
         f"{bytes_text(found.bytes)}, written for {found.target}, proved when it was exported.",
         f"{proof.integers:,} weight integers were compared; operators on {proof.images} images.",
         _partitions(proof.delegate_partitions),
+        _which(found, source),
     ]
     if found.agreement:
         facts.append(

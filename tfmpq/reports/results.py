@@ -211,6 +211,7 @@ class Verified(_Result):
     against: str
     target: str
     bytes: int
+    sha256: str | None = None
     integers: int
     delegate_partitions: int | None
     operators: list[OperatorCheck]
@@ -258,6 +259,7 @@ class Exported(_Result):
 
     path: str
     bytes: int
+    sha256: str | None = None
     target: str
     layers: list[ExportedLayer]
     verification: ExportProof
