@@ -98,13 +98,31 @@ def _operators_view(file: Mapping[str, Any], title: str) -> dict[str, Any]:
         return {title: file["ops_note"]}
     least = told["resolution_ms"]
     rows = [
-        {"time_ms" if key == "ms" else key: value for key, value in row.items()}
-        | ({"time_ms": f"< {least:g} ms"} if row["ms"] < least else {})
+        {"time_ms" if key == "ms" else key: value for key, value in _told(row, least).items()}
         for row in told["layers"]
     ]
     loose = {f"{title}, not told apart": told["unattributed"]} if told["unattributed"] else {}
     note = {f"{title}, note": file["ops_note"]} if file["ops_note"] else {}
     return {f"{title} ({told['source']})": rows} | loose | note
+
+
+def _profile_view(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Times that the profiler cannot tell from none as what they are below, without their spread."""
+    least = result.get("resolution_ms") or 0.0
+    rows = []
+    for row in result["layers"]:
+        timed = any(value >= least for key, value in row.items() if key.endswith("_ms"))
+        rows.append(_told(row, least) | ({} if timed else {"spread": None}))
+    shown = {key: value for key, value in result.items() if key != "resolution_ms"}
+    return shown | {"layers": rows}
+
+
+def _told(row: Mapping[str, Any], least: float) -> dict[str, Any]:
+    """A row of times in milliseconds, of which those below the resolution say no more than that."""
+    return {
+        key: f"< {least:g} ms" if (key == "ms" or key.endswith("_ms")) and value < least else value
+        for key, value in row.items()
+    }
 
 
 def _probe_view(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -155,6 +173,7 @@ _VIEWS: Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "probe": _probe_view,
     "verify": _verify_view,
     "measure": _measure_view,
+    "profile": _profile_view,
     "deploy": _deploy_view,
     "report": _report_view,
 }

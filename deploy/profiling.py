@@ -28,7 +28,7 @@ from tfmpq.deploy.stand_in import StandIn, stand_in
 from tfmpq.deploy.surgery import build_tflite
 from tfmpq.deploy.transports import transport
 from tfmpq.errors import TfmpqError, UsageError
-from tfmpq.latency_table import FORMAT, LatencyTable, ProfiledNetwork
+from tfmpq.latency_table import ALONE, FORMAT, RESOLUTION_MS, LatencyTable, ProfiledNetwork
 from tfmpq.models.registry import MODEL_FILES
 from tfmpq.prepare import versions
 from tfmpq.progress import Reporter, SilentReporter
@@ -75,6 +75,7 @@ class Profile:
             "emulated": table.emulated,
             "operators": sum(len(layer.times) for layer in table.layers),
             "base_ms": table.base_ms,
+            "resolution_ms": None if table.source == ALONE else RESOLUTION_MS,
             "layers": rows,
             "tensors": [tensor.model_dump() for tensor in table.tensors if tensor.ms],
             "networks": [network.model_dump() for network in table.networks],

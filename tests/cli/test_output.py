@@ -115,6 +115,23 @@ def test_a_time_below_the_resolution_is_not_shown_as_none():
     assert "No shares are shown." in text
 
 
+def test_a_profile_shows_no_time_below_the_resolution_as_none():
+    rows = [
+        {"name": "conv1", "operator": "conv2d", "int8_ms": 0.0, "spread": 0.0},
+        {"name": "dense", "operator": "dense", "int8_ms": 0.002, "int4_ms": 0.0005, "spread": 0.25},
+    ]
+    text = _text("profile", {"base_ms": 0.0005, "resolution_ms": 0.001, "layers": rows})
+    first, second = (line for line in text.splitlines() if "conv1" in line or "dense" in line)
+    assert first.count("< 0.001 ms") == 1
+    assert "│ -" in first or " - │" in first
+    assert "0.002 ms" in second
+    assert second.count("< 0.001 ms") == 1
+    assert "0.25" in second
+    assert "0.0005 ms" in text  # what is left of a whole network is no time of a profiler
+    # A clock of nanoseconds tells them.
+    assert "0.0005 ms" in _text("profile", {"resolution_ms": None, "layers": rows[1:]})
+
+
 def test_a_latency_has_its_unit():
     text = _text("search", {"latency": {"int8": 1.6543, "policy": 1.5}, "budget": [
         {"key": "latency", "asked": "latency=2ms", "limit": 2.0, "reached": 1.5}]})  # fmt: skip

@@ -19,7 +19,7 @@ from tfmpq.deploy.stand_in import stand_in
 from tfmpq.deploy.surgery import build_tflite
 from tfmpq.deploy.verify import verify
 from tfmpq.errors import UsageError
-from tfmpq.latency_table import ProfiledNetwork, load_table
+from tfmpq.latency_table import ALONE, ProfiledNetwork, load_table
 from tfmpq.policy import load_policy
 from tfmpq.searching import search
 
@@ -83,6 +83,7 @@ def test_a_table_holds_every_layer_in_every_container(subject, form, tmp_path) -
     shown = json.loads(json.dumps(found.to_json()))
     assert shown["operators"] == sum(len(layer.times) for layer in table.layers)
     assert [row["name"] for row in shown["layers"]] == [layer.name for layer in table.layers]
+    assert shown["resolution_ms"] == (None if table.source == ALONE else 1e-3)
 
 
 @pytest.mark.parametrize("method", ["sgd", "uniform"])
