@@ -26,11 +26,13 @@ class LatencyCosts:
         weights: By layer, by weight bits; widths that were not measured are missing.
         activations: By tensor, by activation bits; a tensor that is missing takes no time at 8 bits, and was
             not measured at others.
+        conditions: Where and how they were measured, in words.
     """
 
     base: int
     weights: Mapping[str, Mapping[int, int]]
     activations: Mapping[str, Mapping[int, int]]
+    conditions: str = ""
 
     def of_layer(self, name: str, bits: int) -> int:
         """Nanoseconds of a layer.

@@ -177,6 +177,7 @@ class LatencyTable(_Record):
                 }
                 for tensor in self.tensors
             },
+            conditions=conditions(self.device, self.target, self.runtime, self.threads),
         )
 
     def _by_width(self, layer: LayerTimes) -> dict[int, int]:
@@ -196,6 +197,17 @@ class LatencyTable(_Record):
             UsageError: A width was not profiled.
         """
         return self.costs().total(weight_bits, activation_bits) / NANOSECONDS
+
+
+def conditions(
+    device: Mapping[str, Any], target: Mapping[str, Any], runtime: Mapping[str, Any], threads: int | None
+) -> str:
+    """Where and how something was measured, in words: only what shares them is compared."""
+    where = " ".join(str(target[key]) for key in ("kind", "address") if target.get(key))
+    processor = device.get("cpu") or device.get("board") or device.get("machine") or "unknown processor"
+    software = " ".join(str(runtime[key]) for key in ("name", "version") if runtime.get(key))
+    counted = f"{threads or 'unknown'} thread{'' if threads == 1 else 's'}"
+    return ", ".join(text for text in (str(processor), where, software, counted) if text)
 
 
 def too_short(times: Sequence[float]) -> bool:

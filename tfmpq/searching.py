@@ -64,8 +64,9 @@ class SearchResult:
         gmpq: `compression` and `bops` of the policy as the GMPQ and EdMIPS papers count, first and last
             layer left out; `bops` above are SAQ's, all layers counted.
         latency: With a latency table, milliseconds of `int8` and `policy` as it predicts them.
+        latency_conditions: What the table is for: processor, way to it, runtime, threads.
         pareto: With a front, for each of its budgets `asked`, `policy` (path), `limit`, `reached`, `bops`,
-            `mean_weight_bits` and `accuracy` without fine-tuning.
+            `mean_weight_bits` and `accuracy` without fine-tuning; with a table also `latency`.
     """
 
     run: str
@@ -84,6 +85,7 @@ class SearchResult:
     method: str = ""
     gmpq: dict[str, float] = field(default_factory=dict)
     latency: dict[str, float] = field(default_factory=dict)
+    latency_conditions: str | None = None
     pareto: list[dict[str, Any]] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
@@ -320,6 +322,7 @@ def _finish(problem: Problem, front: Sequence[Budget], outcome: Outcome) -> Sear
         method=problem.options.description,
         gmpq={"compression": round(gmpq.compression, 3), "bops": round(gmpq.bops)},
         latency=latencies(costs, chosen.weight_bits, chosen.activation_bits),
+        latency_conditions=costs.latency.conditions if costs.latency else None,
         pareto=rows,
     )
 
@@ -333,6 +336,7 @@ def _front_row(
     policy = _policy(problem, budgets, chosen)
     save_policy(policy, path)
     report = problem.costs.report(chosen.weight_bits, chosen.activation_bits)
+    predicted = latencies(problem.costs, chosen.weight_bits, chosen.activation_bits)
     return {
         "asked": budgets[0].text,
         "policy": str(path),
@@ -341,6 +345,7 @@ def _front_row(
         "bops": report.bops,
         "mean_weight_bits": report.mean_weight_bits,
         "accuracy": _untuned(problem, restrict(outcome.model, policy)),
+        **({"latency": predicted["policy"]} if predicted else {}),
     }
 
 

@@ -19,7 +19,7 @@ from tfmpq.deploy.stand_in import stand_in
 from tfmpq.deploy.surgery import build_tflite
 from tfmpq.deploy.verify import verify
 from tfmpq.errors import UsageError
-from tfmpq.latency_table import ALONE, ProfiledNetwork, load_table
+from tfmpq.latency_table import ALONE, ProfiledNetwork, conditions, load_table
 from tfmpq.policy import load_policy
 from tfmpq.searching import search
 
@@ -103,6 +103,7 @@ def test_a_search_keeps_a_latency(method, tmp_path) -> None:
     assert found.latency["int8"] == pytest.approx(fast)
     assert found.latency["policy"] <= limit + 1e-6
     assert found.latency["policy"] == pytest.approx(table.predicted_ms(found.bits, found.activation_bits))
+    assert found.latency_conditions == conditions(table.device, table.target, table.runtime, 1)
     (record,) = found.budget
     assert (record["key"], record["reached"]) == ("latency", pytest.approx(found.latency["policy"]))
     assert load_policy(tmp_path / "run" / "policy.yaml").budget[0].key == "latency"
@@ -112,6 +113,16 @@ def test_a_search_keeps_a_latency(method, tmp_path) -> None:
         search(NETWORK, "digits", out=tmp_path / "other", target_input=32, latency_table=out)
     with pytest.raises(UsageError, match=r"The smallest that can be met: latency=[\d.]+x \(of 8-bit\)"):
         search(NETWORK, "digits", out=tmp_path / "other", latency_table=out, budgets=("latency=0.01x",))
+
+
+def test_each_policy_of_a_front_has_a_predicted_latency(tmp_path) -> None:
+    out = tmp_path / "t.json"
+    table = profile(NETWORK, input_shape=(16, 16, 3), classes=10, repeats=1, out=out).table
+    found = search(NETWORK, "digits", out=tmp_path / "run", method="uniform", pareto=("0.6x", "1x"), epochs=0,
+                   latency_table=out)  # fmt: skip
+    for row in found.pareto:
+        policy = load_policy(Path(row["policy"]))
+        assert row["latency"] == pytest.approx(table.predicted_ms(policy.weight_bits, {}))
 
 
 def test_without_a_profiler_operators_are_timed_by_themselves(monkeypatch, tmp_path) -> None:

@@ -165,6 +165,46 @@ def test_a_file_that_was_only_evaluated_has_no_size(samples, given) -> None:
     assert compare([only], {})[0].best == ()
 
 
+HERE = "AMD EPYC, local, ai-edge-litert 2.3.0, 1 thread"
+PREDICTED = {"latency": {"int8": 2.0, "policy": 1.5}, "latency_conditions": HERE}
+
+
+def test_predicted_latencies_are_those_of_the_very_network(make_run, samples, given) -> None:
+    searched = read_run(make_run("s", search=samples.search_result(**PREDICTED)), "s")
+    eight = dict.fromkeys(samples.bits, 8)
+    tuned = {
+        "same": (samples.bits, {}),
+        "edited": (samples.bits | {"dense": 4}, {"bops": 122_000_000}),
+        "larger images": (samples.bits, {"bops": 999_000_000}),
+        "int8": (eight, {"bops": 200_000_000}),
+    }
+    runs = [
+        read_run(
+            make_run(name, finetune=samples.finetune_result(**changes), policy=samples.policy_text(bits)),
+            name,
+        )
+        for name, (bits, changes) in tuned.items()
+    ]
+    quantized = {"top1": 0.7, "count": 9, "size": 40_500, "mean_weight_bits": 3.84, "bops": 123_000_000}
+    export = given(samples.exported("x/untrained.tflite", calibration="digits", quantized=quantized))
+    found = {n.name: n.predicted_ms for n in networks([searched, *runs], [export]) if n.predicted_ms}
+    assert found == {
+        "s, size=0.5x": {HERE: 1.5},
+        "same": {HERE: 1.5},
+        "int8": {HERE: 2.0},
+        "untrained, untrained": {HERE: 1.5},
+    }
+
+
+def test_each_policy_of_a_front_has_its_predicted_latency(make_run, samples) -> None:
+    rows = [
+        {"asked": asked, "policy": "p", "reached": size, "mean_weight_bits": 4, "accuracy": 0.5} | latency
+        for asked, size, latency in (("a", 1, {"latency": 1.25}), ("b", 2, {}))
+    ]
+    run = read_run(make_run(search=samples.search_result(pareto=rows) | PREDICTED), "a")
+    assert [n.predicted_ms for n in networks([run], [])[1:]] == [{HERE: 1.25}, {}]
+
+
 def test_emulations_are_never_compared(whole_run, samples, given) -> None:
     run = read_run(whole_run, "a")
     found = networks([run], [])

@@ -162,6 +162,27 @@ def test_layers_that_are_too_short_have_no_share(make_run, samples, tmp_path: Pa
     assert "Too short." in text
 
 
+def test_predicted_latencies_stand_beside_the_measured_ones(make_run, samples, tmp_path: Path) -> None:
+    here = "AMD EPYC, local, ai-edge-litert 2.3.0, 1 thread"
+    found = samples.search_result(latency={"int8": 2.0, "policy": 1.5}, latency_conditions=here)
+    folder = make_run(search=found, finetune=samples.finetune_result())
+    (folder / "mixed.tflite").touch()
+    (folder / "latency.json").write_text(json.dumps(samples.measured("a/mixed.tflite", 1.625)))
+    result = report([folder], out=tmp_path / "r.html")
+    assert result.networks[0]["median_ms"] == {here: 1.625}
+    assert result.networks[0]["predicted_ms"] == {here: 1.5}
+    text = text_of(tmp_path / "r.html")
+    assert "front latency predicted 1 a" in text
+    assert "1.62 ms 1.5 ms" in text
+    assert f"from a table of tfmpq profile: {here}." in text
+    assert f"Predicted latency 1.5 ms, 0.750 of uniform 8 bits, on {here}." in text
+    # Elsewhere the two say nothing about each other.
+    other = samples.measured("a/mixed.tflite", 1.625, threads=4)
+    (folder / "latency.json").write_text(json.dumps(other))
+    report([folder], out=tmp_path / "r.html")
+    assert "front latency A predicted B 1 a" in text_of(tmp_path / "r.html")
+
+
 def test_an_emulation_shows_no_time(make_run, samples, tmp_path: Path) -> None:
     folder = make_run(finetune=samples.finetune_result())
     (folder / "pi.json").write_text(json.dumps(samples.emulated("a/mixed.tflite")))

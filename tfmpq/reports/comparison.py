@@ -12,6 +12,7 @@ from tfmpq.reports.networks import FAMILIES, Network, Timing, front
 from tfmpq.units import bytes_text
 
 _NUMERIC = ("top-1", "images", "size", "bits a weight")
+_TIMES = {"median_ms": "latency", "predicted_ms": "predicted"}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,6 +53,7 @@ class Comparison:
                     for timing in timings
                     if timing.network is network
                 },
+                "predicted_ms": dict(network.predicted_ms),
             }
             for index, network in enumerate(self.networks)
         ]
@@ -98,6 +100,11 @@ def comparison_section(comparison: Comparison, index: int) -> Element:
         notes.append(
             "Hollow markers are networks of a search before they were fine-tuned, on the first 1,000 test "
             "images: a front of their own."
+        )
+    if predicted := dict.fromkeys(name for network in networks for name in network.predicted_ms):
+        notes.append(
+            "Predicted is the latency that the search read from a table of tfmpq profile: "
+            f"{'; '.join(predicted)}."
         )
     if not comparison.timings:
         notes.append("No measured latency belongs to these networks: tfmpq measure FILE... --out FILE.json.")
@@ -164,8 +171,21 @@ def _point(network: Network, index: int, cost: float, spread: tuple[float, float
     )  # fmt: skip
 
 
+def _times(comparison: Comparison) -> tuple[list[str], list[tuple[str, str]]]:
+    """Conditions of latencies, and columns for them: `median_ms` or `predicted_ms` with the conditions."""
+    predicted = [name for network in comparison.networks for name in network.predicted_ms]
+    conditions = list(dict.fromkeys([*comparison.timings, *predicted]))
+    columns = [
+        (kind, name)
+        for name in conditions
+        for kind, known in (("median_ms", comparison.timings), ("predicted_ms", predicted))
+        if name in known
+    ]
+    return conditions, columns
+
+
 def _table(comparison: Comparison) -> Element:
-    conditions = list(comparison.timings)
+    conditions, columns = _times(comparison)
     letters = {name: chr(ord("A") + index) for index, name in enumerate(conditions)}
     models = len({network.model for network in comparison.networks if network.model}) > 1
     header = [
@@ -179,11 +199,13 @@ def _table(comparison: Comparison) -> Element:
         "bits a weight",
         "front",
     ]
-    header += ["latency" if len(conditions) == 1 else f"latency {letters[name]}" for name in conditions]
+    header += [
+        _TIMES[kind] if len(conditions) == 1 else f"{_TIMES[kind]} {letters[name]}" for kind, name in columns
+    ]
     rows: list[list[Child]] = []
     for row, network in zip(comparison.rows(), comparison.networks, strict=True):
         error = f" ± {100 * network.error:.2f}" if network.error else ""
-        latencies = [row["median_ms"].get(name) for name in conditions]
+        latencies = [row[kind].get(name) for kind, name in columns]
         rows.append(
             [
                 str(row["number"]),
@@ -198,7 +220,8 @@ def _table(comparison: Comparison) -> Element:
                 *("-" if value is None else f"{value:.3g} ms" for value in latencies),
             ]
         )
-    numeric = [0, *(i for i, name in enumerate(header) if name in _NUMERIC or name.startswith("latency"))]
+    times = range(len(header) - len(columns), len(header))
+    numeric = [0, *(i for i, name in enumerate(header) if name in _NUMERIC or i in times)]
     told = "; ".join(f"{letters[name]}: {name}" for name in conditions) if len(conditions) > 1 else ""
     caption = f"Networks on {comparison.data or 'unnamed data'}{'. Latency ' + told if told else ''}"
     return table(caption, header, rows, numeric=numeric)

@@ -9,7 +9,7 @@ from typing import Any
 from tfmpq.reports.charts import spread
 from tfmpq.reports.folders import Run
 from tfmpq.reports.markup import SHORT, Child, Element, bar, element, table
-from tfmpq.reports.networks import conditions
+from tfmpq.reports.networks import conditions_of
 from tfmpq.reports.results import Compared, Delivered, Measured, Measurements, OperatorTimes
 from tfmpq.reports.scales import Scale
 from tfmpq.units import bytes_text
@@ -60,7 +60,7 @@ def _circumstances(files: Sequence[Measured], source: Path) -> str:
     system = " ".join(str(first.device[key]) for key in ("os", "kernel") if first.device.get(key))
     protocol = f"protocol {first.protocol.get('name', 'unknown')}"
     affinity = first.protocol.get("affinity")
-    shared = dict.fromkeys(conditions(file) for file in files)
+    shared = dict.fromkeys(conditions_of(file) for file in files)
     told = [*shared, system, protocol, f"CPUs {affinity}" if affinity else ""]
     told += [f"begun {started}" if started else "", f"file {source}"]
     return "; ".join(text for text in told if text) + "."

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from tfmpq.latency_table import conditions
 from tfmpq.reports.folders import Run
-from tfmpq.reports.results import Delivered, Evaluated, Exported, Job, Measured, Measurements, Verified
+from tfmpq.reports.results import (
+    Delivered,
+    Evaluated,
+    Exported,
+    Job,
+    Measured,
+    Measurements,
+    Search,
+    Verified,
+)
 
 Family = Literal["float", "uniform", "searched", "other"]
 
@@ -20,6 +30,9 @@ FAMILIES: Mapping[Family, str] = {
     "other": "other policies",
 }
 _CONTROLS = ("random", "uniform")
+
+_UNRECORDED = "conditions not recorded"
+"""Of latencies that a search of an older version predicted."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,6 +50,7 @@ class Network:
         mean_weight_bits: Mean bits of a weight; None where nothing tells.
         preliminary: A network of a search, before it was fine-tuned, on the first test images.
         paths: Its files.
+        predicted_ms: Latency that the tables of searches predict, by the conditions of the tables.
     """
 
     name: str
@@ -49,6 +63,7 @@ class Network:
     mean_weight_bits: float | None
     preliminary: bool = False
     paths: tuple[str, ...] = ()
+    predicted_ms: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def error(self) -> float:
@@ -83,7 +98,8 @@ def networks(runs: Sequence[Run], results: Sequence[Any]) -> list[Network]:
     """
     evaluations = [result for result in results if isinstance(result, Evaluated)]
     exports = [result for result in results if isinstance(result, Exported)]
-    found = [network for run in runs for network in _of_run(run, evaluations, _files(run, results))]
+    searches = [run.search for run in runs if run.search]
+    found = [network for run in runs for network in _of_run(run, searches, evaluations, _files(run, results))]
     found += [network for export in exports for network in _untrained(export, runs, evaluations)]
     found = list({(n.name, n.data, n.top1, n.size): n for n in found}.values())
     known = [path for network in found for path in network.paths]
@@ -102,11 +118,13 @@ def _files(run: Run, results: Sequence[Any]) -> tuple[str, ...]:
     return tuple(dict.fromkeys([str(run.folder), *found, *map(str, run.folder.glob("*.tflite"))]))
 
 
-def _of_run(run: Run, evaluations: Sequence[Evaluated], files: Sequence[str]) -> Iterator[Network]:
+def _of_run(
+    run: Run, searches: Sequence[Search], evaluations: Sequence[Evaluated], files: Sequence[str]
+) -> Iterator[Network]:
     if run.job and run.finetune:
         yield from _of_job(run, run.job, run.finetune.data, run.finetune.count)
     elif run.finetune:
-        yield from _of_finetune(run, evaluations, files)
+        yield from _of_finetune(run, searches, evaluations, files)
     elif run.search:
         yield from _of_search(run)
 
@@ -121,7 +139,9 @@ def _of_job(run: Run, job: Job, data: str, images: int) -> Iterator[Network]:
         )  # fmt: skip
 
 
-def _of_finetune(run: Run, evaluations: Sequence[Evaluated], files: Sequence[str]) -> Iterator[Network]:
+def _of_finetune(
+    run: Run, searches: Sequence[Search], evaluations: Sequence[Evaluated], files: Sequence[str]
+) -> Iterator[Network]:
     """The trained model, or its files where they were evaluated."""
     tuned = run.finetune
     if tuned is None:
@@ -129,6 +149,7 @@ def _of_finetune(run: Run, evaluations: Sequence[Evaluated], files: Sequence[str
     network = Network(
         run.name, run.model, tuned.data, _family(run), tuned.top1, tuned.count, tuned.size,
         tuned.mean_weight_bits, paths=tuple(files),
+        predicted_ms=_predicted(searches, run.policy.weight_bits if run.policy else {}, tuned.bops),
     )  # fmt: skip
     evaluated = [e for e in evaluations if e.path in network.paths]
     by_data = {e.images: replace(network, data=e.images, top1=e.top1, images=e.count) for e in evaluated}
@@ -149,16 +170,39 @@ def _of_search(run: Run) -> Iterator[Network]:
             name=f"{run.model}, float32", family="float", top1=found.accuracy["float"], **common,
             size=round(found.size.float32), mean_weight_bits=32.0,
         )  # fmt: skip
-    front = [(point.asked, point.accuracy, point.reached, point.mean_weight_bits) for point in found.pareto]
+    front = [
+        (point.asked, point.accuracy, point.reached, point.mean_weight_bits, point.latency)
+        for point in found.pareto
+    ]
     policy = found.accuracy.get("policy_without_finetuning")
     if not front and policy is not None:
         asked = ", ".join(budget.asked for budget in found.budget)
-        front = [(asked, policy, found.size.policy, found.mean_weight_bits)]
-    for asked, top1, size, bits in front:
+        latency = found.latency.policy if found.latency else None
+        front = [(asked, policy, found.size.policy, found.mean_weight_bits, latency)]
+    for asked, top1, size, bits, latency in front:
         yield Network(
             name=f"{run.name}, {asked}", family=_family(run), top1=top1, size=round(size),
             mean_weight_bits=bits, **common,
+            predicted_ms={} if latency is None else {found.latency_conditions or _UNRECORDED: latency},
         )  # fmt: skip
+
+
+def _predicted(searches: Sequence[Search], bits: Mapping[str, int], bops: float | None) -> dict[str, float]:
+    """What the searches say about a network of these weight bits, by the conditions of their tables.
+
+    Bit operations count activations as well, and the size of the image: the network is the very same.
+    """
+    found: dict[str, float] = {}
+    for search in searches:
+        if search.latency is None or not search.bits:
+            continue
+        int8 = dict.fromkeys(search.bits, 8)
+        key = search.latency_conditions or _UNRECORDED
+        if bops == search.bops.policy and search.bits.items() <= bits.items():
+            found[key] = search.latency.policy
+        elif bops == search.bops.int8 and int8.items() <= bits.items():
+            found[key] = search.latency.int8
+    return found
 
 
 def _untrained(export: Exported, runs: Sequence[Run], evaluations: Sequence[Evaluated]) -> Iterator[Network]:
@@ -175,6 +219,7 @@ def _untrained(export: Exported, runs: Sequence[Run], evaluations: Sequence[Eval
         f"{Path(export.path).stem}, untrained", alike.model if alike else "", export.calibration or "",
         family, quantized.top1, quantized.count, quantized.size, quantized.mean_weight_bits,
         paths=(export.path,),
+        predicted_ms=_predicted([run.search for run in runs if run.search], dict(bits), quantized.bops),
     )  # fmt: skip
     matching = [e for e in evaluations if same_file(e.path, export.path)]
     yield from [replace(network, data=e.images, top1=e.top1, images=e.count) for e in matching] or [network]
@@ -206,14 +251,9 @@ def measurements(runs: Sequence[Run], results: Sequence[Any]) -> list[Measured]:
     return found
 
 
-def conditions(measured: Measured) -> str:
+def conditions_of(measured: Measured) -> str:
     """Where and how a file was measured: only files that share it are compared."""
-    device, target, runtime = measured.device, measured.target, measured.runtime
-    where = " ".join(str(target[key]) for key in ("kind", "address") if target.get(key))
-    processor = device.get("cpu") or device.get("board") or device.get("machine") or "unknown processor"
-    software = " ".join(str(runtime[key]) for key in ("name", "version") if runtime.get(key))
-    threads = f"{measured.threads or 'unknown'} thread{'' if measured.threads == 1 else 's'}"
-    return ", ".join(text for text in (str(processor), where, software, threads) if text)
+    return conditions(measured.device, measured.target, measured.runtime, measured.threads)
 
 
 def timings(found: Sequence[Network], measured: Iterable[Measured]) -> dict[str, list[Timing]]:
@@ -229,7 +269,7 @@ def timings(found: Sequence[Network], measured: Iterable[Measured]) -> dict[str,
         owners = [n for n in found if any(same_file(item.path, path) for path in n.paths)]
         if owners:
             key = Path(item.path).parts[-2:]
-            groups.setdefault(conditions(item), {})[key] = [Timing(owner, item) for owner in owners]
+            groups.setdefault(conditions_of(item), {})[key] = [Timing(owner, item) for owner in owners]
     return {
         name: _fastest(timing for each in files.values() for timing in each) for name, files in groups.items()
     }

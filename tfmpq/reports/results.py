@@ -53,6 +53,7 @@ class FrontPoint(_Result):
     reached: FiniteFloat
     mean_weight_bits: FiniteFloat
     accuracy: Share
+    latency: Positive | None = None
 
 
 class Search(_Result):
@@ -60,6 +61,7 @@ class Search(_Result):
 
     model: str
     budget: list[Budget]
+    bits: dict[str, int] = {}
     bops: Costs
     size: Costs
     mean_weight_bits: FiniteFloat
@@ -67,6 +69,7 @@ class Search(_Result):
     search_seconds: FiniteFloat
     pareto: list[FrontPoint] = []
     latency: Latencies | None = None
+    latency_conditions: str | None = None
 
     @field_validator("latency", mode="before")
     @classmethod
@@ -251,6 +254,7 @@ class Quantized(_Result):
     top1: Share
     count: int
     size: int
+    bops: FiniteFloat | None = None
     mean_weight_bits: FiniteFloat
 
 

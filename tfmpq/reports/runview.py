@@ -72,7 +72,8 @@ def _facts(run: Run) -> Element:
         )
         if found := run.search.latency:
             facts.append(
-                f"Predicted latency {found.policy:.3g} ms, {found.policy / found.int8:.3f} of uniform 8 bits."
+                f"Predicted latency {found.policy:.3g} ms, {found.policy / found.int8:.3f} of uniform 8 bits"
+                + (f", on {run.search.latency_conditions}." if run.search.latency_conditions else ".")
             )
         facts.append(f"Searched in {run.search.search_seconds:,.0f} s.")
     if run.finetune:
