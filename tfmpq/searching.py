@@ -67,6 +67,7 @@ class SearchResult:
         latency_conditions: What the table is for: processor, way to it, runtime, threads.
         pareto: With a front, for each of its budgets `asked`, `policy` (path), `limit`, `reached`, `bops`,
             `mean_weight_bits` and `accuracy` without fine-tuning; with a table also `latency`.
+        data_dir: Folder that the data came from.
     """
 
     run: str
@@ -87,6 +88,7 @@ class SearchResult:
     latency: dict[str, float] = field(default_factory=dict)
     latency_conditions: str | None = None
     pareto: list[dict[str, Any]] = field(default_factory=list)
+    data_dir: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """All fields, and the form that sizes refer to."""
@@ -205,7 +207,7 @@ def search(
                      batch_size=batch_size, seed=seed,
                 from_weights=begins_trained(model, weights), reporter=reporter)  # fmt: skip
         outcome = searcher.run(problem)
-        result = _finish(problem, front, outcome)
+        result = _finish(problem, front, outcome, data_dir)
         write_json(stage.path(".result.json"), result.to_json())
     return result
 
@@ -286,7 +288,9 @@ def _record(problem: Problem) -> dict[str, Any]:
     }
 
 
-def _finish(problem: Problem, front: Sequence[Budget], outcome: Outcome) -> SearchResult:
+def _finish(
+    problem: Problem, front: Sequence[Budget], outcome: Outcome, data_dir: str | Path | None
+) -> SearchResult:
     """Choose, write policies and models, and say what was found."""
     task, stage, costs = problem.task, problem.stage, problem.costs
     size, *others = problem.budgets
@@ -324,6 +328,7 @@ def _finish(problem: Problem, front: Sequence[Budget], outcome: Outcome) -> Sear
         latency=latencies(costs, chosen.weight_bits, chosen.activation_bits),
         latency_conditions=costs.latency.conditions if costs.latency else None,
         pareto=rows,
+        data_dir=str(Path(data_dir).resolve()) if data_dir else None,
     )
 
 

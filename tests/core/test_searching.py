@@ -40,6 +40,12 @@ def found(place: Path, out: str, **options: Any) -> searching.SearchResult:
     return search(str(place / "net.keras"), f"npz:{place / 'data_train.npz'}", out=place / out, **options)
 
 
+def test_data_by_name_come_from_the_folder_that_the_result_records(place: Path) -> None:
+    result = search(str(place / "net.keras"), "data", data_dir=place, method="uniform", out=place / "named")
+    assert result.data_dir == read_json(place / "named" / "search.result.json")["data_dir"] == str(place)
+    assert found(place, "unnamed", method="uniform").data_dir is None
+
+
 def test_a_front_is_one_search_and_a_policy_for_each_budget(place: Path) -> None:
     result = found(
         place, "front", method="sensitivity", pareto=("0.7x", "0.35x", "0.5x"), budgets=("bops=0.9x",)

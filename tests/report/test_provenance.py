@@ -123,6 +123,42 @@ def test_a_whole_run(whole_run: Path) -> None:
     assert parsed["out"] == whole_run
 
 
+@pytest.mark.parametrize(
+    ("data", "folder", "typed"),
+    [
+        ("cifar10", "/home/me/data", True),
+        ("cifar10", None, False),
+        ("digits", "/home/me/data", False),
+        ("npz:x.npz", "/home/me/data", False),
+    ],
+)
+def test_a_data_folder_is_asked_for_and_its_path_not_shown(
+    data: str, folder: str | None, typed: bool, make_run, samples, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.delenv("TFMPQ_DATA_DIR", raising=False)
+    made = make_run(
+        search=samples.search_result(data_dir=folder), finetune=samples.finetune_result(data_dir=folder)
+    )
+    (made / "search.json").write_text(json.dumps(samples.search_options(proxy=data)))
+    (made / "finetune.json").write_text(json.dumps(samples.finetune_options(target=data)))
+    monkeypatch.chdir(tmp_path)
+    Path("DIR").mkdir()
+    for verb, line in zip((search, finetune), commands(read_run(made, "a")), strict=True):
+        assert options_of(verb, line)["data_dir"] == (Path("DIR") if typed else None)
+    report([made], out=tmp_path / "r.html")
+    page = (tmp_path / "r.html").read_text()
+    assert "/home/me" not in page
+    assert ("DIR is the folder of the data sets" in page) is typed
+
+
+def test_a_whole_run_asks_for_the_data_folder_of_its_target(whole_run: Path, samples) -> None:
+    tuned = json.loads((whole_run / "finetune.result.json").read_text()) | {"data_dir": "/home/me/data"}
+    (whole_run / "finetune.result.json").write_text(json.dumps(tuned))
+    (whole_run / "finetune.json").write_text(json.dumps(samples.finetune_options(target="cifar10")))
+    (line,) = commands(read_run(whole_run, "a"))
+    assert shlex.split(line.replace("\\\n", " ")).count("--data-dir") == 1
+
+
 @pytest.mark.parametrize("name", ["a b", "$(touch x)", "-x", "ä"])
 def test_hostile_names_are_quoted(name: str, make_run: Callable[..., Path], samples) -> None:
     folder = make_run(name, search=samples.search_result())

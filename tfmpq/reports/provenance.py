@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tfmpq.reports.folders import Run
+from tfmpq.reports.results import Finetune, Search
 from tfmpq.search_options import KNOBS
 
 _NO_OPTIONS = ("format", "stage", "model_file", "data", "float_is_trained", "policy")
@@ -31,6 +32,9 @@ _OF_SEARCH_ALONE = ("target_input", "target_classes", "learning_rate")
 UNRECORDED = "RUN"
 """Stands for the run folder of a search that a fine-tuning began with and did not record."""
 
+FOLDER = "DIR"
+"""Stands for the data folder: a page is given to others, and its path is of one machine."""
+
 _OF_A_SEARCH = ("float", "search")
 """What a fine-tuning calls weights that are those of a search."""
 
@@ -38,20 +42,31 @@ _COLUMNS = 72
 
 
 def commands(run: Run) -> list[str]:
-    """What to type to make a run again; `FILE` and `TABLE` stand for files whose digest alone is recorded."""
+    """What to type to make a run again.
+
+    `FILE` and `TABLE` stand for files whose digest alone is recorded, `DIR` for the data folder.
+    """
     searched, tuned = run.search_options, run.finetune_options
     if searched.get("pareto"):
         # The front's own budgets are recorded as well, and `--pareto` takes no other one of size.
         others = [text for text in _listed(searched.get("budgets")) if not str(text).startswith("size")]
         searched = {**searched, "budgets": others}
     out = {"out": str(run.folder)}
+    proxy, target = _folder(run.search, searched.get("proxy")), _folder(run.finetune, tuned.get("target"))
     if run.job and searched and tuned:
         handed = {key: value for key, value in searched.items() if key not in _OF_SEARCH_ALONE}
-        return [_line("run", handed | {key: tuned[key] for key in _OF_FINETUNE if key in tuned} | out)]
-    lines = [_line("search", searched | out)] if searched else []
+        handed |= {key: tuned[key] for key in _OF_FINETUNE if key in tuned}
+        return [_line("run", handed | proxy | target | out)]
+    lines = [_line("search", searched | proxy | out)] if searched else []
     if tuned:
-        lines.append(_line("finetune", tuned | out, source(run)))
+        lines.append(_line("finetune", tuned | target | out, source(run)))
     return lines
+
+
+def _folder(stage: Search | Finetune | None, data: str | None) -> dict[str, str]:
+    """The option that names the data folder, if data were looked up in one by their name."""
+    named = data not in (None, "digits") and ":" not in str(data)
+    return {"data_dir": FOLDER} if named and stage and stage.data_dir else {}
 
 
 def source(run: Run) -> str:

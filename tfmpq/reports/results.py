@@ -70,6 +70,7 @@ class Search(_Result):
     pareto: list[FrontPoint] = []
     latency: Latencies | None = None
     latency_conditions: str | None = None
+    data_dir: str | None = None
 
     @field_validator("latency", mode="before")
     @classmethod
@@ -94,6 +95,7 @@ class Finetune(_Result):
     run: str = ""
     started_from: str = ""
     source: str | None = None
+    data_dir: str | None = None
 
 
 class ProcessRecord(_Result):

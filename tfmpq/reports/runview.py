@@ -11,7 +11,7 @@ from tfmpq.policy import Policy
 from tfmpq.reports.charts import Format, course, strip
 from tfmpq.reports.folders import Run, Steps
 from tfmpq.reports.markup import SHORT, Child, Element, bar, element, table
-from tfmpq.reports.provenance import UNRECORDED, commands, digests, source
+from tfmpq.reports.provenance import FOLDER, UNRECORDED, commands, digests, source
 from tfmpq.reports.results import Budget
 from tfmpq.units import bops_text, bytes_text
 
@@ -195,6 +195,9 @@ def _made(run: Run) -> list[Child]:
         parts.append(element("pre", element("code", "\n".join(lines))))
     for name, digest in digests(run):
         parts.append(element("p", f"{name} has the SHA-256 {digest}.", class_="note"))
+    if any(f"--data-dir {FOLDER}" in line for line in lines):
+        told = "is the folder of the data sets; the variable TFMPQ_DATA_DIR may name it instead."
+        parts.append(element("p", f"{FOLDER} {told}", class_="note"))
     if any(line.startswith("tfmpq finetune") for line in lines) and source(run) == UNRECORDED:
         told = "is the run folder of the search that the fine-tuning began with; it is not recorded."
         parts.append(element("p", f"{UNRECORDED} {told}", class_="note"))
