@@ -29,7 +29,10 @@ from .task import perform
 @options.preprocess
 @options.json_option
 def evaluate(as_json: bool, path: Path, data: str, **choices: Any) -> None:
-    """Measure top-1 and top-5 accuracy; of a .tflite by running the very file."""
+    """Measure top-1 and top-5 accuracy; of a .tflite by running the very file.
+
+    Of several outputs, each with a number for every class is scored; of the others the reason is given.
+    """
     perform(
         "evaluate",
         "tfmpq.evaluation",

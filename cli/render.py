@@ -60,7 +60,17 @@ def _run_view(result: Mapping[str, Any]) -> dict[str, Any]:
 
 def _evaluate_view(result: Mapping[str, Any]) -> dict[str, Any]:
     """Without `float`, which only negates `quantized`."""
-    return {key: value for key, value in result.items() if key != "float"}
+    return _scores_view({key: value for key, value in result.items() if key != "float"})
+
+
+def _quantize_view(result: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(result) | {"quantized": _scores_view(result["quantized"])}
+
+
+def _scores_view(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The shares of one output beside the rest; those of several in their table alone."""
+    hidden = ("top1", "top5") if len(result.get("outputs", ())) > 1 else ("outputs",)
+    return {key: value for key, value in result.items() if key not in hidden}
 
 
 def _inspect_view(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -169,6 +179,7 @@ def _report_view(result: Mapping[str, Any]) -> dict[str, Any]:
 _VIEWS: Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "run": _run_view,
     "evaluate": _evaluate_view,
+    "quantize": _quantize_view,
     "inspect": _inspect_view,
     "probe": _probe_view,
     "verify": _verify_view,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,12 +10,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tfmpq.deploy.flatbuffer import read_file, read_model, reading, write_model
+from tfmpq.deploy.flatbuffer import printable, read_file, read_model, reading, write_model
 from tfmpq.deploy.quiet import quiet_stderr
 from tfmpq.deploy.record import read_metadata
 from tfmpq.deploy.sandbox import Sandbox
 from tfmpq.deploy.soundness import refuse_wrong
 from tfmpq.errors import TfmpqError, UsageError
+from tfmpq.outputs import Output
 
 Kernels = Literal["default", "builtin"]
 """`default` applies XNNPACK, as LiteRT does by itself; `builtin` runs LiteRT's own kernels."""
@@ -152,35 +154,39 @@ def plan_facts(content: bytes) -> dict[str, Any]:
 
 
 class Network:
-    """A `.tflite` classifier, ready to run.
+    """A `.tflite` of images, ready to run.
 
     Attributes:
         image_shape: (height, width, channels) of the input.
-        classes: Number of logits.
+        outputs: Its outputs in order, named as the signature of the file names them, or else its tensors.
         quantized: Whether its input is an integer tensor.
         metadata: What the exporter recorded; empty for files of others.
     """
 
     def __init__(self, content: bytes, name: str, threads: int, kernels: Kernels) -> None:
         self.metadata = read_metadata(content, name)
+        model = read_model(content, name)
         with reading(name):
-            refuse_wrong(read_model(content, name), name)
+            refuse_wrong(model, name)
+            names = _output_names(model)
+        self._name = name
         self._interpreter = open_interpreter(content, kernels, threads)
-        inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
-        if len(inputs) != 1 or len(outputs) != 1 or len(inputs[0]["shape"]) != 4:
+        inputs, self._outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
+        if len(inputs) != 1 or len(inputs[0]["shape"]) != 4:
             raise UsageError(
-                f"A classifier takes one batch of images and answers with logits. Received: {name} with "
-                f"inputs {[list(map(int, d['shape'])) for d in inputs]} and {len(outputs)} outputs. Give a "
-                "classifier."
+                f"A classifier takes one batch of images. Received: {name} with inputs "
+                f"{[list(map(int, d['shape'])) for d in inputs]}. Give a classifier."
             )
-        self._input, self._output = inputs[0], outputs[0]
+        self._input = inputs[0]
         height, width, channels = (int(size) for size in self._input["shape"][1:])
         self.image_shape = (height, width, channels)
-        self.classes = int(self._output["shape"][-1])
+        self.outputs = tuple(
+            Output(names[int(detail["index"])], _shape_for_image(detail)) for detail in self._outputs
+        )
         self.quantized = bool(np.issubdtype(self._input["dtype"], np.integer))
 
     def run(self, images: np.ndarray) -> np.ndarray:
-        """Logits of a batch.
+        """Logits of a batch, from a network of one output.
 
         Args:
             images: float32 (N, height, width, channels), preprocessed.
@@ -189,39 +195,72 @@ class Network:
             float32 (N, classes).
 
         Raises:
-            UsageError: The images have another shape.
+            UsageError: The images have another shape, or there are several outputs.
         """
+        return _logits(self.run_all(images), self._name)
+
+    def run_all(self, images: np.ndarray) -> list[np.ndarray]:
+        """All outputs for a batch, float32 (N, ...) each; otherwise as `run`."""
         if images.ndim != 4 or images.shape[1:] != self.image_shape:
             raise UsageError(
                 f"Images have the shape of the input, (N, {', '.join(map(str, self.image_shape))}). "
                 f"Received: {images.shape}. Resize them."
             )
         codes = to_codes(images, self._input)
-        logits = np.empty((len(images), self.classes), np.float32)
+        found = [np.empty((len(images), *output.shape), np.float32) for output in self.outputs]
         # One image at a time: the graph has batch size 1, and at that size the delegate is fastest anyway.
         for index in range(len(codes)):
             self._interpreter.set_tensor(self._input["index"], codes[index : index + 1])
             self._interpreter.invoke()
-            logits[index] = to_real(
-                self._interpreter.get_tensor(self._output["index"]), self._output
-            ).reshape(-1)
-        return logits
+            for values, detail in zip(found, self._outputs, strict=True):
+                held = self._interpreter.get_tensor(detail["index"])
+                values[index] = to_real(held, detail).reshape(values.shape[1:])
+        return found
+
+
+def _output_names(model: Any) -> dict[int, str]:
+    """Names of the outputs of a file, by the index of their tensors."""
+    graph = model.subgraphs[0]
+    names = {int(index): graph.tensors[int(index)].name for index in graph.outputs}
+    for signature in model.signatureDefs or []:
+        if signature.subgraphIndex == 0:
+            names |= {entry.tensorIndex: entry.name for entry in signature.outputs}
+    return {index: printable((name or b"").decode(errors="replace")) for index, name in names.items()}
+
+
+def _shape_for_image(detail: Mapping[str, Any]) -> tuple[int, ...]:
+    """Shape of an output without the batch of one image."""
+    sizes = tuple(int(size) for size in detail["shape"])
+    return sizes[1:] if sizes[:1] == (1,) else sizes
+
+
+def _logits(found: Sequence[np.ndarray], name: str) -> np.ndarray:
+    """The one output of a classifier, (N, classes)."""
+    if len(found) != 1:
+        raise UsageError(
+            f"A classifier answers with logits. Received: {name} with {len(found)} outputs. Run all of them."
+        )
+    return found[0].reshape(len(found[0]), math.prod(found[0].shape[1:]))
 
 
 class SandboxedNetwork:
-    """A `.tflite` classifier in a child process, which a hostile file may crash; as `Network` otherwise."""
+    """A `.tflite` of images in a child process, which a hostile file may crash; as `Network` otherwise."""
 
     def __init__(self, content: bytes, name: str, threads: int, kernels: Kernels) -> None:
-        self._sandbox = Sandbox(name)
+        self._name, self._sandbox = name, Sandbox(name)
         facts = self._sandbox.call(f"{__name__}:open_network", content, name, threads, kernels)
         height, width, channels = facts["image_shape"]
         self.image_shape: tuple[int, int, int] = (height, width, channels)
-        self.classes: int = facts["classes"]
+        self.outputs = tuple(Output(output, tuple(shape)) for output, shape in facts["outputs"])
         self.quantized: bool = facts["quantized"]
         self.metadata: dict[str, Any] = facts["metadata"]
 
     def run(self, images: np.ndarray) -> np.ndarray:
         """Logits of a batch; see `Network.run`."""
+        return _logits(self.run_all(images), self._name)
+
+    def run_all(self, images: np.ndarray) -> list[np.ndarray]:
+        """All outputs for a batch; see `Network.run_all`."""
         return self._sandbox.call(f"{__name__}:run_network", np.asarray(images))
 
 
@@ -233,19 +272,20 @@ def open_network(content: bytes, name: str, threads: int, kernels: Kernels) -> d
     """Open a network for `run_network`, and say what it is; called in a sandbox."""
     network = Network(content, name, threads, kernels)
     _served[:] = [network]
-    fields = ("image_shape", "classes", "quantized", "metadata")
-    return {field: getattr(network, field) for field in fields}
+    fields = ("image_shape", "quantized", "metadata")
+    outputs = [(output.name, output.shape) for output in network.outputs]
+    return {field: getattr(network, field) for field in fields} | {"outputs": outputs}
 
 
-def run_network(images: np.ndarray) -> np.ndarray:
-    """Logits of a batch from the network that is open; called in a sandbox."""
-    return _served[0].run(images)
+def run_network(images: np.ndarray) -> list[np.ndarray]:
+    """All outputs for a batch from the network that is open; called in a sandbox."""
+    return _served[0].run_all(images)
 
 
 def load(
     source: str | Path | bytes, *, threads: int = 1, kernels: Kernels = "default"
 ) -> Network | SandboxedNetwork:
-    """Open a `.tflite` classifier.
+    """Open a `.tflite` that takes images.
 
     Args:
         source: File, which is run in a child process, because it may come from anybody; or the bytes of one
@@ -254,7 +294,7 @@ def load(
         kernels: Which kernels execute it.
 
     Raises:
-        UsageError: It is no classifier.
+        UsageError: It takes something else than images.
         TfmpqError: The file is missing, damaged or refused by the runtime, or the runtime answers it wrongly.
     """
     if isinstance(source, bytes):

@@ -93,11 +93,6 @@ CASES = {
     "no such model file": (SEARCH.replace("user_networks:small", "no.keras"), 2, ("no.keras",)),
     "no such weights": (f"{SEARCH} --weights no.npz", 2, ("no.npz",)),
     "several outputs": (SEARCH.replace(":small", ":two_heads"), 2, ("2 outputs", "keras.Model")),
-    "several outputs in the file to evaluate": (
-        "evaluate damaged/two.tflite --data digits",
-        2,
-        ("two.tflite", "2 outputs"),
-    ),
     "several outputs in the file to deploy": (
         "deploy damaged/two.tflite --data digits",
         2,

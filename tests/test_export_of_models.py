@@ -62,6 +62,7 @@ def test_random_images_say_that_accuracy_means_nothing(invoke, facts) -> None:
     assert "mean nothing" in found["warnings"][0]
     assert found["quantized"]["top1"] is None
     assert found["quantized"]["count"] == 0
+    assert found["quantized"]["outputs"] == []
     assert found["verification"]["passed"]
     text = invoke(line)
     assert "mean nothing" in " ".join(text.stdout.split())
@@ -78,10 +79,61 @@ def test_several_outputs_are_exported_but_not_trained(invoke, facts) -> None:
     assert found["quantized"]["top1"] is None
     assert found["agreement"] is None
     assert found["warnings"] == []
+    assert [row["name"] for row in found["quantized"]["outputs"]] == ["mask_activation", "classes"]
+    assert all(row["left_out"] for row in found["quantized"]["outputs"])
     result = invoke("search --model heads.keras --proxy digits --out run")
     assert result.exit_code == 2
     assert "2 outputs" in result.stderr
     assert "keras.Model on the output to train" in result.stderr
+
+
+def classifiers(x: Any) -> Any:
+    """A map, a classifier for too few classes, and two for enough, whose softmax files do not have."""
+    x = layers.Conv2D(8, 3, padding="same", activation="relu", name="features")(x)
+    mask = layers.Conv2D(12, 1, name="mask")(x)
+    x = layers.GlobalAveragePooling2D(name="pool")(layers.MaxPooling2D(2)(x))
+    few = layers.Dense(3, name="few")(x)
+    return [mask, few, *(layers.Dense(n, activation="softmax", name=f"logits{n}")(x) for n in (10, 12))]
+
+
+NAMES = ["mask", "few", "logits10", "logits12"]
+LEFT_OUT = ["shape (8, 8, 12), which is no row of numbers", "3 numbers for 10 classes", None, None]
+
+
+def test_several_outputs_are_scored_by_name(invoke, facts) -> None:
+    save("many", (8, 8, 3), classifiers)
+    line = "export many.keras --tflite --calibrate digits --weight-bits 8 --out many.tflite"
+    exported = facts(line)["quantized"]
+    assert exported["count"] == 360
+    float_model = facts("evaluate many.keras --data digits --preprocess unit")
+    written = facts("evaluate many.tflite --data digits")
+    for found in (exported, float_model, written):
+        assert [row["name"] for row in found["outputs"]] == NAMES
+        assert [row["left_out"] for row in found["outputs"]] == LEFT_OUT
+        assert [row["top1"] is None for row in found["outputs"]] == [True, True, False, False]
+        assert (found["top1"], found["top5"]) == tuple(found["outputs"][2][key] for key in ("top1", "top5"))
+    # Each output alone, as a classifier of its own.
+    whole = keras.models.load_model("many.keras")
+    for row in float_model["outputs"][2:]:
+        keras.Model(whole.input, whole.get_layer(row["name"]).output).save("one.keras")
+        alone = facts("evaluate one.keras --data digits --preprocess unit")
+        assert [alone["top1"], alone["top5"]] == [row["top1"], row["top5"]]
+        assert alone["outputs"] == [row]
+    for row, other in zip(exported["outputs"][2:], written["outputs"][2:], strict=True):
+        assert row["top1"] == pytest.approx(other["top1"], abs=0.03)
+    for text in (invoke("evaluate many.tflite --data digits").stdout, invoke(line).stdout):
+        assert all(name in text for name in NAMES)
+        assert "3 numbers for 10 classes" in text
+        assert any("logits12" in line and "%" in line for line in text.splitlines())
+
+
+def test_a_network_without_a_classifier_for_the_data_is_refused(invoke) -> None:
+    save("heads", (8, 8, 3), heads)
+    result = invoke("evaluate heads.keras --data digits --preprocess unit")
+    assert result.exit_code == 2
+    # The sigmoid of the mask is a layer of its own, here as in a file.
+    assert "output mask_activation with shape (8, 8, 1), which is no row of numbers" in result.stderr
+    assert "output classes with 3 numbers for 10 classes" in result.stderr
 
 
 def test_a_classifier_of_sequences(facts) -> None:
@@ -98,6 +150,7 @@ def test_a_classifier_of_sequences(facts) -> None:
     assert found["quantized"]["count"] > 0
     measured = facts("evaluate s.tflite --data npz:signals.npz")
     assert measured["top1"] == pytest.approx(found["quantized"]["top1"], abs=0.1)
+    assert [row["name"] for row in measured["outputs"]] == ["logits"]
 
 
 @pytest.mark.parametrize(

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from tfmpq.data import ImageBatches, Split, load_dataset
+from tfmpq.data import load_dataset
 from tfmpq.errors import UsageError
-from tfmpq.progress import Reporter, SilentReporter
-
-BATCH = 64
+from tfmpq.graph import producer_of
+from tfmpq.outputs import Output
+from tfmpq.progress import Reporter
+from tfmpq.scoring import OutputScore, Predictor, predictor, score_outputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +23,12 @@ class Evaluation:
         data: Data set.
         split: `train`, `test` or `all`.
         count: Number of images.
-        top1: Share of images whose label has the largest logit, 0 to 1.
+        top1: Share of images whose label has the largest logit, 0 to 1; of several outputs, in the first one
+            that was scored.
         top5: Share whose label is among the five largest.
         quantized: Whether the evaluated network computes on integer grids.
         form: `tflite`, `keras`, `run`.
+        outputs: All outputs of the network, in its order.
     """
 
     path: str
@@ -39,62 +39,11 @@ class Evaluation:
     top5: float
     quantized: bool
     form: str
+    outputs: tuple[OutputScore, ...]
 
     def to_json(self) -> dict[str, Any]:
         """All fields; `float` is the negation of `quantized`."""
         return asdict(self) | {"float": not self.quantized}
-
-
-@dataclass(frozen=True, slots=True)
-class Score:
-    """Shares of correct answers over `count` images, 0 to 1."""
-
-    top1: float
-    top5: float
-    count: int
-
-
-def score(
-    predict: Callable[[np.ndarray], np.ndarray],
-    split: Split,
-    image_shape: tuple[int, int, int],
-    preprocessing: str,
-    limit: int | None = None,
-    reporter: Reporter | None = None,
-) -> Score:
-    """Run a classifier over a split.
-
-    Args:
-        predict: Maps float32 images (N, height, width, channels) to logits (N, classes).
-        split: Images and labels.
-        image_shape: (height, width, channels) that the classifier takes.
-        preprocessing: Name of the preprocessing.
-        limit: Only the first images.
-        reporter: Told about progress.
-    """
-    count = min(limit or len(split), len(split))
-    reporter = reporter or SilentReporter()
-    reporter.start("evaluate", count)
-    batches = ImageBatches(
-        split,
-        BATCH,
-        image_shape=image_shape,
-        preprocessing=preprocessing,
-        shuffle=False,
-        drop_remainder=False,
-    )
-    first, fifth, seen = 0, 0, 0
-    for index in range(-(-count // BATCH)):
-        images, labels = batches[index]
-        images, labels = images[: count - seen], labels[: count - seen]
-        logits = np.asarray(predict(np.asarray(images, np.float32)))
-        # Ties (common on an 8-bit grid) go to the lower class, as argmax does.
-        order = np.argsort(-logits, axis=1, kind="stable")[:, :5]
-        hits = order == np.asarray(labels)[:, None]
-        first, fifth, seen = first + int(hits[:, 0].sum()), fifth + int(hits.any(1).sum()), seen + len(labels)
-        reporter.advance(len(labels), {"top1": first / seen})
-    reporter.finish()
-    return Score(first / seen, fifth / seen, seen)
 
 
 def evaluate(
@@ -109,6 +58,8 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate a run folder, a `.tflite` or a `.keras` file.
 
+    Of several outputs, each is scored that gives an image one row of numbers, one for every class at least.
+
     Args:
         path: A run folder stands for its fine-tuned model, or, before that, for its searched policy without
             any further training.
@@ -120,44 +71,62 @@ def evaluate(
         reporter: Told about progress.
 
     Raises:
-        UsageError: Unknown form, split or data set; or the preprocessing is not known.
+        UsageError: Unknown form, split or data set; or the preprocessing is not known, or no output is a
+            classifier for the data.
         TfmpqError: A file is damaged.
     """
     if split not in ("train", "test", "all"):
         raise UsageError(f"A split is train, test or all. Received: {split}.")
     classifier = load_classifier(Path(path), preprocessing)
     dataset = load_dataset(data, data_dir=data_dir, reporter=reporter)
-    if classifier.classes < dataset.classes:
-        raise UsageError(
-            f"A classifier needs an output for every class. Received: {path} with {classifier.classes} "
-            f"outputs for {dataset.classes} classes of {data}. Evaluate on the data that it was trained for."
-        )
     parts = {"train": [dataset.train], "test": [dataset.test], "all": [dataset.train, dataset.test]}[split]
-    first, fifth, seen = 0.0, 0.0, 0
-    for part in parts:
-        left = None if limit is None else limit - seen
-        if len(part) and left != 0:
-            result = score(
-                classifier.predict, part, classifier.image_shape, classifier.preprocessing, left, reporter
-            )
-            first, fifth = first + result.top1 * result.count, fifth + result.top5 * result.count
-            seen += result.count
-    if not seen:
+    _refuse_unfit(path, data, classifier, dataset.classes)
+    scores = score_outputs(
+        classifier.predict,
+        classifier.outputs,
+        dataset.classes,
+        parts,
+        classifier.image_shape,
+        classifier.preprocessing,
+        limit,
+        reporter,
+    )
+    first = scores.first
+    if first is None:
         raise UsageError(
             f"An evaluation needs images. Received: {data}, whose {split} part is empty. Give another split."
         )
     return Evaluation(
-        str(path), data, split, seen, first / seen, fifth / seen, classifier.quantized, classifier.form
+        str(path),
+        data,
+        split,
+        first.count,
+        first.top1,
+        first.top5,
+        classifier.quantized,
+        classifier.form,
+        scores.outputs,
     )
+
+
+def _refuse_unfit(path: str | Path, data: str, classifier: Classifier, classes: int) -> None:
+    """Refuse a network none of whose outputs is a classifier for the data, before any of it is run."""
+    obstacles = [(output.name, output.obstacle(classes)) for output in classifier.outputs]
+    if all(obstacle for _, obstacle in obstacles):
+        found = "; ".join(f"output {name} with {obstacle}" for name, obstacle in obstacles)
+        raise UsageError(
+            f"A classifier gives a number for every class. Received: {path} for {data}: {found}. "
+            "Evaluate on the data that it was trained for."
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Classifier:
-    """Something that maps images to logits, and what it expects."""
+    """Something that maps images to logits in one of its outputs, and what it expects."""
 
-    predict: Callable[[np.ndarray], np.ndarray]
+    predict: Predictor
     image_shape: tuple[int, int, int]
-    classes: int
+    outputs: tuple[Output, ...]
     preprocessing: str
     quantized: bool
     form: str
@@ -186,7 +155,7 @@ def _from_tflite(path: Path, preprocessing: str | None) -> Classifier:
             f"Pixels become inputs as in training. Received: {path}, which has no record. Give --preprocess."
         )
     return Classifier(
-        network.run, network.image_shape, network.classes, recorded, network.quantized, "tflite"
+        network.run_all, network.image_shape, network.outputs, recorded, network.quantized, "tflite"
     )
 
 
@@ -194,7 +163,7 @@ def _from_keras(path: Path, preprocessing: str | None) -> Classifier:
     from tfmpq.models.registry import load_model
     from tfmpq.quantize import quantize_wrappers  # registers the layers that a quantized file names
 
-    loaded = load_model(str(path), input_shape=(0, 0, 0), classes=0)
+    loaded = load_model(str(path), input_shape=(0, 0, 0), classes=0, several_outputs=True)
     quantized = bool(quantize_wrappers(loaded.model))
     return _from_model(loaded.model, preprocessing or loaded.preprocessing, quantized, "keras")
 
@@ -215,11 +184,5 @@ def _from_run(path: Path, preprocessing: str | None) -> Classifier:
 
 def _from_model(model: Any, preprocessing: str, quantized: bool, form: str) -> Classifier:
     height, width, channels = model.input_shape[1:]
-    return Classifier(
-        lambda images: model.predict_on_batch(images),
-        (height, width, channels),
-        int(model.output_shape[-1]),
-        preprocessing,
-        quantized,
-        form,
-    )
+    outputs = tuple(Output(producer_of(tensor), tuple(tensor.shape[1:])) for tensor in model.outputs)
+    return Classifier(predictor(model), (height, width, channels), outputs, preprocessing, quantized, form)

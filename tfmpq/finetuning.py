@@ -10,7 +10,6 @@ import keras
 
 from tfmpq.data.preprocess import value_range
 from tfmpq.distribution import run_folder
-from tfmpq.evaluation import Score, score
 from tfmpq.freeze import snap_biases
 from tfmpq.graph import analyse
 from tfmpq.loop import train
@@ -20,6 +19,7 @@ from tfmpq.policy import Policy, load_policy, save_policy
 from tfmpq.prepare import Task, fingerprint, load_task, versions
 from tfmpq.progress import Reporter, SilentReporter
 from tfmpq.runs import Stage, default_folder, write_json
+from tfmpq.scoring import Score, score_model
 from tfmpq.start import Origin, Start, begin, choose_weights
 from tfmpq.training import Distillation, QuantizedTraining
 from tfmpq.widths import refuse_inexact
@@ -203,7 +203,7 @@ def finetune(
             reporter=reporter,
         )
         steps = _train(task, started, training, stage, reporter)
-        reached = _deployed_score(task, started.quantized, reporter)
+        reached = score_model(started.quantized, task.dataset.test, task.preprocessing, reporter=reporter)
         result = _result(
             task, stage, origin.policy, source, target, data_dir, epochs, steps, started, reached
         )
@@ -238,16 +238,6 @@ def _train(task: Task, started: Start, training: Training, stage: Stage, reporte
     )
     snap_biases(quantized, analyse(quantized, value_range(task.preprocessing)[0] < 0))
     return steps
-
-
-def _deployed_score(task: Task, quantized: keras.Model, reporter: Reporter) -> Score:
-    return score(
-        lambda images: quantized.predict_on_batch(images),
-        task.dataset.test,
-        task.network.input_shape,
-        task.preprocessing,
-        reporter=reporter,
-    )
 
 
 def _keep_policy(policy: Policy, path: Path) -> None:

@@ -60,7 +60,7 @@ def analyse(model: keras.Model, input_signed: bool = True) -> Network:
         for member in node.layers:
             home[member.name] = node
     nodes = _signs(_share_grids(nodes), input_signed)
-    outputs = tuple(home[_producer(tensor)].name for tensor in model.outputs)
+    outputs = tuple(home[producer_of(tensor)].name for tensor in model.outputs)
     if len(set(outputs)) < len(outputs):
         raise UsageError(
             f"Outputs are different tensors. Received: {', '.join(outputs)} of '{model.name}'. "
@@ -161,10 +161,10 @@ class _Walk:
             nodes = [node for node in layer._inbound_nodes if id(node) in members]
             self.calls[layer.name] = len(nodes)
             tensors = nodes[0].input_tensors if nodes else []
-            self.producers[layer.name] = [_producer(tensor) for tensor in tensors]
+            self.producers[layer.name] = [producer_of(tensor) for tensor in tensors]
             for producer in dict.fromkeys(self.producers[layer.name]):
                 self.consumers[producer].append(layer)
-        self.outputs = {_producer(tensor) for tensor in model.outputs}
+        self.outputs = {producer_of(tensor) for tensor in model.outputs}
 
     def refuse_unsupported(self) -> None:
         """Raise one error that lists every layer without a counterpart in the deployed network."""
@@ -243,9 +243,9 @@ def is_shared_quantizer(layer: Any) -> bool:
     )
 
 
-def _producer(tensor: Any) -> str:
+def producer_of(tensor: Any) -> str:
     """Name of the layer that computes a tensor, seen through quantizers that tensors share."""
     operation, index, _ = tensor._keras_history
     if is_shared_quantizer(operation):
-        return _producer(operation._inbound_nodes[index].input_tensors[0])
+        return producer_of(operation._inbound_nodes[index].input_tensors[0])
     return str(operation.name)

@@ -12,18 +12,19 @@ from tfmpq.calibration import RANDOM, Subject, load_subject
 from tfmpq.containers import Target
 from tfmpq.data.preprocess import value_range
 from tfmpq.errors import UsageError
-from tfmpq.evaluation import Score, score
 from tfmpq.exporting import AGREEMENT_IMAGES, WIDE_WARNING, check_export, file_facts, write
 from tfmpq.freeze import freeze, snap_biases
 from tfmpq.frozen import FrozenModel
 from tfmpq.graph import analyse
 from tfmpq.models.registry import display_name
 from tfmpq.network import Network
+from tfmpq.outputs import Output
 from tfmpq.policy import Policy
 from tfmpq.prepare import CALIBRATION_IMAGES, begins_trained
 from tfmpq.progress import Reporter, SilentReporter
 from tfmpq.quantize import quantize_model
 from tfmpq.reconstruction import affordable_images, reconstruct
+from tfmpq.scoring import OutputScore, Scores, predictor, score_outputs
 from tfmpq.widths import check_widths, choose_policy
 
 if TYPE_CHECKING:
@@ -40,14 +41,16 @@ class QuantizedFacts:
     """The network that was written.
 
     Attributes:
-        top1: Top-1 on the test images of the calibration data, 0 to 1; None without labels for its outputs.
+        top1: Top-1 on the test images of the calibration data, 0 to 1; of several outputs, in the first one
+            that was scored; None where none was.
         top5: Top-5.
-        count: Number of test images; 0 without labels.
+        count: Number of test images; 0 where none was scored.
         size: Bytes in the storage form.
         bops: Bit operations for one image.
         mean_weight_bits: Mean bits of a weight.
         started_from: File of the float weights, or `none` for random ones.
         reconstructed: Whether the layers were fitted to those of the float network.
+        outputs: All outputs, in the order of the file; none with random images.
     """
 
     top1: float | None
@@ -58,6 +61,7 @@ class QuantizedFacts:
     mean_weight_bits: float
     started_from: str
     reconstructed: bool
+    outputs: tuple[OutputScore, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +151,8 @@ def quantize(
     report = subject.network.cost_model().report(
         bits.weight_bits, bits.activation_bits(subject.network.tensors)
     )
-    reached = _score(subject, quantized, reporter)
+    scores = _scores(subject, quantized, reporter)
+    reached = scores.first
     facts = QuantizedFacts(
         None if reached is None else reached.top1,
         None if reached is None else reached.top5,
@@ -157,13 +162,14 @@ def quantize(
         report.mean_weight_bits,
         weights or (model if begins_trained(model, None) else "none"),
         fitting,
+        scores.outputs,
     )
     written = write(
         _frozen(subject, quantized, bits, facts.top1, calibration),
         Path(out or f"{display_name(model)}.{target}.tflite"),
         target,
         subject.images(AGREEMENT_IMAGES, "test"),
-        None if reached is None else quantized,
+        quantized if reached is not None and len(scores.outputs) == 1 else None,
         reporter,
     )
     warnings = () if subject.dataset else (_RANDOM_WARNING,)
@@ -212,13 +218,16 @@ def _analysed(subject: Subject, quantized: keras.Model) -> Network:
     return analyse(quantized, value_range(subject.preprocessing)[0] < 0)
 
 
-def _score(subject: Subject, quantized: keras.Model, reporter: Reporter) -> Score | None:
-    """Share of right answers, where there are labels for the one output of the network."""
-    if subject.dataset is None or len(subject.network.outputs) > 1:
-        return None
-    return score(
-        lambda images: quantized.predict_on_batch(images),
-        subject.dataset.test,
+def _scores(subject: Subject, quantized: keras.Model, reporter: Reporter) -> Scores:
+    """Scores of the outputs, named as in the file; none without labels."""
+    if subject.dataset is None:
+        return Scores(None, ())
+    named = zip(subject.network.outputs, quantized.outputs, strict=True)
+    return score_outputs(
+        predictor(quantized),
+        [Output(name, tuple(tensor.shape[1:])) for name, tensor in named],
+        subject.dataset.classes,
+        [subject.dataset.test],
         subject.network.input_shape,
         subject.preprocessing,
         reporter=reporter,

@@ -222,12 +222,3 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
-
-
-def accuracy(
-    model: keras.Model, split: Split, shape: tuple[int, int, int], preprocessing: str, limit: int | None
-) -> float:
-    """Share of correctly classified images of a split (the first `limit` of them)."""
-    from tfmpq.evaluation import score
-
-    return score(lambda images: model.predict_on_batch(images), split, shape, preprocessing, limit).top1

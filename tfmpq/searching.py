@@ -19,7 +19,6 @@ from tfmpq.methods import load_method
 from tfmpq.policy import BudgetRecord, LayerChoice, Policy, SearchSpace, save_policy
 from tfmpq.prepare import (
     Task,
-    accuracy,
     activation_candidates,
     begins_trained,
     fingerprint,
@@ -34,6 +33,7 @@ from tfmpq.pretrain import pretrain
 from tfmpq.progress import Reporter, SilentReporter
 from tfmpq.restrict import restrict
 from tfmpq.runs import Stage, default_folder, write_json
+from tfmpq.scoring import score_model
 from tfmpq.search_options import SearchOptions
 from tfmpq.searcher import Choice, Outcome, Problem
 from tfmpq.select import check_feasible_together
@@ -392,4 +392,4 @@ def _untuned(problem: Problem, model: keras.Model) -> float:
 
 
 def _accuracy(task: Task, model: keras.Model) -> float:
-    return accuracy(model, task.dataset.test, task.network.input_shape, task.preprocessing, _EVALUATED_IMAGES)
+    return score_model(model, task.dataset.test, task.preprocessing, _EVALUATED_IMAGES).top1

@@ -12,6 +12,7 @@ from tfmpq.deploy.inspect_file import inspect_file
 from tfmpq.deploy.runtime import load, run
 from tfmpq.deploy.surgery import build_tflite
 from tfmpq.errors import TfmpqError, UsageError
+from tfmpq.outputs import Output
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,8 @@ def test_batch_is_the_images_one_by_one(path, pixels) -> None:
 
 def test_network_says_what_it_takes(path) -> None:
     network = load(path)
-    assert (network.image_shape, network.classes, network.quantized) == ((8, 8, 3), 4, True)
+    assert (network.image_shape, network.quantized) == ((8, 8, 3), True)
+    assert network.outputs == (Output("logits", (4,)),)
     assert network.metadata == {"preprocessing": "unit", "classes": 10}
 
 
@@ -97,7 +99,8 @@ def test_float_baseline(pixels, tmp_path) -> None:
     path = tmp_path / "float32.tflite"
     assert export_float(model, path, metadata={"preprocessing": "tf"}) == path.stat().st_size
     network = load(path)
-    assert (network.quantized, network.classes, network.metadata) == (False, 5, {"preprocessing": "tf"})
+    assert (network.quantized, network.metadata) == (False, {"preprocessing": "tf"})
+    assert network.outputs == (Output("output_0", (5,)),)
     np.testing.assert_allclose(network.run(pixels), np.asarray(model(pixels)), atol=1e-5)
     facts = inspect_file(path)
     assert (facts.form, facts.mean_weight_bits) == ("other", None)

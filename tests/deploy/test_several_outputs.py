@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -11,17 +12,19 @@ import numpy as np
 import pytest
 from keras import layers
 
+from tfmpq.deploy.export import export_float
 from tfmpq.deploy.flatbuffer import read_model, write_model
 from tfmpq.deploy.readback import mismatches
-from tfmpq.deploy.runtime import tensor_values
+from tfmpq.deploy.runtime import load, tensor_values
 from tfmpq.deploy.surgery import build_tflite
 from tfmpq.deploy.topology import deployable
 from tfmpq.deploy.verify import verify
-from tfmpq.errors import TfmpqError
+from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.freeze import freeze, snap_biases
 from tfmpq.frozen import FrozenModel
 from tfmpq.graph import analyse
 from tfmpq.lowering import lower
+from tfmpq.outputs import Output
 from tfmpq.quantize import quantize_model
 
 
@@ -71,6 +74,38 @@ def test_every_output_is_in_the_file_and_proved(bits: int, target) -> None:
             off = np.abs(grid.dequantize(found[name]) - np.asarray(wanted)) / grid.scale
             assert off.max() < 1.5
             assert np.mean(off > 0.5) < 0.05
+
+
+def test_the_runtime_gives_all_outputs_by_name(tmp_path: Path) -> None:
+    _, frozen, images = quantized(two_heads(), 8)
+    content = build_tflite(frozen, "litert")
+    path = tmp_path / "two_heads.tflite"
+    path.write_bytes(content)
+    network = load(path)  # in a child process
+    shapes = {"scores": (8, 8, 2), "logits": (4,), "bare": (8, 8, 6)}
+    assert network.outputs == tuple(Output(name, shapes[name]) for name in frozen.outputs)
+    codes = tensor_values(content, None, frozen.layers[0].grid.quantize(images), "default")
+    for output, found in zip(network.outputs, network.run_all(images), strict=True):
+        assert found.shape == (len(images), *output.shape)
+        np.testing.assert_array_equal(found, frozen.layer(output.name).grid.dequantize(codes[output.name]))
+    with pytest.raises(UsageError, match="3 outputs"):
+        network.run(images)
+
+
+def test_outputs_of_a_converted_file_have_the_names_of_its_signature(tmp_path: Path) -> None:
+    image = keras.Input((4, 4, 1))
+    x = layers.Flatten()(image)
+    model = keras.Model(image, {"b": layers.Dense(3)(x), "a": layers.Dense(2)(x)})
+    path = tmp_path / "float.tflite"
+    export_float(model, path)
+    network, images = load(path), np.random.default_rng(0).normal(size=(3, 4, 4, 1)).astype("float32")
+    # How the file orders them is the converter's affair.
+    assert set(network.outputs) == {Output("a", (2,)), Output("b", (3,))}
+    for output, found in zip(network.outputs, network.run_all(images), strict=True):
+        np.testing.assert_allclose(found, model(images)[output.name], atol=1e-6)
+    unnamed = read_model(path.read_bytes())
+    unnamed.signatureDefs = None
+    assert all(output.name.startswith("Stateful") for output in load(write_model(unnamed)).outputs)
 
 
 def test_a_file_that_returns_other_tensors_is_noticed() -> None:

@@ -1,0 +1,29 @@
+"""The outputs of a network, and which of them can be scored as a classifier."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One output of a network.
+
+    Attributes:
+        name: Its name.
+        shape: Its shape for one image.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+
+    def obstacle(self, classes: int) -> str | None:
+        """Why it cannot be scored on data of so many classes; None if it can.
+
+        A classifier gives an image one row of numbers, one for every class at least.
+        """
+        if not self.shape or any(size != 1 for size in self.shape[:-1]):
+            return f"shape {self.shape}, which is no row of numbers"
+        if self.shape[-1] < classes:
+            return f"{self.shape[-1]} numbers for {classes} classes"
+        return None
