@@ -51,7 +51,7 @@ class LineReporter(PlainReporter):
         self._stage, self._total, self._done, self._metrics = stage, total, 0, {}
         self._started = self._spoken = self._clock()
         self._first = None
-        self.log(f"{stage}: {total} steps")
+        self.log(f"{stage}: {total} steps" if total else stage)
 
     def advance(self, steps: int = 1, metrics: Mapping[str, float] | None = None) -> None:
         """Count, and say so if the last line is old enough."""
@@ -60,11 +60,11 @@ class LineReporter(PlainReporter):
             self._metrics.update(metrics)
         now = self._clock()
         first_time, first_done = self._first = self._first or (now, self._done)
-        if self._stage is None or now - self._spoken < LINE_INTERVAL or self._done >= self._total:
+        if self._stage is None or now - self._spoken < LINE_INTERVAL or 0 < self._total <= self._done:
             return
         self._spoken = now
         timed = self._done - first_done
-        left = (now - first_time) / timed * (self._total - self._done) if timed else None
+        left = (now - first_time) / timed * (self._total - self._done) if timed and self._total else None
         self.log(self._line("" if left is None else f"{seconds_text(left)} left"))
 
     def finish(self) -> None:
@@ -74,8 +74,9 @@ class LineReporter(PlainReporter):
         self._stage = None
 
     def _line(self, time_text: str) -> str:
-        count = f"{self._stage}: {self._done}/{self._total}"
-        return ", ".join(part for part in (count, metrics_text(self._metrics), time_text) if part)
+        count = f"{self._done}/{self._total}" if self._total else str(self._done or "")
+        told = ", ".join(part for part in (count, metrics_text(self._metrics), time_text) if part)
+        return f"{self._stage}: {told}"
 
 
 class BarReporter:
@@ -110,7 +111,7 @@ class BarReporter:
     def start(self, stage: str, total: int) -> None:
         """Draw a new bar."""
         self._metrics = {}
-        self._task = self._progress.add_task(stage, total=total, metrics="")
+        self._task = self._progress.add_task(stage, total=total or None, metrics="")
 
     def advance(self, steps: int = 1, metrics: Mapping[str, float] | None = None) -> None:
         """Move the bar on and show the metrics beside it."""

@@ -14,7 +14,7 @@ class Reporter(Protocol):
         """Say one line of text."""
 
     def start(self, stage: str, total: int) -> None:
-        """Begin a stage of `total` steps, for example `start("search", epochs * steps)`."""
+        """Begin a stage of `total` steps (0 if nobody knows): `start("search", epochs * steps)`."""
 
     def advance(self, steps: int = 1, metrics: Mapping[str, float] | None = None) -> None:
         """Move the running stage on and show the newest metrics (loss, accuracy, bits, ...)."""
