@@ -145,7 +145,12 @@ def _verify_view(result: Mapping[str, Any]) -> dict[str, Any]:
     """The layers' table without the columns that the one by kind has, so that names are not cut off."""
     hidden = ("delegated", "elements", "builtin_elements", "builtin_off_by_more")  # the kernel says the first
     layers = [{key: value for key, value in row.items() if key not in hidden} for row in result["layers"]]
-    return dict(result) | {"layers": layers}
+    # All of the answers that is no whole number is a share of them.
+    answers = {
+        key: f"{100 * value:.2f} %" if isinstance(value, float) else value
+        for key, value in (result.get("logits") or {}).items()
+    }
+    return dict(result) | {"layers": layers, "logits": answers or None}
 
 
 def _deploy_view(result: Mapping[str, Any]) -> dict[str, Any]:

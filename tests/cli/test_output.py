@@ -115,6 +115,15 @@ def test_a_time_below_the_resolution_is_not_shown_as_none():
     assert "No shares are shown." in text
 
 
+def test_shares_of_answers_are_shown_alike():
+    answers = {"images": 360, "agreement": 1.0, "exact": 0.9975, "off_by_one": 0.0025, "worst": 1}
+    text = _text("verify", {"passed": True, "layers": [], "logits": answers})
+    for part in ("100.00 %", "99.75 %", "0.25 %", "360"):
+        assert part in text
+    assert "0.0025" not in text
+    _text("verify", {"passed": False, "layers": [], "logits": None})
+
+
 def test_a_profile_shows_no_time_below_the_resolution_as_none():
     rows = [
         {"name": "conv1", "operator": "conv2d", "int8_ms": 0.0, "spread": 0.0},
@@ -178,6 +187,20 @@ def test_plain_progress_speaks_every_few_seconds_only(capsys):
         "search: 41/100, loss 0.5  bits 3.94, 7 s left",
         "search: 81/100, loss 0.5  bits 3.94, 2 s left",
         "search: 100/100, loss 0.5  bits 3.94, done in 32 s",
+    ]
+
+
+def test_a_stage_of_unknown_length_counts(capsys):
+    times = iter([0.0, 1.0, 20.0, 21.0])
+    reporter = LineReporter(lambda: next(times))
+    reporter.start("power iteration", 0)
+    reporter.advance()
+    reporter.advance()
+    reporter.finish()
+    assert capsys.readouterr().err.splitlines() == [
+        "power iteration",
+        "power iteration: 2",
+        "power iteration: 2, done in 21 s",
     ]
 
 

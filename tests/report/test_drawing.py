@@ -122,6 +122,9 @@ def test_points_stay_inside_their_drawing(values: list[tuple[float, float]]) -> 
     moved = [path.get("transform") for path in drawing.iter("path") if path.get("transform")]
     places = [tuple(map(float, text[10:-1].split())) for text in moved]
     assert len(places) == len(values)
+    assert (drawing.findtext("desc") or "").startswith(
+        "1 network; " if len(values) == 1 else f"{len(values)} networks;"
+    )
     assert all(0 <= x <= 420 and 0 <= y <= 300 for x, y in places)
 
 

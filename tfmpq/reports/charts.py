@@ -69,7 +69,8 @@ def scatter(
     x = fitted(extents, _LEFT, _WIDTH - _RIGHT, log=None)
     tops = [point.y + sign * point.y_error for point in points for sign in (-1, 1)]
     y = fitted(tops, height - _BOTTOM, _TOP)
-    drawing = _frame(title, f"{len(points)} networks; numbers are those of the table.", x, y, label,
+    counted = f"{len(points)} network{'' if len(points) == 1 else 's'}"
+    drawing = _frame(title, f"{counted}; numbers are those of the table.", x, y, label,
                      "top-1, %", form, height, name)  # fmt: skip
     if len(best) > 1:
         drawing.append(element("path", class_="front", d=_stairs([points[i] for i in best], x, y)))
