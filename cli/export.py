@@ -27,7 +27,7 @@ from .task import perform
     "--out",
     metavar="FILE.tflite",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="[default: in the run folder; of a model: here]",
+    help="File to write.  [default: MODEL.TARGET.tflite in the run folder; of a model: here]",
 )
 @options.data(
     "--calibrate",
@@ -39,7 +39,7 @@ from .task import perform
     "--activation-bits",
     metavar="N",
     type=click.IntRange(2, 16),
-    help="With --weight-bits: 2 to 8, or 16, which is exact to 16 bits and several times slower.  "
+    help="With --weight-bits: 2 to 8, or 16, which is exact to 16 bits and 3 to 100 times slower.  "
     "[default: 8]",
 )
 @click.option(
@@ -48,7 +48,7 @@ from .task import perform
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="With --calibrate: the width of each layer.",
 )
-@options.weights
+@options.weights("those of a model file")
 @click.option(
     "--reconstruct/--no-reconstruct",
     default=None,

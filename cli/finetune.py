@@ -23,7 +23,7 @@ from .training_options import distill, distill_weight, frozen_statistics, strate
 @options.data("--target", "Data set to train for")
 @options.model(required=False)
 @options.data_dir
-@options.weights
+@options.weights("those of the search, else of a model file")
 @training_options
 @click.option(
     "--reconstruct/--no-reconstruct",
@@ -36,7 +36,7 @@ from .training_options import distill, distill_weight, frozen_statistics, strate
 @frozen_statistics
 @options.preprocess
 @strategy_option
-@options.run_folder
+@options.run_folder("the given RUN, or runs/MODEL_DATA")
 @options.json_option
 def finetune(as_json: bool, source: Path, target: str, strategy: str, **choices: Any) -> None:
     """Fine-tune a network with the policy of a search, or with one of yours, on the target data set."""

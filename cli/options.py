@@ -90,18 +90,25 @@ preprocess = click.option(
     "the mean.  [default: what the network expects]",
 )
 
-weights = click.option(
-    "--weights",
-    metavar="FILE|none",
-    help="Float weights: .keras, .weights.h5, .h5 or .npz; none starts from random ones.",
-)
 
-run_folder = click.option(
-    "--out",
-    metavar="RUN",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Run folder; a started one is resumed.  [default: the given RUN, or runs/MODEL_DATA]",
-)
+def weights(default: str) -> Decorator:
+    """Float weights; `default` says what is taken without the option."""
+    return click.option(
+        "--weights",
+        metavar="FILE|none",
+        help="Float weights: .keras, .weights.h5, .h5 or .npz; none starts from random ones.  "
+        f"[default: {default}]",
+    )
+
+
+def run_folder(default: str = "runs/MODEL_DATA") -> Decorator:
+    """The run folder; `default` says which one is taken without the option."""
+    return click.option(
+        "--out",
+        metavar="RUN",
+        type=click.Path(file_okay=False, path_type=Path),
+        help=f"Run folder; a started one is resumed.  [default: {default}]",
+    )
 
 
 def model(*, required: bool) -> Decorator:

@@ -20,13 +20,13 @@ from .training_options import distill, training_options
 @options.data("--proxy", "Data set to search on")
 @options.data("--target", "Data set to train for")
 @options.data_dir
-@options.weights
-@search_options
+@options.weights("those of a model file, else float training")
+@search_options(latency=False)
 @float_epochs(None, "those of --epochs without --weights, else 0")
 @training_options
 @distill
 @options.preprocess
-@options.run_folder
+@options.run_folder()
 @options.json_option
 def run(as_json: bool, model: str, proxy: str, target: str, **choices: Any) -> None:
     """Do all of it: search, fine-tune, export, prove, evaluate and measure.

@@ -24,8 +24,8 @@ from .training_options import strategy_option, training_options
 @options.model(required=True)
 @options.data("--proxy", "Data set to search on")
 @options.data_dir
-@options.weights
-@search_options
+@options.weights("those of a model file, else random ones")
+@search_options(latency=True)
 @selection_options
 @float_epochs(0, "0")
 @training_options
@@ -51,7 +51,7 @@ from .training_options import strategy_option, training_options
 @sharpness_options
 @strategy_option
 @latency_options
-@options.run_folder
+@options.run_folder()
 @options.json_option
 def search(as_json: bool, model: str, proxy: str, strategy: str, **choices: Any) -> None:
     """Search the bit-widths of every layer on a proxy data set, under a budget.

@@ -80,26 +80,37 @@ activation_bits = click.option(
     help="Activation bit-widths to choose from.",
 )
 
-search_options = stack(
-    click.option(
+
+def _budget(latency: bool) -> Decorator:
+    """Budgets; `latency` for a verb that takes a latency table."""
+    keys = (
+        "size, bops, weight-bits or, with --latency-table, latency"
+        if latency
+        else "size, bops or weight-bits"
+    )
+    example = ", latency=2.5ms" if latency else ""
+    return click.option(
         "--budget",
         "budgets",
         multiple=True,
         metavar="KEY=VALUE",
-        help="size, bops, weight-bits or, with --latency-table, latency: absolute (size=1.2MB, bops=3.2G, "
-        "weight-bits=4.0, latency=2.5ms) or relative to uniform 8 bits (size=0.5x). May be repeated: all are "
-        "met.  [default: size=0.5x]",
-    ),
-    weight_bits,
-    activation_bits,
-    click.option(
-        "--method",
-        type=click.Choice(METHODS),
-        default="asga",
-        show_default=True,
-        help="Search method: trained (asga, sagm, gsam, sam, sgd, fracbits), measured (sensitivity), or a "
-        "control (random, uniform).",
-    ),
+        help=f"{keys}: absolute (size=1.2MB, bops=3.2G, weight-bits=4.0{example}) or relative to uniform "
+        "8 bits (size=0.5x). May be repeated: all are met.  [default: size=0.5x]",
+    )
+
+
+def search_options(*, latency: bool) -> Decorator:
+    """What every search is asked for; `latency` for a verb that takes a latency table."""
+    return stack(_budget(latency), weight_bits, activation_bits, _method)
+
+
+_method = click.option(
+    "--method",
+    type=click.Choice(METHODS),
+    default="asga",
+    show_default=True,
+    help="Search method: trained (asga, sagm, gsam, sam, sgd, fracbits), measured (sensitivity), or a "
+    "control (random, uniform).",
 )
 
 selection_options = stack(

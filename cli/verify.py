@@ -27,7 +27,9 @@ from .task import perform
     required=True,
     help="Run folder of the fine-tuning that the file comes from.",
 )
-@options.data("--data", "Data set of the images, whose test split is taken", required=False)
+@options.data(
+    "--data", "Data set of the images instead of the run's; its test split is taken", required=False
+)
 @options.data_dir
 @click.option(
     "--limit",

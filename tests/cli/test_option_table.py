@@ -43,6 +43,27 @@ def documented() -> dict[str, set[str]]:
     return found
 
 
+def test_the_page_says_what_the_whole_job_does_not_take() -> None:
+    """By name, or by the name of the section that the help has."""
+    told = PAGE.read_text().split("\n`run` takes the options of")[1].split("\n\n")[0]
+    named = tuple(re.findall(r"(--[a-z-]+)", told))
+    context = click.Context(main)
+    has = {flag for flag, verbs in verbs_with().items() if "run" in verbs}
+    for verb in ("search", "finetune"):
+        for parameter in main.get_command(context, verb).params:
+            heading = getattr(parameter, "section", None)
+            if (
+                isinstance(parameter, click.Option)
+                and heading is None
+                and parameter.opts[0] not in EVERYWHERE
+            ):
+                assert parameter.opts[0] in has or parameter.opts[0].startswith(named), parameter.opts
+            elif heading is not None:
+                assert {"Sharpness-aware methods": "sharpness", "Budgets of latency": "latency"}[
+                    heading
+                ] in told
+
+
 @pytest.mark.parametrize("flag", sorted(verbs_with()))
 def test_the_table_names_the_verbs_of_each_option(flag: str) -> None:
     assert documented().get(flag, set()) == verbs_with()[flag]

@@ -9,10 +9,11 @@ import sys
 from pathlib import Path
 from typing import get_args
 
+import click
 import pytest
 
 from tfmpq.cli import options, training_options
-from tfmpq.cli.main import VERBS
+from tfmpq.cli.main import VERBS, main
 from tfmpq.methods import METHODS
 from tfmpq.progress import SilentReporter
 from tfmpq.search_options import KNOBS
@@ -339,6 +340,17 @@ def test_the_example_of_the_help_is_a_valid_call(verb, calls, tfmpq, tmp_path):
         named.touch()
     result = tfmpq(line)
     assert result.exit_code == 0, result.stderr
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_help_speaks_of_options_that_the_verb_has(verb):
+    command = main.get_command(click.Context(main), verb)
+    known = {flag for parameter in command.params for flag in (*parameter.opts, *parameter.secondary_opts)}
+    texts = [parameter.help or "" for parameter in command.params if isinstance(parameter, click.Option)]
+    for text in (command.help, *texts):
+        # What another verb does is said in quotes, with its name.
+        told = re.sub(r"'tfmpq [^']*'", "", text)
+        assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", told)) - {"--json"} <= known
 
 
 def test_help_and_version_import_nothing_heavy():
