@@ -159,6 +159,15 @@ def test_a_network_without_training_has_the_family_of_its_policy(make_run, sampl
     ]
 
 
+def test_a_file_without_a_score_is_no_network_until_it_is_evaluated(samples, given) -> None:
+    """Calibrated on noise, for example: there were no labels."""
+    export = untrained(samples, "u4.tflite", samples.bits, 3.84)
+    export["quantized"] |= {"top1": None, "count": 0}
+    assert networks([], [given(export)]) == []
+    (only,) = networks([], [given(export), given(samples.evaluated("u4.tflite", 0.8))])
+    assert (only.name, only.top1) == ("u4, untrained", 0.8)
+
+
 def test_a_file_that_was_only_evaluated_has_no_size(samples, given) -> None:
     (only,) = networks([], [given(samples.evaluated("x/other.tflite", 0.4))])
     assert (only.name, only.size) == ("x/other.tflite", None)

@@ -206,7 +206,7 @@ def _predicted(searches: Sequence[Search], bits: Mapping[str, int], bops: float 
 
 
 def _untrained(export: Exported, runs: Sequence[Run], evaluations: Sequence[Evaluated]) -> Iterator[Network]:
-    """A float network that was quantized without training, by data set."""
+    """A float network that was quantized without training, by data set on which it was scored."""
     quantized = export.quantized
     if quantized is None:
         return
@@ -215,14 +215,15 @@ def _untrained(export: Exported, runs: Sequence[Run], evaluations: Sequence[Eval
     alike = next((run for run in runs if run.policy and run.policy.weight_bits.items() <= bits), None)
     uniform = math.isclose(quantized.mean_weight_bits, min(width for _, width in bits))
     family: Family = "uniform" if uniform else _family(alike) if alike else "other"
-    network = Network(
-        f"{Path(export.path).stem}, untrained", alike.model if alike else "", export.calibration or "",
-        family, quantized.top1, quantized.count, quantized.size, quantized.mean_weight_bits,
-        paths=(export.path,),
-        predicted_ms=_predicted([run.search for run in runs if run.search], dict(bits), quantized.bops),
-    )  # fmt: skip
-    matching = [e for e in evaluations if same_file(e.path, export.path)]
-    yield from [replace(network, data=e.images, top1=e.top1, images=e.count) for e in matching] or [network]
+    scores = [(e.images, e.top1, e.count) for e in evaluations if same_file(e.path, export.path)]
+    if not scores and quantized.top1 is not None:
+        scores = [(export.calibration or "", quantized.top1, quantized.count)]
+    for data, top1, count in scores:
+        yield Network(
+            f"{Path(export.path).stem}, untrained", alike.model if alike else "", data, family, top1, count,
+            quantized.size, quantized.mean_weight_bits, paths=(export.path,),
+            predicted_ms=_predicted([run.search for run in runs if run.search], dict(bits), quantized.bops),
+        )  # fmt: skip
 
 
 def _only_evaluated(found: Evaluated) -> Network:

@@ -251,9 +251,9 @@ class ExportedLayer(_Result):
 
 
 class Quantized(_Result):
-    """A network that was quantized without training."""
+    """A network that was quantized without training; without a score where it had no labels to answer."""
 
-    top1: Share
+    top1: Share | None
     count: int
     size: int
     bops: FiniteFloat | None = None
