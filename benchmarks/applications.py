@@ -28,7 +28,7 @@ from tfmpq.freeze import freeze, snap_biases
 from tfmpq.graph import analyse
 from tfmpq.models.registry import load_model
 from tfmpq.network import Network
-from tfmpq.quantize import quantize_model
+from tfmpq.quantizing import quantize_model
 
 SIDES = {
     "MobileNet": 64,

@@ -24,7 +24,7 @@ from tfmpq.freeze import freeze, snap_biases
 from tfmpq.graph import analyse
 from tfmpq.models.registry import load_model
 from tfmpq.prepare import activation_candidates, weight_candidates
-from tfmpq.quantize import quantize_model
+from tfmpq.quantizing import quantize_model
 
 
 def main() -> None:

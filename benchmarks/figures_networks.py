@@ -40,7 +40,7 @@ from tfmpq.graph import analyse
 from tfmpq.models.registry import LoadedModel, load_model
 from tfmpq.prepare import activation_candidates, weight_candidates
 from tfmpq.progress import PlainReporter
-from tfmpq.quantize import quantize_model
+from tfmpq.quantizing import quantize_model
 from tfmpq.runs import write_json, write_text
 from tfmpq.spend import drawn
 

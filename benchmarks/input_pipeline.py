@@ -28,7 +28,7 @@ from tfmpq.graph import analyse
 from tfmpq.methods import load_method
 from tfmpq.models.registry import load_model
 from tfmpq.prepare import activation_candidates, weight_candidates
-from tfmpq.quantize import quantize_model
+from tfmpq.quantizing import quantize_model
 from tfmpq.training import QuantizedTraining
 
 _CALIBRATION = 32

@@ -27,7 +27,7 @@ from tfmpq.models.registry import load_model
 from tfmpq.optimizer import QuantizationOptimizer
 from tfmpq.prepare import activation_candidates, weight_candidates
 from tfmpq.pretrain import FloatTraining
-from tfmpq.quantize import quantize_model
+from tfmpq.quantizing import quantize_model
 from tfmpq.training import QuantizedTraining
 
 

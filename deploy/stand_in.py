@@ -12,7 +12,7 @@ from tfmpq.freeze import freeze
 from tfmpq.frozen import FrozenLayer, FrozenModel, TensorGrid
 from tfmpq.graph import Network, analyse
 from tfmpq.models.registry import load_model
-from tfmpq.quantize import quantize_model
+from tfmpq.quantizing import quantize_model
 
 BITS = 8
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import os
+import pkgutil
 import shutil
 import subprocess
 import sys
@@ -77,3 +78,11 @@ def test_installed_command_answers(installed: Path, tmp_path: Path) -> None:
     assert "search" in _run(script, "--help", cwd=tmp_path, PYTHONPATH=str(installed))
     version = _run(script, "--version", cwd=tmp_path, PYTHONPATH=str(installed)).split()[-1]
     assert entry_points.parent.name == f"tfmpq-{version}.dist-info"
+
+
+def test_no_module_hides_a_function_of_the_package() -> None:
+    """Importing `tfmpq.NAME` anywhere would put the module in the function's place."""
+    import tfmpq
+
+    modules = {module.name for module in pkgutil.iter_modules(tfmpq.__path__)}
+    assert modules & set(tfmpq.__all__) == set()

@@ -161,7 +161,7 @@ def _from_tflite(path: Path, preprocessing: str | None) -> Classifier:
 
 def _from_keras(path: Path, preprocessing: str | None) -> Classifier:
     from tfmpq.models.registry import load_model
-    from tfmpq.quantize import quantize_wrappers  # registers the layers that a quantized file names
+    from tfmpq.quantizing import quantize_wrappers  # registers the layers that a quantized file names
 
     loaded = load_model(str(path), input_shape=(0, 0, 0), classes=0, several_outputs=True)
     quantized = bool(quantize_wrappers(loaded.model))

@@ -26,8 +26,8 @@ from tfmpq.data import ImageBatches, Split, load_dataset
 from tfmpq.eigenvalue import top_eigenvalue
 from tfmpq.errors import UsageError
 from tfmpq.progress import Reporter, SilentReporter
-from tfmpq.quantize import quantize_wrappers
 from tfmpq.quantizers import twice_differentiable
+from tfmpq.quantizing import quantize_wrappers
 from tfmpq.restrict import finished_model
 from tfmpq.runs import read_json
 from tfmpq.wrapper import perturbed_kernels

@@ -24,7 +24,7 @@ from tfmpq.precision import computing_in
 from tfmpq.prepare import begins_trained
 from tfmpq.pressure import BudgetTerm
 from tfmpq.pruning import train_and_prune
-from tfmpq.quantize import Candidates, quantize_wrappers
+from tfmpq.quantizing import Candidates, quantize_wrappers
 from tfmpq.relaxation import Relaxation, scores
 from tfmpq.search_options import SearchOptions
 from tfmpq.searcher import Choice, Outcome, Problem, refuse_foreign_knobs

@@ -12,7 +12,7 @@ from dataclasses import replace
 import keras
 import numpy as np
 
-from tfmpq.quantize import quantize_wrappers
+from tfmpq.quantizing import quantize_wrappers
 from tfmpq.searcher import Choice, Problem
 from tfmpq.sharpness import RadiusSchedule
 from tfmpq.training import Distillation, QuantizedTraining, SharpnessOptions

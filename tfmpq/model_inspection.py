@@ -9,7 +9,7 @@ from tfmpq.graph import analyse, layer_problems
 from tfmpq.layers import type_name
 from tfmpq.models.registry import load_model
 from tfmpq.network import operator_of
-from tfmpq.quantize import quantize_wrappers
+from tfmpq.quantizing import quantize_wrappers
 
 _LOW_BITS = 4
 

@@ -22,7 +22,7 @@ from tfmpq.outputs import Output
 from tfmpq.policy import Policy
 from tfmpq.prepare import CALIBRATION_IMAGES, begins_trained
 from tfmpq.progress import Reporter, SilentReporter
-from tfmpq.quantize import quantize_model
+from tfmpq.quantizing import quantize_model
 from tfmpq.reconstruction import affordable_images, reconstruct
 from tfmpq.scoring import OutputScore, Scores, predictor, score_outputs
 from tfmpq.widths import check_widths, choose_policy

@@ -17,8 +17,8 @@ from tfmpq.checkpoints import described
 from tfmpq.data import ImageBatches
 from tfmpq.loop import train
 from tfmpq.progress import Reporter
-from tfmpq.quantize import quantize_wrappers
 from tfmpq.quantizers import LearnedStepQuantizer
+from tfmpq.quantizing import quantize_wrappers
 from tfmpq.runs import Stage
 
 _DROPPED = -1e4

@@ -11,7 +11,7 @@ import numpy as np
 from tfmpq.configs import MixedPrecisionQuantizeConfig
 from tfmpq.errors import UsageError
 from tfmpq.policy import Policy, load_policy
-from tfmpq.quantize import quantize_wrappers
+from tfmpq.quantizing import quantize_wrappers
 from tfmpq.runs import Stage
 from tfmpq.wrapper import QuantizeWrapper, inner
 

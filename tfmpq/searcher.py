@@ -14,7 +14,7 @@ from tfmpq.data.preprocess import value_range
 from tfmpq.errors import UsageError
 from tfmpq.prepare import Task
 from tfmpq.progress import Reporter
-from tfmpq.quantize import Candidates, quantize_model
+from tfmpq.quantizing import Candidates, quantize_model
 from tfmpq.relaxation import Relaxation
 from tfmpq.runs import Stage
 from tfmpq.search_options import SearchOptions

@@ -12,7 +12,7 @@ from scipy.special import softmax
 
 from tfmpq.budget import Budget, exceeded
 from tfmpq.cost import CostModel
-from tfmpq.quantize import Candidates
+from tfmpq.quantizing import Candidates
 from tfmpq.select import select
 
 Bits = tuple[Mapping[str, int], Mapping[str, int]]

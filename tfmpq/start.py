@@ -14,7 +14,7 @@ from tfmpq.models.registry import is_users_code
 from tfmpq.policy import Policy, load_policy
 from tfmpq.prepare import CALIBRATION_IMAGES, Task, begins_trained, is_trained
 from tfmpq.progress import Reporter
-from tfmpq.quantize import quantize_model
+from tfmpq.quantizing import quantize_model
 from tfmpq.reconstruction import affordable_images, reconstruct
 from tfmpq.restrict import refuse_unsearched, restrict
 from tfmpq.runs import Stage, load_keras, read_json

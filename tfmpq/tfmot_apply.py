@@ -10,7 +10,7 @@ import numpy as np
 
 from tfmpq.configs import MixedPrecisionQuantizeConfig
 from tfmpq.errors import TfmpqError, UsageError
-from tfmpq.quantize import SAMPLE_SIZE
+from tfmpq.quantizing import SAMPLE_SIZE
 from tfmpq.tfmot_setup import is_annotation, is_wrapper, packages, tf_keras, tfmot
 
 _Scheme: Any = packages.scheme

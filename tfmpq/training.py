@@ -28,8 +28,8 @@ from tfmpq.backend import TrainStep, batch_value_and_gradient, mean_over_replica
 from tfmpq.ball import Ball
 from tfmpq.errors import UsageError
 from tfmpq.pressure import BudgetTerm
-from tfmpq.quantize import quantize_wrappers
 from tfmpq.quantizers import LearnedStepQuantizer
+from tfmpq.quantizing import quantize_wrappers
 from tfmpq.wrapper import perturbed_kernels
 
 Update = Literal["mean", "second", "gap-guided"]

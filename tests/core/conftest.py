@@ -17,7 +17,7 @@ from keras import layers, ops
 from tfmpq.expected_cost import ExpectedCost
 from tfmpq.graph import analyse
 from tfmpq.network import Network
-from tfmpq.quantize import quantize_model, quantize_wrappers
+from tfmpq.quantizing import quantize_model, quantize_wrappers
 from tfmpq.training import BudgetTerm, Distillation, QuantizedTraining, SharpnessOptions
 
 SHAPE = (8, 8, 3)

@@ -18,7 +18,7 @@ from tfmpq.data import load_dataset
 from tfmpq.eigenvalue import MOST_ITERATIONS, top_eigenvalue
 from tfmpq.errors import UsageError
 from tfmpq.flatness import Landscape, sharpness
-from tfmpq.quantize import quantize_wrappers
+from tfmpq.quantizing import quantize_wrappers
 from tfmpq.runs import Stage, write_json
 from tfmpq.wrapper import QuantizeWrapper
 

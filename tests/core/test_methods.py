@@ -22,7 +22,7 @@ from tfmpq.errors import UsageError
 from tfmpq.methods import METHODS, load_method
 from tfmpq.methods.sensitivity import measure
 from tfmpq.progress import SilentReporter
-from tfmpq.quantize import quantize_wrappers
+from tfmpq.quantizing import quantize_wrappers
 from tfmpq.search_options import KNOBS, SearchOptions
 from tfmpq.searching import search
 

@@ -18,8 +18,8 @@ from tfmpq.optimizer import QuantizationOptimizer
 from tfmpq.pressure import BudgetTerm
 from tfmpq.progress import SilentReporter
 from tfmpq.pruning import drop_improbable, leave_out_dropped, train_and_prune
-from tfmpq.quantize import quantize_model
 from tfmpq.quantizers import LearnedStepQuantizer
+from tfmpq.quantizing import quantize_model
 from tfmpq.runs import Stage
 from tfmpq.training import QuantizedTraining
 

@@ -11,7 +11,7 @@ from tfmpq.errors import UsageError
 from tfmpq.graph import analyse
 from tfmpq.network import INPUT_QUANTIZER
 from tfmpq.policy import LayerChoice, Policy
-from tfmpq.quantize import quantize_wrappers
+from tfmpq.quantizing import quantize_wrappers
 from tfmpq.restrict import restrict
 
 WEIGHT_BITS = {"stem": 8, "dw": 4, "pw": 2, "down": 4, "logits": 8}

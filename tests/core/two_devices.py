@@ -19,7 +19,7 @@ from tfmpq.graph import analyse
 from tfmpq.loop import train
 from tfmpq.optimizer import QuantizationOptimizer
 from tfmpq.progress import SilentReporter
-from tfmpq.quantize import quantize_model
+from tfmpq.quantizing import quantize_model
 from tfmpq.runs import Stage
 from tfmpq.sharpness import RadiusSchedule
 from tfmpq.training import Distillation, QuantizedTraining, SharpnessOptions

@@ -23,7 +23,7 @@ from tfmpq.deploy.surgery import build_tflite
 from tfmpq.freeze import freeze
 from tfmpq.frozen import FrozenModel
 from tfmpq.graph import analyse
-from tfmpq.quantize import quantize_model, quantize_wrappers
+from tfmpq.quantizing import quantize_model, quantize_wrappers
 
 aeq = pytest.importorskip("ai_edge_quantizer", reason="ai-edge-quantizer is not installed")
 

@@ -25,7 +25,7 @@ from tfmpq.frozen import FrozenModel
 from tfmpq.graph import analyse
 from tfmpq.lowering import lower
 from tfmpq.outputs import Output
-from tfmpq.quantize import quantize_model
+from tfmpq.quantizing import quantize_model
 
 
 def two_heads() -> keras.Model:

@@ -21,7 +21,7 @@ from tfmpq.freeze import freeze, snap_biases
 from tfmpq.frozen import FrozenModel
 from tfmpq.graph import analyse
 from tfmpq.lowering import lower
-from tfmpq.quantize import quantize_model
+from tfmpq.quantizing import quantize_model
 
 WIDTHS = (2, 3, 4, 6, 8)
 Build = Callable[[Any], Any]

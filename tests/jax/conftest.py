@@ -20,7 +20,7 @@ from tfmpq.budget import parse_budgets
 from tfmpq.gradient_search import search_trainer
 from tfmpq.graph import analyse
 from tfmpq.methods import load_method
-from tfmpq.quantize import quantize_wrappers
+from tfmpq.quantizing import quantize_wrappers
 from tfmpq.training import QuantizedTraining
 
 STEPS = 40

@@ -257,7 +257,7 @@ def train_small(
 ) -> dict[str, np.ndarray]:
     """All variables after an ASGA training of a network with BatchNorm and dropout."""
     from tfmpq.graph import analyse
-    from tfmpq.quantize import quantize_model
+    from tfmpq.quantizing import quantize_model
 
     keras.utils.set_random_seed(1)
     image = keras.Input((8, 8, 3), name="image")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from tfmpq.graph import analyse
-from tfmpq.quantize import quantize_model
+from tfmpq.quantizing import quantize_model
 
 SHAPE = (8, 8, 3)
 CLASSES = 4

@@ -15,8 +15,8 @@ import numpy as np
 from scipy.special import log_softmax
 
 from tfmpq.budget import Budget
-from tfmpq.quantize import quantize_wrappers
 from tfmpq.quantizers import LearnedStepQuantizer
+from tfmpq.quantizing import quantize_wrappers
 from tfmpq.runs import write_json
 from tfmpq.search_options import SearchOptions
 from tfmpq.searcher import Choice, Outcome, Problem, refuse_foreign_knobs

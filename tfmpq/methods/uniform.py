@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tfmpq.budget import Budget, exceeded
-from tfmpq.quantize import Candidates
+from tfmpq.quantizing import Candidates
 from tfmpq.search_options import SearchOptions
 from tfmpq.searcher import Choice, Outcome, Problem, refuse_foreign_knobs
 from tfmpq.select import select

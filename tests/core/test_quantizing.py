@@ -11,7 +11,7 @@ from keras import layers
 
 from tfmpq.models.shortcut import PadShortcut
 from tfmpq.network import INPUT_QUANTIZER
-from tfmpq.quantize import quantize_wrappers
+from tfmpq.quantizing import quantize_wrappers
 from tfmpq.runs import load_keras
 from tfmpq.wrapper import QuantizeWrapper, inner
 
