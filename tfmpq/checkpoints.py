@@ -159,9 +159,10 @@ def _difference(stored: Any, wanted: Any, place: str) -> tuple[str, str] | None:
     if isinstance(stored, dict) and isinstance(wanted, dict):
         name = stored.get("name")
         place = f"{place} {name}" if isinstance(name, str) and name not in place.split() else place
-        keys = [*stored, *(key for key in wanted if key not in stored)]
+        # What only the network has are arguments of a later version, of which older files had the defaults.
         pairs = [
-            (place if key == "config" else f"{place} {key}", stored.get(key), wanted.get(key)) for key in keys
+            (place if key == "config" else f"{place} {key}", value, wanted.get(key))
+            for key, value in stored.items()
         ]
     elif isinstance(stored, list) and isinstance(wanted, list) and _comparable(stored, wanted):
         pairs = [(place, one, other) for one, other in itertools.zip_longest(stored, wanted)]
