@@ -138,12 +138,15 @@ class Stage:
         return {path for path in self.folder.glob("*.npz") if _TEMPORARY not in path.name}
 
     def _sweep(self) -> None:
-        """Remove what a killed process has left unfinished, and the older checkpoint of a finished stage."""
+        """Remove what a killed process has left unfinished, and the older checkpoints of a finished stage.
+
+        Float training has no result of its own: what comes after it has.
+        """
         for name in (self.name, "float", "policy"):
             for path in self.folder.glob(f".{name}*{_TEMPORARY}*"):
                 path.unlink(missing_ok=True)
-        if self.finished:
-            checkpoints.previous(self.path(".npz")).unlink(missing_ok=True)
+        for name in (self.name, "float") if self.finished else ():
+            checkpoints.previous(self.folder / f"{name}.npz").unlink(missing_ok=True)
 
     def save_checkpoint(
         self, variables: Sequence[Any], position: Mapping[str, int], network: Sequence[Any] = ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import json
 import os
 import subprocess
 import sys
@@ -249,15 +250,18 @@ def test_what_a_killed_process_left_is_swept_and_a_finished_stage_keeps_one_chec
 ) -> None:
     stage = Stage(tmp_path, "search")
     with stage.opened({"seed": 1}):
+        for step in (3, 4):
+            Stage(tmp_path, "float").save_checkpoint(variables(step), {"step": step})
         stage.save_checkpoint(variables(1), {"step": 5})
         stage.save_checkpoint(variables(2), {"step": 6})
     left = [".search.tmp-x1.npz", ".search.result.tmp-x2.json", ".policy.tmp-x3.yaml", ".float.tmp-x4.npz"]
     for name in [*left, ".mine.npz"]:
         (tmp_path / name).write_bytes(b"PK half")
     with stage.opened({"seed": 1}):
-        assert content(tmp_path) == [".lock", ".mine.npz", "search.json", "search.npz", "search.previous.npz"]
+        kept = [".lock", ".mine.npz", "float.npz", "search.json", "search.npz"]
+        assert content(tmp_path) == sorted([*kept, "float.previous.npz", "search.previous.npz"])
         write_json(stage.path(".result.json"), {"top1": 0.5})
-    assert content(tmp_path) == [".lock", ".mine.npz", "search.json", "search.npz", "search.result.json"]
+    assert content(tmp_path) == [*kept, "search.result.json"]
 
 
 @pytest.mark.parametrize(
@@ -284,6 +288,21 @@ def test_another_network_of_the_same_shapes_is_refused(tmp_path: Path, change, d
         np.testing.assert_array_equal(one, two)
     again = model()
     assert stage.load_checkpoint(again.variables, described(again)) == {"step": 2}
+
+
+def test_arguments_of_a_later_version_do_not_matter(tmp_path: Path) -> None:
+    """A checkpoint of an older version does not say what its layers could not yet be asked for."""
+    image = keras.Input((3,))
+    network = keras.Model(image, keras.layers.Dense(2, name="dense")(image))
+    new = described(network)
+    old = json.loads(json.dumps(new))
+    del next(layer for layer in old if layer["name"] == "dense")["config"]["use_bias"]
+    stage = Stage(tmp_path, "search")
+    stage.save_checkpoint(network.variables, {"step": 2}, old)
+    assert stage.load_checkpoint(network.variables, new) == {"step": 2}
+    stage.save_checkpoint(network.variables, {"step": 3}, new)
+    with pytest.raises(TfmpqError, match="layer dense use_bias true where the network has null"):
+        stage.load_checkpoint(network.variables, old)
 
 
 def test_numbers_that_keras_gives_out_do_not_matter(tmp_path: Path) -> None:
