@@ -55,6 +55,14 @@ def test_what_cannot_lie_on_the_device_is_made_by_the_host(monkeypatch: pytest.M
         assert source[0][0].dtype == np.float32
     monkeypatch.setattr(on_device, "MOST_BYTES", COLOUR.nbytes - 1)
     assert batches().hold_on_device() is None
+    # Grey images get three channels there.
+    assert batches(COLOUR[..., :1]).hold_on_device() is None
+
+
+def test_images_are_copied_once() -> None:
+    """A search that drops candidates trains anew in every epoch."""
+    source = batches()
+    assert source.hold_on_device() is source.hold_on_device()
 
 
 def trained(folder: Path) -> list[np.ndarray]:

@@ -111,9 +111,9 @@ class ImageBatches(keras.utils.PyDataset):
             What makes images from recipes, for a training step that gets these; None if nothing changes:
             the images are not in memory, have another size, or are too many.
         """
-        array = self._ready_images
-        if array is not None and fits(array):
-            self._device = DeviceImages(_with_channels(array, self.image_shape[2]), self.preprocessing)
+        array, channels = self._ready_images, self.image_shape[2]
+        if self._device is None and array is not None and fits(array, channels):
+            self._device = DeviceImages(_with_channels(array, channels), self.preprocessing)
         return self._device
 
     def set_epoch(self, epoch: int) -> None:

@@ -67,6 +67,7 @@ class DeviceImages:
         return self.make(self._pixels, self._values, recipe)
 
 
-def fits(images: np.ndarray) -> bool:
-    """Whether images are few enough to lie on the device, and their pixels to be numbered in 32 bits."""
-    return images.nbytes <= MOST_BYTES and images.size // images.shape[-1] < 2**31
+def fits(images: np.ndarray, channels: int) -> bool:
+    """Whether images that get so many channels are few enough for the device, which counts in 32 bits."""
+    pixels = images.size // images.shape[-1]
+    return pixels * channels <= MOST_BYTES and pixels < 2**31
