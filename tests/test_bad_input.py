@@ -53,6 +53,10 @@ def damaged(workshop) -> Path:
     (folder / "nothing").mkdir()
     (folder / "no_images" / "class").mkdir(parents=True)
     np.savez(folder / "no_images.npz", x=np.zeros((0, 8, 8, 3), np.uint8), y=np.zeros(0, int))
+    for name, counts in {"untested": (20, 0), "untrained": (0, 20)}.items():
+        for part, count in zip(("train", "test"), counts, strict=True):
+            images = np.zeros((count, 8, 8, 1), np.uint8)
+            np.savez(folder / f"{name}_{part}.npz", x=images, y=np.arange(count) % 10)
     np.savez(folder / "other.npz", something=np.zeros(3))
     images = np.zeros((8, 16, 16, 3), np.uint8)
     for name, labels in {"one": np.zeros(8, int), "three": np.arange(8) % 3}.items():
@@ -153,6 +157,22 @@ CASES = {
     "truncated .keras": ("evaluate damaged/cut.keras --data digits", 1, ("damaged/cut.keras",)),
     "damaged run": ("export damaged/run --tflite", 1, ("finetune.keras",)),
     "searched only": ("export damaged/searched --tflite", 2, ("damaged/searched", "tfmpq finetune")),
+    "proof against no run": (
+        "verify small.litert.tflite --against damaged/nothing",
+        2,
+        ("A file is that of a fine-tuned run. Received: damaged/nothing",),
+    ),
+    "no images to measure on": (
+        f"{SEARCH.replace('digits', 'untested')} --data-dir damaged",
+        2,
+        ("untested, whose test part is empty",),
+    ),
+    "no images to calibrate on": (
+        "export user_networks:small --tflite --calibrate untrained --data-dir damaged --weight-bits 8 "
+        "--weights run/search.float.keras --out new.tflite",
+        2,
+        ("untrained, whose train part is empty",),
+    ),
     "no run": ("evaluate damaged --data digits", 2, ("damaged",)),
     "no format": ("export run", 2, ("--tflite",)),
     "no file": ("measure no.tflite", 2, ("no.tflite",)),

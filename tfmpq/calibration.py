@@ -12,7 +12,7 @@ from tfmpq.data.preprocess import preprocess, value_range
 from tfmpq.graph import analyse
 from tfmpq.models.registry import LoadedModel, load_model
 from tfmpq.network import Network
-from tfmpq.prepare import IMAGENET_SIDE, announce, first_images, image_shape
+from tfmpq.prepare import IMAGENET_SIDE, announce, first_images, image_shape, refuse_empty_parts
 from tfmpq.progress import Reporter
 
 RANDOM = "random"
@@ -83,12 +83,13 @@ def load_subject(
         reporter: Told what is left out or new.
 
     Raises:
-        UsageError: A name is unknown, or the two do not fit.
+        UsageError: A name is unknown, the two do not fit, or a part of the data has no images.
         TfmpqError: A file is damaged, or the network has layers that cannot be quantized.
     """
     dataset = None
     if calibration != RANDOM:
         dataset = load_dataset(calibration, data_dir=data_dir, reporter=reporter)
+        refuse_empty_parts(calibration, dataset)
     loaded = load_model(
         model,
         input_shape=image_shape(dataset) if dataset else (IMAGENET_SIDE, IMAGENET_SIDE, 3),

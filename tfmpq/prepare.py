@@ -103,10 +103,12 @@ def load_task(
         classes: Outputs of the network; None for the classes of the data.
 
     Raises:
-        UsageError: A name is unknown, the two do not fit, or the data have one class only.
+        UsageError: A name is unknown, the two do not fit, or the data have one class only or a part without
+            images.
         TfmpqError: A file is damaged, or the network has layers that cannot be quantized.
     """
     dataset = load_dataset(data, data_dir=data_dir, reporter=reporter)
+    refuse_empty_parts(data, dataset)
     if dataset.classes < 2:
         raise UsageError(
             f"A classifier learns to tell classes apart. Received: {data} with {dataset.classes} class. "
@@ -124,6 +126,20 @@ def load_task(
     chosen = preprocessing or loaded.preprocessing
     network = analyse(loaded.model, input_signed=value_range(chosen)[0] < 0)
     return Task(dataset, loaded, network, chosen)
+
+
+def refuse_empty_parts(data: str, dataset: Dataset) -> None:
+    """Refuse data that lack images to learn from or to measure on, before any work.
+
+    Raises:
+        UsageError: They do.
+    """
+    for part in ("train", "test"):
+        if not len(getattr(dataset, part)):
+            raise UsageError(
+                "A network is fitted to the training images of a data set and measured on its test images. "
+                f"Received: {data}, whose {part} part is empty. Give data with both."
+            )
 
 
 def announce(loaded: LoadedModel, weights: str | None, reporter: Reporter) -> None:
