@@ -57,7 +57,8 @@ class Finetuned:
         stage = Stage(run, "finetune")
         if not stage.finished:
             raise UsageError(
-                f"A fine-tuned run is exported. Received: {run}, not fine-tuned. Run tfmpq finetune {run}."
+                f"A file is that of a fine-tuned run. Received: {run}, not fine-tuned. Run tfmpq finetune "
+                f"{run}."
             )
         return cls(
             stage.load_model(),
