@@ -111,6 +111,36 @@ def test_a_proof_that_was_kept_twice_is_shown_once(make_run, samples, tmp_path: 
     assert text_of(tmp_path / "r.html").count("4,321 weight integers") == 1
 
 
+def test_a_latency_is_that_of_the_bytes_that_were_measured(make_run, samples, tmp_path: Path) -> None:
+    folder = make_run(finetune=samples.finetune_result())
+    file, out = folder / "small.tflite", tmp_path / "r.html"
+    digest = hashlib.sha256(b"measured").hexdigest()
+    times = samples.measured("somewhere/a/small.tflite", 1.5, sha256=digest)
+    (folder / "latency.json").write_text(json.dumps(times))
+
+    def shown() -> tuple[list[float], bool]:
+        (row,) = report([folder], out=out).networks
+        return list(row["median_ms"].values()), "was replaced since it was measured" in text_of(out)
+
+    for content, expected in ((b"measured", ([1.5], False)), (b"another", ([], True))):
+        file.write_bytes(content)
+        assert shown() == expected
+    # Results of older versions do not say what was measured.
+    del times["sha256"]
+    (folder / "latency.json").write_text(json.dumps(times))
+    assert shown() == ([1.5], False)
+
+
+def test_a_whole_job_whose_file_was_replaced_has_no_latency_of_it(whole_run: Path, tmp_path: Path) -> None:
+    (whole_run / "int8.tflite").write_bytes(b"another")
+    rows = report([whole_run], out=tmp_path / "r.html").networks
+    assert {row["name"]: bool(row["median_ms"]) for row in rows} == {
+        "a, float32": True,
+        "a, int8": False,
+        "a, mixed": True,
+    }
+
+
 def test_a_whole_job_shows_the_proof_of_its_baseline(whole_run: Path, samples, tmp_path: Path) -> None:
     (whole_run / "int8").mkdir()
     (whole_run / "int8" / "export.int8.json").write_text(json.dumps(samples.exported("runs/a/int8.tflite")))
@@ -167,7 +197,8 @@ def test_predicted_latencies_stand_beside_the_measured_ones(make_run, samples, t
     found = samples.search_result(latency={"int8": 2.0, "policy": 1.5}, latency_conditions=here)
     folder = make_run(search=found, finetune=samples.finetune_result())
     (folder / "mixed.tflite").touch()
-    (folder / "latency.json").write_text(json.dumps(samples.measured("a/mixed.tflite", 1.625)))
+    times = samples.measured("a/mixed.tflite", 1.625, sha256=hashlib.sha256(b"").hexdigest())
+    (folder / "latency.json").write_text(json.dumps(times))
     result = report([folder], out=tmp_path / "r.html")
     assert result.networks[0]["median_ms"] == {here: 1.625}
     assert result.networks[0]["predicted_ms"] == {here: 1.5}
@@ -177,8 +208,7 @@ def test_predicted_latencies_stand_beside_the_measured_ones(make_run, samples, t
     assert f"from a table of tfmpq profile: {here}." in text
     assert f"Predicted latency 1.5 ms, 0.750 of uniform 8 bits, on {here}." in text
     # Elsewhere the two say nothing about each other.
-    other = samples.measured("a/mixed.tflite", 1.625, threads=4)
-    (folder / "latency.json").write_text(json.dumps(other))
+    (folder / "latency.json").write_text(json.dumps(times | {"threads": 4}))
     report([folder], out=tmp_path / "r.html")
     assert "front latency A predicted B 1 a" in text_of(tmp_path / "r.html")
 

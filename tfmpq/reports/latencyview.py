@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tfmpq.reports.charts import spread
+from tfmpq.reports.digests import places, replaced
 from tfmpq.reports.folders import Run
 from tfmpq.reports.markup import SHORT, Child, Element, bar, element, table
 from tfmpq.reports.networks import conditions_of
@@ -44,6 +45,9 @@ def _together(
     parts += _times(timed, title) if timed else []
     parts += [_by_layer(file, file.ops) for file in timed if file.ops]
     notes = dict.fromkeys(file.ops_note for file in timed if file.ops_note)
+    notes |= dict.fromkeys(
+        _outdated(file) for file in timed if replaced(file.sha256, places(file.path, source))
+    )
     parts += [element("p", note, class_="note") for note in notes]
     parts += [_emulated(file) for file in files if file.emulated]
     told = [item for item in compared if item.ratio is not None]
@@ -132,6 +136,13 @@ def _by_layer(file: Measured, times: OperatorTimes) -> Element:
             "p", f"Told by: {times.source}. Beside the layers: {', '.join(rest) or 'nothing'}.", class_="note"
         ),
         open="" if len(rows) <= SHORT else None,
+    )
+
+
+def _outdated(file: Measured) -> str:
+    name = _short(file.path)
+    return (
+        f"{name} was replaced since it was measured: the times are those of the file before, {file.sha256}."
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tfmpq.latency_table import conditions
+from tfmpq.reports.digests import replaced
 from tfmpq.reports.folders import Run
 from tfmpq.reports.results import (
     Delivered,
@@ -132,10 +133,11 @@ def _of_run(
 def _of_job(run: Run, job: Job, data: str, images: int) -> Iterator[Network]:
     families: dict[str, Family] = {"float32": "float", "int8": "uniform", "mixed": _family(run)}
     for row in job.table:
+        whole = [str(run.folder)] if row.model == "mixed" else []
         yield Network(
             f"{run.name}, {row.model}", run.model, data, families.get(row.model, "other"), row.top1, images,
             row.size, row.mean_weight_bits,
-            paths=(row.path, str(run.folder)) if row.model == "mixed" else (row.path,),
+            paths=tuple(dict.fromkeys([row.path, str(run.folder / Path(row.path).name), *whole])),
         )  # fmt: skip
 
 
@@ -261,19 +263,26 @@ def timings(found: Sequence[Network], measured: Iterable[Measured]) -> dict[str,
     """Measured latencies of networks whose accuracy is known, by their conditions.
 
     Of a file that was measured twice under the same conditions, the later measurement counts; of a network
-    with several files, such as a storage form and the one made of it, the fastest. Emulations are left out.
+    with several files, such as a storage form and the one made of it, the fastest. Emulations are left out,
+    and what was measured of a file that other bytes have replaced.
     """
     groups: dict[str, dict[tuple[str, ...], list[Timing]]] = {}
     for item in measured:
         if item.emulated or item.median_ms is None:
             continue
-        owners = [n for n in found if any(same_file(item.path, path) for path in n.paths)]
+        owners = [network for network in found if _is_of(item, network)]
         if owners:
             key = Path(item.path).parts[-2:]
             groups.setdefault(conditions_of(item), {})[key] = [Timing(owner, item) for owner in owners]
     return {
         name: _fastest(timing for each in files.values() for timing in each) for name, files in groups.items()
     }
+
+
+def _is_of(measured: Measured, network: Network) -> bool:
+    """Whether a network's file was measured: one of its folder and name, with its bytes if it is at hand."""
+    files = [Path(path) for path in network.paths if same_file(measured.path, path)]
+    return bool(files) and not replaced(measured.sha256, files)
 
 
 def _fastest(found: Iterable[Timing]) -> list[Timing]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tfmpq.reports.digests import digests, places, replaced
 from tfmpq.reports.markup import Child, Element, element, table
 from tfmpq.reports.results import Exported, OperatorCheck, Verified
 from tfmpq.units import bytes_text
@@ -23,28 +23,11 @@ def proof_section(results: Sequence[tuple[Path, Any]]) -> Element | None:
         if not isinstance(result, Verified | Exported) or result in shown:
             continue
         shown.append(result)
-        if _replaced(result, path):
+        if replaced(result.sha256, places(result.path, path)):
             parts += _outdated(result, path)
         else:
             parts += _verified(result, path) if isinstance(result, Verified) else _exported(result, path)
     return element("section", element("h2", "Proof"), *parts) if parts else None
-
-
-def _digests(found: Verified | Exported, source: Path) -> list[str]:
-    """Those of the files that may be the proved one: where it was, and of its name beside the result."""
-    made = []
-    for path in (Path(found.path), source.parent / Path(found.path).name):
-        try:
-            made.append(hashlib.sha256(path.read_bytes()).hexdigest())
-        except OSError:
-            continue
-    return made
-
-
-def _replaced(found: Verified | Exported, source: Path) -> bool:
-    """Whether other bytes have the name of the file that was proved."""
-    digests = _digests(found, source)
-    return found.sha256 is not None and bool(digests) and found.sha256 not in digests
 
 
 def _outdated(found: Verified | Exported, source: Path) -> list[Child]:
@@ -65,7 +48,7 @@ def _which(found: Verified | Exported, source: Path) -> str:
     """Which bytes were proved."""
     if found.sha256 is None:
         return "Which bytes the file had is not recorded, as results of older versions have it."
-    here = "" if _digests(found, source) else "; the file is not at hand"
+    here = "" if digests(places(found.path, source)) else "; the file is not at hand"
     return f"The file has the SHA-256 {found.sha256}{here}."
 
 

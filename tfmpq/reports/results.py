@@ -130,6 +130,7 @@ class Measured(_Result):
 
     path: str
     bytes: int
+    sha256: str | None = None
     median_ms: Time | None
     p10_ms: Time | None
     p90_ms: Time | None
