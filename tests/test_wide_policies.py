@@ -70,6 +70,19 @@ def test_a_report_says_the_widths(workshop, tuned: dict[str, Any]) -> None:
     assert "all but the image of 16 bits" in (workshop.folder / "wide.html").read_text()
 
 
+def test_the_whole_job_takes_a_searched_policy_that_was_edited(workshop) -> None:
+    """It has no storage form, which the others of the table have."""
+    asked = "--model user_networks:small --proxy digits --epochs 1 --float-epochs 1 --batch-size 64 "
+    line = f"{asked} --method uniform --out wide_job --json"
+    workshop.json(f"search {line}")
+    path = workshop.folder / "wide_job" / "policy.yaml"
+    save_policy(load_policy(path).model_copy(update={"activations": 16}), path)
+    rows = {row["model"]: row for row in workshop.json(f"run --target digits {line}")["table"]}
+    assert rows["mixed"]["storage_bytes"] is None
+    assert rows["int8"]["storage_bytes"] > 0
+    assert not (workshop.folder / "wide_job" / "mixed.storage.tflite").exists()
+
+
 def test_searched_weights_have_no_steps_for_them(workshop, policy: Path) -> None:
     searched = workshop.folder / "run" / "policy.yaml"
     kept = searched.read_bytes()

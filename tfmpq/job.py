@@ -31,7 +31,7 @@ class Row:
         top1: Top-1 of the file, 0 to 1.
         bytes: Bytes of the file.
         size: Bytes of weights, scales and biases in the storage form (float32: of weights and biases).
-        storage_bytes: Bytes of the storage file; None for float32.
+        storage_bytes: Bytes of the storage file; None for float32 and with 16-bit activations.
         mean_weight_bits: Mean bits of a weight.
         bops: Bit operations for one image.
         median_ms: Median latency of one image on this machine, one thread.
@@ -212,10 +212,8 @@ def _table(
     export(out / "int8", out=files["int8"], data_dir=data_dir, reporter=reporter)
     export(out, out=files["mixed"], data_dir=data_dir, reporter=reporter)
     storage = {
-        "int8": export(
-            out / "int8", target="storage", out=out / "int8.storage.tflite", data_dir=data_dir
-        ).bytes,
-        "mixed": export(out, target="storage", out=out / "mixed.storage.tflite", data_dir=data_dir).bytes,
+        "int8": _storage_bytes(out / "int8", out / "int8.storage.tflite", data_dir),
+        "mixed": _storage_bytes(out, out / "mixed.storage.tflite", data_dir),
     }
     measurements = measure_together(list(files.values()), reporter=reporter)
     rows = []
@@ -238,3 +236,10 @@ def _table(
             )
         )
     return tuple(rows), {name: m.to_json() for name, m in zip(files, measurements, strict=True)}
+
+
+def _storage_bytes(run: Path, out: Path, data_dir: str | Path | None) -> int | None:
+    """Bytes of the storage file of a run, which is written; networks with 16-bit activations have none."""
+    if load_policy(run / "policy.yaml").wide:
+        return None
+    return export(run, target="storage", out=out, data_dir=data_dir).bytes
