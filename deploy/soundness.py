@@ -88,9 +88,9 @@ def _reason(model: Any, operator: Any, builtin: Any, bits: int, activations: Act
     zeros = None if grid is None else grid.zeroPoint
     if bits < 8 and zeros is not None and np.any(np.asarray(zeros)):
         return "whose zero points are not 0"
-    place = bias_input(builtin)
-    if builtin in _TOLD_OF_BIASES and activations == "int16" and len(operator.inputs) > place:
-        bias = tensors[int(operator.inputs[place])]
+    present = [int(index) for index in operator.inputs[bias_input(builtin) :] if index >= 0]  # -1 is none
+    if builtin in _TOLD_OF_BIASES and activations == "int16" and present:
+        bias = tensors[present[0]]
         if bias.type == schema.TensorType.INT32 != operator.builtinOptions.quantizedBiasType:
             return "whose 32-bit biases are read as 64-bit ones"
     return None

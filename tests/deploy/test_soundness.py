@@ -56,6 +56,18 @@ def test_zero_points_of_packed_weights() -> None:
 
 
 @pytest.mark.parametrize("operator", ["CONV_2D", "TRANSPOSE_CONV"])
+def test_biases_that_are_left_out_are_not_read(operator: Builtin) -> None:
+    model = read_model(make_probe(Case(operator, 8, "int16")).content)
+    graph = model.subgraphs[0]
+    (only,) = graph.operators
+    only.builtinOptions.quantizedBiasType = schema.TensorType.FLOAT32
+    graph.tensors.append(graph.tensors[int(only.inputs[-1])])
+    assert list(wrong_operators(model))
+    only.inputs = np.append(only.inputs[:-1], -1).astype(np.int32)
+    assert not list(wrong_operators(model))
+
+
+@pytest.mark.parametrize("operator", ["CONV_2D", "TRANSPOSE_CONV"])
 def test_biases_that_are_read_as_wider_ones(operator: Builtin) -> None:
     probe = make_probe(Case(operator, 8, "int16"))
     model = read_model(probe.content)
