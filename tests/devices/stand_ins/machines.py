@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -144,8 +145,9 @@ class Sshd:
         """Send a signal to the processes that serve connections."""
         assert self._process is not None
         for pid in children(self._process.pid):
-            if (Path("/proc") / str(pid) / "comm").read_text().startswith("sshd"):
-                os.kill(pid, number)
+            with suppress(FileNotFoundError, ProcessLookupError):  # some end with the session before them
+                if Path(f"/proc/{pid}/comm").read_text().startswith("sshd"):
+                    os.kill(pid, number)
 
     def stop(self) -> None:
         """Be gone, with all sessions."""
