@@ -23,7 +23,7 @@ from tfmpq.deploy.runtime import open_interpreter, to_codes
 from tfmpq.deploy.specialize import has_wide_activations
 from tfmpq.deploy.transports import Transport, transport
 from tfmpq.errors import UsageError
-from tfmpq.policy import load_policy
+from tfmpq.policy import policy_of_run
 from tfmpq.progress import Reporter, SilentReporter
 from tfmpq.runs import Stage
 
@@ -173,12 +173,13 @@ def choose_form(probed: dict[str, Any], wide: bool = False) -> Target:
 def _check_source(source: Path) -> bool:
     """Refuse what cannot be delivered, before any work; returns whether activations have 16 bits."""
     if source.is_dir():
-        if not Stage(source, "finetune").finished:
+        stage = Stage(source, "finetune")
+        if not stage.finished:
             raise UsageError(
                 f"A fine-tuned run is deployed. Received: {source}, not fine-tuned. Run tfmpq finetune "
                 f"{source}."
             )
-        return load_policy(source / "policy.yaml").wide
+        return policy_of_run(stage).wide
     model = read_model(read_file(source), source)
     with reading(source):
         graph = model.subgraphs[0]

@@ -57,6 +57,19 @@ def test_it_is_deployed_in_the_one_form_that_it_has(
     assert (found["form"], found["agreement"]["max_lsb"]) == ("litert", 0)
 
 
+def test_a_policy_that_was_changed_after_fine_tuning_is_refused(workshop, tuned: dict[str, Any]) -> None:
+    """The file would say of itself what it is not."""
+    path = workshop.folder / "wide_run" / "policy.yaml"
+    before = path.read_text()
+    save_policy(load_policy(path).model_copy(update={"activations": {}}), path)
+    for line in ("export wide_run --tflite --out x.tflite", "deploy wide_run --data digits --out x.tflite"):
+        result = workshop.invoke(line)
+        assert result.exit_code == 2
+        assert "whose bit-widths were changed afterwards" in result.stderr
+    path.write_text(f"# a note of the user's\n{before}")
+    assert workshop.invoke("export wide_run --tflite --out x.tflite").exit_code == 0
+
+
 def test_other_targets_are_refused(workshop, tuned: dict[str, Any]) -> None:
     before = workshop.contents()
     result = workshop.invoke("export wide_run --tflite --target storage")

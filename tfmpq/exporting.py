@@ -17,7 +17,7 @@ from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.freeze import freeze
 from tfmpq.frozen import FrozenModel
 from tfmpq.graph import analyse
-from tfmpq.policy import Policy, load_policy
+from tfmpq.policy import Policy, policy_of_run
 from tfmpq.prepare import first_images, versions
 from tfmpq.progress import Reporter, SilentReporter
 from tfmpq.runs import Stage, proof_path, read_json, write_json
@@ -51,7 +51,7 @@ class Finetuned:
         """Read a run folder.
 
         Raises:
-            UsageError: The folder has no finished fine-tuning.
+            UsageError: The folder has no finished fine-tuning, or its policy was changed since.
             TfmpqError: A file of it is damaged.
         """
         stage = Stage(run, "finetune")
@@ -62,7 +62,7 @@ class Finetuned:
             )
         return cls(
             stage.load_model(),
-            load_policy(run / "policy.yaml"),
+            policy_of_run(stage),
             read_json(stage.path(".json")),
             read_json(stage.path(".result.json")),
         )

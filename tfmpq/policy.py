@@ -8,6 +8,7 @@ required; the rest is provenance.
 from __future__ import annotations
 
 import difflib
+import json
 import math
 import os
 import reprlib
@@ -33,7 +34,7 @@ from tfmpq.containers import WEIGHT_BITS
 from tfmpq.cost import REFERENCE_BITS, CostKey
 from tfmpq.errors import UsageError
 from tfmpq.frozen import WIDE
-from tfmpq.runs import write_text
+from tfmpq.runs import Stage, read_json, write_text
 
 FORMAT = "tfmpq-policy/1"
 MAX_FILE_BYTES = 2**20
@@ -72,16 +73,21 @@ def _number(value: Any) -> int | float:
     return value
 
 
+def _one_size(value: Any) -> int:
+    if type(value) is not int or value != WIDE:
+        raise ValueError(f"must be {WIDE}, or a mapping of names")
+    return value
+
+
 def _form_of_activations(value: Any) -> str:
     return _ONE_SIZE if type(value) in (int, float) else _BY_NAME
 
 
 Bits = Annotated[int, BeforeValidator(_bits)]
 Number = Annotated[int | float, BeforeValidator(_number)]
-Activations = Annotated[
-    Annotated[dict[str, Bits], Tag(_BY_NAME)] | Annotated[Literal[16], Tag(_ONE_SIZE)],
-    Discriminator(_form_of_activations),
-]
+_ByName = Annotated[dict[str, Bits], Tag(_BY_NAME)]
+_OneSize = Annotated[Literal[16], BeforeValidator(_one_size), Tag(_ONE_SIZE)]
+Activations = Annotated[_ByName | _OneSize, Discriminator(_form_of_activations)]
 """Bits by tensor; or 16 for all, whose codes have one size, so that no file can ask for both."""
 
 
@@ -214,6 +220,23 @@ def load_policy(path: str | os.PathLike[str]) -> Policy:
         return Policy.model_validate(content)
     except ValidationError as error:
         raise UsageError(f"{path}: {_explain(error)}") from None
+
+
+def policy_of_run(stage: Stage) -> Policy:
+    """The policy of a finished fine-tuning.
+
+    Raises:
+        UsageError: Its file has other bit-widths than those that were trained.
+    """
+    path = stage.folder / "policy.yaml"
+    policy = load_policy(path)
+    trained = Policy.model_validate_json(json.dumps(read_json(stage.path(".json"))["policy"]))
+    if (policy.layers, policy.activations) != (trained.layers, trained.activations):
+        raise UsageError(
+            f"A policy stays what a run was fine-tuned with. Received: {path}, whose bit-widths were changed "
+            "afterwards. Fine-tune it with another --out, or undo the change."
+        )
+    return policy
 
 
 def save_policy(policy: Policy, path: str | os.PathLike[str]) -> None:
