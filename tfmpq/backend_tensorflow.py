@@ -42,7 +42,7 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def accelerated() -> bool:
     """Whether something faster than the processors of the host computes."""
-    return bool(tf.config.list_physical_devices("GPU"))
+    return bool(tf.config.list_logical_devices("GPU"))
 
 
 def mean_over_replicas(tensors: list[Any]) -> list[Any]:
