@@ -14,7 +14,9 @@ import argparse
 import importlib.metadata
 import itertools
 import json
+import subprocess
 import time
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +153,7 @@ def page(records: dict[str, Any]) -> str:
         "# Networks of keras.applications",
         "",
         "Written by `python benchmarks/applications.py` (random weights, images of noise; "
-        f"{versions}; x86-64).",
+        f"{date.today()}, commit {commit()}, {versions}; x86-64).",
         "A network is proved when the file holds the quantized integers and every operator, recomputed from",
         "the runtime's own inputs, is within the bounds of the proof. Elements off by one are those of all",
         "tensors of one image under XNNPACK. `mixed` repeats "
@@ -190,6 +192,12 @@ def remarks(records: dict[str, Any]) -> list[str]:
         if "refused" in record:
             lines += ["", f"**{name}**: {record['refused']}"]
     return lines
+
+
+def commit() -> str:
+    """What is measured."""
+    command = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 if __name__ == "__main__":

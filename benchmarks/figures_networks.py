@@ -26,7 +26,7 @@ from typing import Any
 
 import keras
 import numpy as np
-from applications import settle
+from applications import commit, settle
 from figures_page import page
 
 from tfmpq.budget import parse_budgets
@@ -200,12 +200,6 @@ def circumstances(repeats: int, runs: int) -> dict[str, Any]:
             name: version(name) for name in ("tfmpq", "tensorflow", "keras", "ai-edge-litert", "numpy")
         },
     }
-
-
-def commit() -> str:
-    """What was measured."""
-    command = ["git", "-C", str(DOCS), "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 if __name__ == "__main__":
