@@ -3,7 +3,8 @@
 `softmax` mixes all candidates (EdMIPS, GMPQ). `fractional` has one real-valued width and mixes the two
 candidates next to it, in proportion to how near they are (FracBits, arXiv 2007.02017, AAAI 2021). The width
 is the mean of the candidates under the softmax, so that it cannot leave their range and a choice has the same
-variables either way.
+variables either way. The paper learns the width itself; here its slope vanishes towards the first and the
+last candidate, as that of a softmax does.
 """
 
 from __future__ import annotations
