@@ -24,7 +24,7 @@ from tfmpq.precision import computing_in
 from tfmpq.prepare import begins_trained
 from tfmpq.pressure import BudgetTerm
 from tfmpq.pruning import train_and_prune
-from tfmpq.quantizing import Candidates, quantize_wrappers
+from tfmpq.quantizing import Candidates, bit_choices
 from tfmpq.relaxation import Relaxation, scores
 from tfmpq.search_options import SearchOptions
 from tfmpq.searcher import Choice, Outcome, Problem, refuse_foreign_knobs
@@ -99,7 +99,9 @@ class GradientMethod:
         decided_by = sharpness or SharpnessOptions(RadiusSchedule("fixed"))
 
         def learned(model: keras.Model) -> Learned:
-            return Learned(quantized, bit_scores(model, "weight"), bit_scores(model, "output"), decided_by)
+            return Learned(
+                quantized, bit_scores(model, "weight"), bit_scores(model, "activation"), decided_by
+            )
 
         common: dict[str, Any] = {
             "stage": problem.stage,
@@ -148,12 +150,9 @@ def _columns(choice: Choice) -> dict[str, float]:
 
 
 def bit_scores(model: keras.Model, kind: str) -> dict[str, np.ndarray]:
-    """What the choices of a searchable model are made by, `weight` or `output`, by name of the wrapper."""
-    found = {}
-    for wrapper in quantize_wrappers(model):
-        quantizer = wrapper.weight_quantizer if kind == "weight" else wrapper.output_quantizer
-        variables = wrapper.weight_variables if kind == "weight" else wrapper.output_variables
-        if quantizer is not None and "bit_logits" in variables:
-            logits = np.asarray(variables["bit_logits"])
-            found[wrapper.name] = scores(logits, quantizer.bits, quantizer.relaxation)
-    return found
+    """What choices of a kind, `weight` or `activation`, are made by, by name of the layer or tensor."""
+    return {
+        c.name: scores(np.asarray(c.logits), c.quantizer.bits, c.quantizer.relaxation)
+        for c in bit_choices(model)
+        if c.kind == kind
+    }

@@ -12,7 +12,7 @@ from dataclasses import replace
 import keras
 import numpy as np
 
-from tfmpq.quantizing import quantize_wrappers
+from tfmpq.quantizing import bit_choices, quantize_wrappers
 from tfmpq.searcher import Choice, Problem
 from tfmpq.sharpness import RadiusSchedule
 from tfmpq.training import Distillation, QuantizedTraining, SharpnessOptions
@@ -68,11 +68,7 @@ def set_policy(
     model: keras.Model, weight_bits: Mapping[str, int], activation_bits: Mapping[str, int]
 ) -> None:
     """Make every choice of a searchable model, by one-hot logits."""
-    for wrapper in quantize_wrappers(model):
-        for variables, quantizer, bits in (
-            (wrapper.weight_variables, wrapper.weight_quantizer, weight_bits),
-            (wrapper.output_variables, wrapper.output_quantizer, activation_bits),
-        ):
-            if quantizer is not None and "bit_logits" in variables:
-                chosen = np.asarray(quantizer.bits) == bits[wrapper.name]
-                variables["bit_logits"].assign(np.where(chosen, _CHOSEN, 0.0).astype(np.float32))
+    bits = {"weight": weight_bits, "activation": activation_bits}
+    for choice in bit_choices(model):
+        chosen = np.asarray(choice.quantizer.bits) == bits[choice.kind][choice.name]
+        choice.logits.assign(np.where(chosen, _CHOSEN, 0.0).astype(np.float32))

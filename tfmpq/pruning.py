@@ -7,7 +7,7 @@ was dropped can be read from them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 import keras
 import numpy as np
@@ -17,8 +17,7 @@ from tfmpq.checkpoints import described
 from tfmpq.data import ImageBatches
 from tfmpq.loop import train
 from tfmpq.progress import Reporter
-from tfmpq.quantizers import LearnedStepQuantizer
-from tfmpq.quantizing import quantize_wrappers
+from tfmpq.quantizing import bit_choices
 from tfmpq.runs import Stage
 
 _DROPPED = -1e4
@@ -55,26 +54,16 @@ def train_and_prune(
 
 def drop_improbable(model: keras.Model, threshold: float) -> None:
     """Mark the candidates of a probability below `threshold`; the most probable one of a choice stays."""
-    for _, variables in _choices(model):
-        logits = np.array(variables["bit_logits"])
+    for choice in bit_choices(model):
+        logits = np.array(choice.logits)
         probabilities = softmax(logits.astype(np.float64))
         improbable = (probabilities < threshold) & (probabilities < probabilities.max())
         if improbable.any():
-            variables["bit_logits"].assign(np.where(improbable, np.float32(_DROPPED), logits))
+            choice.logits.assign(np.where(improbable, np.float32(_DROPPED), logits))
 
 
 def leave_out_dropped(model: keras.Model) -> None:
     """Have the quantizers compute what is not marked; to be called before the step is traced."""
-    for quantizer, variables in _choices(model):
-        kept = np.array(variables["bit_logits"]) > _DROPPED / 2
-        quantizer.kept = tuple(int(i) for i in np.flatnonzero(kept))
-
-
-def _choices(model: keras.Model) -> Iterator[tuple[LearnedStepQuantizer, dict]]:
-    for wrapper in quantize_wrappers(model):
-        for quantizer, variables in (
-            (wrapper.weight_quantizer, wrapper.weight_variables),
-            (wrapper.output_quantizer, wrapper.output_variables),
-        ):
-            if quantizer is not None and "bit_logits" in variables:
-                yield quantizer, variables
+    for choice in bit_choices(model):
+        kept = np.array(choice.logits) > _DROPPED / 2
+        choice.quantizer.kept = tuple(int(i) for i in np.flatnonzero(kept))

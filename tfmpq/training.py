@@ -29,7 +29,7 @@ from tfmpq.ball import Ball
 from tfmpq.errors import UsageError
 from tfmpq.pressure import BudgetTerm
 from tfmpq.quantizers import LearnedStepQuantizer
-from tfmpq.quantizing import quantize_wrappers
+from tfmpq.quantizing import bit_choices, quantize_wrappers
 from tfmpq.wrapper import perturbed_kernels
 
 Update = Literal["mean", "second", "gap-guided"]
@@ -169,15 +169,7 @@ class QuantizedTraining(TrainStep, keras.Model):
     def _choices(self) -> dict[str, tuple[int, LearnedStepQuantizer]]:
         """Position of each vector of logits, and its quantizer, by `weight:LAYER` or `activation:TENSOR`."""
         index = {id(v): i for i, v in enumerate(self.trainable_variables)}
-        found = {}
-        for wrapper in quantize_wrappers(self):
-            for kind, quantizer, variables in (
-                ("weight", wrapper.weight_quantizer, wrapper.weight_variables),
-                ("activation", wrapper.output_quantizer, wrapper.output_variables),
-            ):
-                if quantizer is not None and "bit_logits" in variables:
-                    found[f"{kind}:{wrapper.name}"] = index[id(variables["bit_logits"])], quantizer
-        return found
+        return {f"{c.kind}:{c.name}": (index[id(c.logits)], c.quantizer) for c in bit_choices(self)}
 
     # -- the step --------------------------------------------------------------------------------------------
 
