@@ -23,14 +23,14 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfmpq.deploy.surgery import build_tflite
-from tfmpq.deploy.verify import verify
+from tfmpq.deploy.conversion.surgery import build_tflite
+from tfmpq.deploy.proof.verify import verify
 from tfmpq.errors import TfmpqError
-from tfmpq.freeze import freeze, snap_biases
-from tfmpq.graph import analyse
+from tfmpq.graph.fusion import analyse
+from tfmpq.graph.network import Network
 from tfmpq.models.registry import load_model
-from tfmpq.network import Network
-from tfmpq.quantizing import quantize_model
+from tfmpq.quantization.freeze import freeze, snap_biases
+from tfmpq.quantization.insertion import quantize_model
 
 SIDES = {
     "MobileNet": 64,

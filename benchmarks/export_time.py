@@ -18,13 +18,13 @@ from pathlib import Path
 import numpy as np
 
 from tfmpq.data.preprocess import value_range
+from tfmpq.deploy.conversion.surgery import build_tflite
 from tfmpq.deploy.export import export_tflite
-from tfmpq.deploy.surgery import build_tflite
-from tfmpq.freeze import freeze, snap_biases
-from tfmpq.graph import analyse
+from tfmpq.graph.fusion import analyse
 from tfmpq.models.registry import load_model
-from tfmpq.prepare import activation_candidates, weight_candidates
-from tfmpq.quantizing import quantize_model
+from tfmpq.quantization.freeze import freeze, snap_biases
+from tfmpq.quantization.insertion import quantize_model
+from tfmpq.tasks.task import activation_candidates, weight_candidates
 
 
 def main() -> None:

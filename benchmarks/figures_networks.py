@@ -29,20 +29,20 @@ import numpy as np
 from applications import commit, settle
 from figures_page import page
 
-from tfmpq.budget import parse_budgets
 from tfmpq.data.preprocess import value_range
+from tfmpq.deploy.conversion.surgery import build_tflite
 from tfmpq.deploy.export import export_float, export_tflite
-from tfmpq.deploy.measure import measure
-from tfmpq.deploy.surgery import build_tflite
-from tfmpq.freeze import freeze, snap_biases
-from tfmpq.frozen import FrozenModel
-from tfmpq.graph import analyse
+from tfmpq.deploy.latency.measure import measure
+from tfmpq.graph.frozen import FrozenModel
+from tfmpq.graph.fusion import analyse
 from tfmpq.models.registry import LoadedModel, load_model
-from tfmpq.prepare import activation_candidates, weight_candidates
+from tfmpq.policy.budget import parse_budgets
+from tfmpq.policy.greedy import drawn
 from tfmpq.progress import PlainReporter
-from tfmpq.quantizing import quantize_model
-from tfmpq.runs import write_json, write_text
-from tfmpq.spend import drawn
+from tfmpq.quantization.freeze import freeze, snap_biases
+from tfmpq.quantization.insertion import quantize_model
+from tfmpq.tasks.task import activation_candidates, weight_candidates
+from tfmpq.training.run_folder import write_json, write_text
 
 NETWORKS = {
     "resnet8": (32, 10),

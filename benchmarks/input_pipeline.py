@@ -20,16 +20,16 @@ import time
 import keras
 import numpy as np
 
-from tfmpq.budget import parse_budgets
 from tfmpq.data import ImageBatches, Split
 from tfmpq.data.preprocess import value_range
-from tfmpq.gradient_search import search_trainer
-from tfmpq.graph import analyse
+from tfmpq.graph.fusion import analyse
 from tfmpq.methods import load_method
+from tfmpq.methods.gradient import search_trainer
 from tfmpq.models.registry import load_model
-from tfmpq.prepare import activation_candidates, weight_candidates
-from tfmpq.quantizing import quantize_model
-from tfmpq.training import QuantizedTraining
+from tfmpq.policy.budget import parse_budgets
+from tfmpq.quantization.insertion import quantize_model
+from tfmpq.tasks.task import activation_candidates, weight_candidates
+from tfmpq.training.step import QuantizedTraining
 
 _CALIBRATION = 32
 

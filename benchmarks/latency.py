@@ -13,7 +13,7 @@ import json
 import statistics
 from pathlib import Path
 
-from tfmpq.deploy.measure import measure_together
+from tfmpq.deploy.latency.measure import measure_together
 
 
 def main() -> None:

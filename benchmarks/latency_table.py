@@ -21,13 +21,13 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
-from tfmpq.deploy.latency import Measurement
-from tfmpq.deploy.measure import measure_together
-from tfmpq.deploy.profiling import profile
-from tfmpq.deploy.stand_in import StandIn, stand_in
-from tfmpq.deploy.surgery import build_tflite
-from tfmpq.latency_table import LatencyTable, load_table
-from tfmpq.prepare import activation_candidates, weight_candidates
+from tfmpq.deploy.conversion.surgery import build_tflite
+from tfmpq.deploy.latency.measure import measure_together
+from tfmpq.deploy.latency.measurement import Measurement
+from tfmpq.deploy.profiling.profile import profile
+from tfmpq.deploy.profiling.random_network import StandIn, stand_in
+from tfmpq.policy.latency_table import LatencyTable, load_table
+from tfmpq.tasks.task import activation_candidates, weight_candidates
 
 MEASURES = ("median_ms", "p10_ms", "cpu_ms")
 Policy = tuple[dict[str, int], dict[str, int]]

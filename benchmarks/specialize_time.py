@@ -14,10 +14,10 @@ import json
 import statistics
 import time
 
-from tfmpq.containers import SPECIALIZED
-from tfmpq.deploy.specialize import specialize
-from tfmpq.deploy.stand_in import stand_in
-from tfmpq.deploy.surgery import build_tflite
+from tfmpq.deploy.conversion.specialize import specialize
+from tfmpq.deploy.conversion.surgery import build_tflite
+from tfmpq.deploy.profiling.random_network import stand_in
+from tfmpq.graph.containers import SPECIALIZED
 
 
 def main() -> None:

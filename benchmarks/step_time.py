@@ -18,17 +18,17 @@ from collections.abc import Callable
 import keras
 import numpy as np
 
-from tfmpq.budget import parse_budgets
 from tfmpq.data.preprocess import value_range
-from tfmpq.gradient_search import search_trainer
-from tfmpq.graph import analyse
+from tfmpq.graph.fusion import analyse
 from tfmpq.methods import load_method
+from tfmpq.methods.gradient import search_trainer
 from tfmpq.models.registry import load_model
-from tfmpq.optimizer import QuantizationOptimizer
-from tfmpq.prepare import activation_candidates, weight_candidates
-from tfmpq.pretrain import FloatTraining
-from tfmpq.quantizing import quantize_model
-from tfmpq.training import QuantizedTraining
+from tfmpq.policy.budget import parse_budgets
+from tfmpq.quantization.insertion import quantize_model
+from tfmpq.tasks.task import activation_candidates, weight_candidates
+from tfmpq.training.float_training import FloatTraining
+from tfmpq.training.optimizer import QuantizationOptimizer
+from tfmpq.training.step import QuantizedTraining
 
 
 def variants(name: str, side: int, images: np.ndarray) -> dict[str, keras.Model]:

@@ -9,7 +9,7 @@ import click
 
 from . import options
 from .device_options import benchmark_model_option, device_options, on_option, threads_option
-from .task import perform
+from .perform import perform
 
 
 @click.command(
@@ -46,7 +46,7 @@ def deploy(as_json: bool, source: Path, data: str, **choices: Any) -> None:
     """
     perform(
         "deploy",
-        "tfmpq.deploy.delivery",
+        "tfmpq.api.deploy",
         as_json,
         lambda function, reporter: function(source, data, **choices, reporter=reporter),
     )

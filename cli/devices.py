@@ -8,7 +8,7 @@ import click
 
 from . import options
 from .device_options import device_options
-from .task import perform
+from .perform import perform
 
 
 @click.command(
@@ -33,7 +33,7 @@ def devices(as_json: bool, **choices: Any) -> None:
     """List devices and what each lacks for measuring, with what to do about it."""
     perform(
         "devices",
-        "tfmpq.deploy.devices",
+        "tfmpq.deploy.devices.discovery",
         as_json,
         lambda function, reporter: function(**choices, reporter=reporter),
     )

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from . import options
-from .task import perform
+from .perform import perform
 
 
 @click.command(
@@ -35,7 +35,7 @@ def evaluate(as_json: bool, path: Path, data: str, **choices: Any) -> None:
     """
     perform(
         "evaluate",
-        "tfmpq.evaluation",
+        "tfmpq.api.evaluate",
         as_json,
         lambda function, reporter: function(path, data, **choices, reporter=reporter),
     )

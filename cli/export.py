@@ -7,11 +7,11 @@ from typing import Any
 
 import click
 
-from tfmpq.containers import TARGETS
 from tfmpq.errors import UsageError
+from tfmpq.graph.containers import TARGETS
 
 from . import options
-from .task import perform
+from .perform import perform
 
 
 @click.command(
@@ -71,14 +71,14 @@ def export(as_json: bool, source: str, tflite: bool, calibrate: str | None, **ch
         _refuse_options_of_models(source, for_models)
         perform(
             "export",
-            "tfmpq.exporting",
+            "tfmpq.api.export",
             as_json,
             lambda f, reporter: f(Path(source), **choices, reporter=reporter),
         )
         return
     perform(
         "quantize",
-        "tfmpq.posttraining",
+        "tfmpq.api.quantize",
         as_json,
         lambda function, reporter: function(source, calibrate, **for_models, **choices, reporter=reporter),
     )

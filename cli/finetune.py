@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from . import options
-from .task import perform, under
+from .perform import perform, under
 from .training_options import distill, distill_weight, frozen_statistics, strategy_option, training_options
 
 
@@ -42,7 +42,7 @@ def finetune(as_json: bool, source: Path, target: str, strategy: str, **choices:
     """Fine-tune a network with the policy of a search, or with one of yours, on the target data set."""
     perform(
         "finetune",
-        "tfmpq.finetuning",
+        "tfmpq.api.finetune",
         as_json,
         lambda function, reporter: under(strategy, function)(source, target, **choices, reporter=reporter),
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from . import options
-from .task import perform
+from .perform import perform
 
 
 @click.command(
@@ -23,4 +23,4 @@ def inspect(as_json: bool, path: Path) -> None:
 
     Of a .keras model, show which layers can be quantized and deployed, and why others cannot.
     """
-    perform("inspect", "tfmpq.inspection", as_json, lambda function, _: function(path))
+    perform("inspect", "tfmpq.api.inspect", as_json, lambda function, _: function(path))

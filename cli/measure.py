@@ -15,7 +15,7 @@ from .device_options import (
     on_option,
     threads_option,
 )
-from .task import perform
+from .perform import perform
 
 # Names of the library, which is too heavy to import for a help text; a test compares them.
 PROTOCOLS = ("quick", "mlperf-like")
@@ -68,7 +68,7 @@ def measure(as_json: bool, paths: tuple[Path, ...], **choices: Any) -> None:
     """
     perform(
         "measure",
-        "tfmpq.deploy.measure",
+        "tfmpq.deploy.latency.measure",
         as_json,
         lambda function, reporter: function(paths, **choices, reporter=reporter),
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from . import options
-from .task import perform
+from .perform import perform
 
 
 @click.command(
@@ -29,7 +29,7 @@ def probe(as_json: bool, out: Path | None) -> None:
     """
     perform(
         "probe",
-        "tfmpq.deploy.probe",
+        "tfmpq.deploy.runtime.probe",
         as_json,
         lambda function, reporter: function(out=out, reporter=reporter),
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from tfmpq.containers import TARGETS
+from tfmpq.graph.containers import TARGETS
 
 from . import options
 from .device_options import (
@@ -18,8 +18,8 @@ from .device_options import (
     on_option,
     threads_option,
 )
+from .perform import perform
 from .search_options import activation_bits, weight_bits
-from .task import perform
 
 
 def _shape(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...] | None:
@@ -93,7 +93,7 @@ def profile(as_json: bool, model: str, **choices: Any) -> None:
     """
     perform(
         "profile",
-        "tfmpq.deploy.profiling",
+        "tfmpq.deploy.profiling.profile",
         as_json,
         lambda function, reporter: function(model, **choices, reporter=reporter),
     )

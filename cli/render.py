@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from tfmpq.units import bops_text, bytes_text
+from tfmpq.reports.units import bops_text, bytes_text
 
 PLAIN_WIDTH = 160
 """Columns for text that goes to a file or a pipe, where nothing tells the width."""

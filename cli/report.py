@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from . import options
-from .task import perform
+from .perform import perform
 
 
 @click.command(
@@ -36,4 +36,4 @@ def report(as_json: bool, sources: tuple[Path, ...], **choices: Any) -> None:
     Beside run folders, files with what measure, verify, export, evaluate and deploy print with --json are
     taken; those that lie in a run folder are found.
     """
-    perform("report", "tfmpq.reporting", as_json, lambda function, _: function(sources, **choices))
+    perform("report", "tfmpq.api.report", as_json, lambda function, _: function(sources, **choices))

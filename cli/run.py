@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from . import options
+from .perform import perform
 from .search_options import float_epochs, search_options
-from .task import perform
 from .training_options import distill, training_options
 
 
@@ -35,7 +35,7 @@ def run(as_json: bool, model: str, proxy: str, target: str, **choices: Any) -> N
     """
     perform(
         "run",
-        "tfmpq.job",
+        "tfmpq.api.run",
         as_json,
         lambda function, reporter: function(model, proxy, target, **choices, reporter=reporter),
     )

@@ -8,8 +8,8 @@ import click
 
 from . import options
 from .device_options import latency_options
+from .perform import perform, under
 from .search_options import float_epochs, search_options, selection_options, sharpness_options
-from .task import perform, under
 from .training_options import strategy_option, training_options
 
 
@@ -60,7 +60,7 @@ def search(as_json: bool, model: str, proxy: str, strategy: str, **choices: Any)
     """
     perform(
         "search",
-        "tfmpq.searching",
+        "tfmpq.api.search",
         as_json,
         lambda function, reporter: under(strategy, function)(model, proxy, **choices, reporter=reporter),
     )

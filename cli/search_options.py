@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from tfmpq.methods import METHODS
-from tfmpq.search_options import NORMS, PERTURBED, PRECISIONS, RADII, SELECTIONS
+from tfmpq.methods.options import NORMS, PERTURBED, PRECISIONS, RADII, SELECTIONS
 
 from .options import Decorator, Sectioned, finite, stack
 

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from . import options
-from .task import perform
+from .perform import perform
 
 
 class Radii(click.ParamType):
@@ -62,7 +62,7 @@ def sharpness(as_json: bool, run: Path, **choices: Any) -> None:
     """
     perform(
         "sharpness",
-        "tfmpq.flatness",
+        "tfmpq.api.sharpness",
         as_json,
         lambda function, reporter: function(run, **choices, reporter=reporter),
     )

@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from tfmpq.containers import SPECIALIZED
+from tfmpq.graph.containers import SPECIALIZED
 
 from . import options
-from .task import perform
+from .perform import perform
 
 
 @click.command(
@@ -37,7 +37,7 @@ def specialize(as_json: bool, path: Path, **choices: Any) -> None:
     """
     perform(
         "specialize",
-        "tfmpq.specializing",
+        "tfmpq.api.specialize",
         as_json,
         lambda function, _: function(path, **choices),
     )

@@ -10,7 +10,7 @@ import click
 from tfmpq.errors import TfmpqError
 
 from . import options
-from .task import perform
+from .perform import perform
 
 
 @click.command(
@@ -49,7 +49,7 @@ def verify(as_json: bool, path: Path, against: Path, **choices: Any) -> None:
     """
     found = perform(
         "verify",
-        "tfmpq.verifying",
+        "tfmpq.api.verify",
         as_json,
         lambda function, reporter: function(path, against, **choices, reporter=reporter),
     )

@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfmpq.containers import DELEGATED, TARGETS, Target
-from tfmpq.deploy.flatbuffer import read_model, write_model
-from tfmpq.deploy.layout import bias_type, container_of
-from tfmpq.deploy.quiet import quiet_stderr
-from tfmpq.deploy.record import write_record
-from tfmpq.deploy.runtime import load
-from tfmpq.deploy.specialize import specialize
-from tfmpq.deploy.surgery import build_tflite
-from tfmpq.deploy.topology import deployable
-from tfmpq.deploy.verify import Verification, verify
+from tfmpq.deploy.conversion.specialize import specialize
+from tfmpq.deploy.conversion.surgery import build_tflite
+from tfmpq.deploy.conversion.topology import deployable
+from tfmpq.deploy.proof.verify import Verification, verify
+from tfmpq.deploy.runtime.interpreter import load
+from tfmpq.deploy.runtime.quiet import quiet_stderr
+from tfmpq.deploy.tflite.flatbuffer import read_model, write_model
+from tfmpq.deploy.tflite.layout import bias_type, container_of
+from tfmpq.deploy.tflite.metadata import write_record
 from tfmpq.errors import TfmpqError, UsageError
-from tfmpq.frozen import FrozenModel
+from tfmpq.graph.containers import DELEGATED, TARGETS, Target
+from tfmpq.graph.frozen import FrozenModel
 from tfmpq.progress import Reporter, SilentReporter
-from tfmpq.runs import write_atomically
+from tfmpq.training.run_folder import write_atomically
 
 if TYPE_CHECKING:
     import keras
@@ -120,7 +120,7 @@ def export_tflite(
     Args:
         frozen: The network.
         path: File to write; replaced only when the new one is proved.
-        target: What the file is for; see `tfmpq.containers`.
+        target: What the file is for; see `tfmpq.graph.containers`.
         images: float32 (N, height, width, channels), preprocessed, for recomputing every operator; None
             for noise.
         agreement: Images and the trained model's logits (N, classes), to be compared with the file's.

@@ -119,7 +119,7 @@ def load_model(
     if weights is not None and str(weights) != "none":
         loaded = _with_weights(loaded, weights, skip_classifier)
     if spec not in _NETWORKS:
-        from tfmpq.lowering import lower
+        from tfmpq.graph.lowering import lower
 
         # Behind the weights, which are for the layers that the user's model has.
         loaded = replace(loaded, model=lower(loaded.model))
@@ -127,7 +127,7 @@ def load_model(
 
 
 def _with_weights(loaded: LoadedModel, weights: str | Path, skip_classifier: bool | None) -> LoadedModel:
-    from tfmpq.lowering import lower
+    from tfmpq.graph.lowering import lower
     from tfmpq.models.weights import load_weights
 
     try:

@@ -13,7 +13,7 @@ from typing import Any
 
 import keras
 
-import tfmpq.activations
+import tfmpq.graph.activations
 import tfmpq.models.shortcut  # noqa: F401 (both register what files of this toolchain hold)
 from tfmpq.errors import TfmpqError, UsageError
 

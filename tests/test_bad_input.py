@@ -82,7 +82,7 @@ def damaged(workshop) -> Path:
 
 
 def _with_two_outputs(path: Path) -> bytes:
-    from tfmpq.deploy.flatbuffer import read_model, write_model
+    from tfmpq.deploy.tflite.flatbuffer import read_model, write_model
 
     model = read_model(path.read_bytes())
     graph = model.subgraphs[0]

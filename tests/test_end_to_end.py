@@ -170,7 +170,7 @@ def test_exports_are_reproducible(workshop) -> None:
 
 
 def test_interrupted_finetuning_goes_on_to_the_same_file(workshop, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tfmpq.runs import Stage
+    from tfmpq.training.run_folder import Stage
 
     shutil.copytree(workshop.folder / "run", workshop.folder / "halted")
     for file in (workshop.folder / "halted").glob("finetune*"):

@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 
-from tfmpq.deploy.sandbox import Sandbox
+from tfmpq.deploy.runtime.sandbox import Sandbox
 from tfmpq.errors import TfmpqError
 
 # Keras 3 converts TensorFlow's variables by a call that NumPy 2 warns of.
@@ -79,7 +79,7 @@ def test_reasons_are_those_with_which_a_search_refuses(sandbox, files) -> None:
 
 
 def _refuse(path: Path) -> None:
-    from tfmpq.graph import analyse
+    from tfmpq.graph.fusion import analyse
     from tfmpq.models.registry import load_model
 
     analyse(load_model(str(path), input_shape=(0, 0, 0), classes=0).model)

@@ -56,7 +56,7 @@ def test_answers_are_compared_on_real_images(found) -> None:
 
 
 def flip_integer(model: Any) -> None:
-    from tfmpq.deploy.flatbuffer import contents
+    from tfmpq.deploy.tflite.flatbuffer import contents
 
     graph = model.subgraphs[0]
     weights = next(tensor for tensor in graph.tensors if tensor.name == b"down/weights")
@@ -78,7 +78,7 @@ def change_scale(model: Any) -> None:
     ],
 )
 def test_the_first_mismatching_tensor_is_named(workshop, fault: Callable[[Any], None], message: str) -> None:
-    from tfmpq.deploy.flatbuffer import read_model, write_model
+    from tfmpq.deploy.tflite.flatbuffer import read_model, write_model
 
     model = read_model((workshop.folder / "small.litert.tflite").read_bytes())
     fault(model)
@@ -95,7 +95,7 @@ def test_the_first_mismatching_tensor_is_named(workshop, fault: Callable[[Any], 
 
 
 def test_a_file_of_another_network_is_refused(workshop) -> None:
-    from tfmpq.deploy.probe_models import Case, make_probe
+    from tfmpq.deploy.runtime.probe_models import Case, make_probe
 
     (workshop.folder / "other.tflite").write_bytes(make_probe(Case("CONV_2D", 8, "int8")).content)
     result = workshop.invoke("verify other.tflite --against run --json")
@@ -106,7 +106,7 @@ def test_a_file_of_another_network_is_refused(workshop) -> None:
 
 
 def test_a_file_without_one_layer_is_still_compared(workshop) -> None:
-    from tfmpq.deploy.flatbuffer import read_model, write_model
+    from tfmpq.deploy.tflite.flatbuffer import read_model, write_model
 
     model = read_model((workshop.folder / "small.litert.tflite").read_bytes())
     tensor = next(tensor for tensor in model.subgraphs[0].tensors if tensor.name == b"stem/weights")

@@ -9,7 +9,7 @@ import keras
 import pytest
 from keras import layers
 
-from tfmpq.policy import load_policy, save_policy, uniform_policy
+from tfmpq.policy.policy import load_policy, save_policy, uniform_policy
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -52,7 +52,7 @@ def test_it_is_deployed_in_the_one_form_that_it_has(
     workshop, tuned: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A processor for which 8-bit networks are written otherwise.
-    monkeypatch.setattr("tfmpq.deploy.delivery.target_for", lambda *_: "litert-int8")
+    monkeypatch.setattr("tfmpq.api.deploy.target_for", lambda *_: "litert-int8")
     found = workshop.json("deploy wide_run --data digits --out delivered.tflite --json")
     assert (found["form"], found["agreement"]["max_lsb"]) == ("litert", 0)
 

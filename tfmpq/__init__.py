@@ -18,39 +18,39 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tfmpq.deploy.measure import measure
-    from tfmpq.deploy.profiling import profile
+    from tfmpq.api.evaluate import evaluate
+    from tfmpq.api.export import export
+    from tfmpq.api.finetune import finetune
+    from tfmpq.api.inspect import inspect
+    from tfmpq.api.quantize import quantize
+    from tfmpq.api.report import report
+    from tfmpq.api.run import run
+    from tfmpq.api.search import search
+    from tfmpq.api.specialize import specialize
+    from tfmpq.api.verify import verify
+    from tfmpq.deploy.latency.measure import measure
+    from tfmpq.deploy.profiling.profile import profile
     from tfmpq.errors import TfmpqError, UsageError
-    from tfmpq.evaluation import evaluate
-    from tfmpq.exporting import export
-    from tfmpq.finetuning import finetune
-    from tfmpq.inspection import inspect
-    from tfmpq.job import run
-    from tfmpq.policy import Policy, load_policy, save_policy
-    from tfmpq.posttraining import quantize
-    from tfmpq.reporting import report
-    from tfmpq.searching import search
-    from tfmpq.specializing import specialize
-    from tfmpq.verifying import verify
+    from tfmpq.policy.policy import Policy, load_policy, save_policy
 
 _HOME = {
-    "Policy": "policy",
+    "Policy": "policy.policy",
     "TfmpqError": "errors",
     "UsageError": "errors",
-    "evaluate": "evaluation",
-    "export": "exporting",
-    "finetune": "finetuning",
-    "inspect": "inspection",
-    "load_policy": "policy",
-    "measure": "deploy.measure",
-    "profile": "deploy.profiling",
-    "quantize": "posttraining",
-    "report": "reporting",
-    "run": "job",
-    "save_policy": "policy",
-    "search": "searching",
-    "specialize": "specializing",
-    "verify": "verifying",
+    "evaluate": "api.evaluate",
+    "export": "api.export",
+    "finetune": "api.finetune",
+    "inspect": "api.inspect",
+    "load_policy": "policy.policy",
+    "measure": "deploy.latency.measure",
+    "profile": "deploy.profiling.profile",
+    "quantize": "api.quantize",
+    "report": "api.report",
+    "run": "api.run",
+    "save_policy": "policy.policy",
+    "search": "api.search",
+    "specialize": "api.specialize",
+    "verify": "api.verify",
 }
 
 __all__ = [

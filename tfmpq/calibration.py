@@ -9,11 +9,11 @@ import numpy as np
 
 from tfmpq.data import Dataset, load_dataset
 from tfmpq.data.preprocess import preprocess, value_range
-from tfmpq.graph import analyse
+from tfmpq.graph.fusion import analyse
+from tfmpq.graph.network import Network
 from tfmpq.models.registry import LoadedModel, load_model
-from tfmpq.network import Network
-from tfmpq.prepare import IMAGENET_SIDE, announce, first_images, image_shape, refuse_empty_parts
 from tfmpq.progress import Reporter
+from tfmpq.tasks.task import IMAGENET_SIDE, announce, first_images, image_shape, refuse_empty_parts
 
 RANDOM = "random"
 """Name that stands for images of noise in the place of a data set."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from tfmpq.containers import container_for
-from tfmpq.graph import analyse, layer_problems
-from tfmpq.layers import type_name
+from tfmpq.graph.containers import container_for
+from tfmpq.graph.fusion import analyse, layer_problems
+from tfmpq.graph.layers import type_name
+from tfmpq.graph.network import operator_of
 from tfmpq.models.registry import load_model
-from tfmpq.network import operator_of
-from tfmpq.quantizing import quantize_wrappers
+from tfmpq.quantization.insertion import quantize_wrappers
 
 _LOW_BITS = 4
 

@@ -14,21 +14,21 @@ from click.testing import CliRunner, Result
 from tfmpq.cli.main import main
 
 FUNCTIONS = {
-    "run": "tfmpq.job",
-    "search": "tfmpq.searching",
-    "finetune": "tfmpq.finetuning",
-    "export": "tfmpq.exporting",
-    "specialize": "tfmpq.specializing",
-    "verify": "tfmpq.verifying",
-    "evaluate": "tfmpq.evaluation",
-    "sharpness": "tfmpq.flatness",
-    "measure": "tfmpq.deploy.measure",
-    "profile": "tfmpq.deploy.profiling",
-    "devices": "tfmpq.deploy.devices",
-    "deploy": "tfmpq.deploy.delivery",
-    "report": "tfmpq.reporting",
-    "inspect": "tfmpq.inspection",
-    "probe": "tfmpq.deploy.probe",
+    "run": "tfmpq.api.run",
+    "search": "tfmpq.api.search",
+    "finetune": "tfmpq.api.finetune",
+    "export": "tfmpq.api.export",
+    "specialize": "tfmpq.api.specialize",
+    "verify": "tfmpq.api.verify",
+    "evaluate": "tfmpq.api.evaluate",
+    "sharpness": "tfmpq.api.sharpness",
+    "measure": "tfmpq.deploy.latency.measure",
+    "profile": "tfmpq.deploy.profiling.profile",
+    "devices": "tfmpq.deploy.devices.discovery",
+    "deploy": "tfmpq.api.deploy",
+    "report": "tfmpq.api.report",
+    "inspect": "tfmpq.api.inspect",
+    "probe": "tfmpq.deploy.runtime.probe",
 }
 
 

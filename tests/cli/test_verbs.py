@@ -15,8 +15,8 @@ import pytest
 from tfmpq.cli import options, training_options
 from tfmpq.cli.main import VERBS, main
 from tfmpq.methods import METHODS
+from tfmpq.methods.options import KNOBS
 from tfmpq.progress import SilentReporter
-from tfmpq.search_options import KNOBS
 
 COMMANDS = {
     "run": "run --model resnet8 --proxy digits --target digits --out o",
@@ -171,14 +171,14 @@ def test_names_are_those_of_the_library():
 
 
 def test_the_strategies_are_those_of_the_library() -> None:
-    from tfmpq.distribution import Strategy
+    from tfmpq.training.distribution import Strategy
 
     assert get_args(Strategy) == training_options.STRATEGIES
 
 
 @pytest.mark.parametrize("verb", ["export", "profile", "specialize"])
 def test_the_help_says_what_every_target_is(verb, tfmpq) -> None:
-    from tfmpq.containers import SPECIALIZED, TARGETS
+    from tfmpq.graph.containers import SPECIALIZED, TARGETS
 
     # Lines break within names, too.
     words = "".join(tfmpq(f"{verb} --help").stdout.split())
@@ -298,7 +298,7 @@ def test_code_below_python_cannot_write_to_stdout_either():
         "def inspect(path):\n"
         "    os.write(1, b'from C++')\n"
         "    return types.SimpleNamespace(to_json=lambda: {'a': 1})\n"
-        "sys.modules['tfmpq.inspection'] = types.SimpleNamespace(inspect=inspect)\n"
+        "sys.modules['tfmpq.api.inspect'] = types.SimpleNamespace(inspect=inspect)\n"
         "main(['inspect', '.', '--json'])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from tfmpq.expected_cost import ExpectedCost
-from tfmpq.graph import analyse
-from tfmpq.network import Network
-from tfmpq.quantizing import quantize_model, quantize_wrappers
-from tfmpq.training import BudgetTerm, Distillation, QuantizedTraining, SharpnessOptions
+from tfmpq.graph.fusion import analyse
+from tfmpq.graph.network import Network
+from tfmpq.policy.expected_cost import ExpectedCost
+from tfmpq.quantization.insertion import quantize_model, quantize_wrappers
+from tfmpq.training.step import BudgetTerm, Distillation, QuantizedTraining, SharpnessOptions
 
 SHAPE = (8, 8, 3)
 CLASSES = 4

@@ -11,13 +11,13 @@ import pytest
 from keras import layers, ops
 from scipy.stats import binomtest, spearmanr
 
-from tfmpq import sharpness
-from tfmpq.backend import compiled, value_and_gradient
-from tfmpq.expected_cost import ExpectedCost
-from tfmpq.optimizer import QuantizationOptimizer
-from tfmpq.pressure import BudgetTerm
-from tfmpq.sharpness import RadiusSchedule
-from tfmpq.training import QuantizedTraining, SharpnessOptions
+from tfmpq.policy.expected_cost import ExpectedCost
+from tfmpq.training import sharpness
+from tfmpq.training.backend import compiled, value_and_gradient
+from tfmpq.training.budget_term import BudgetTerm
+from tfmpq.training.optimizer import QuantizationOptimizer
+from tfmpq.training.sharpness import RadiusSchedule
+from tfmpq.training.step import QuantizedTraining, SharpnessOptions
 
 STARTS, STEPS, RATE, NOISE, RHO = 32, 800, 0.04, 2.0, 0.5
 SHARP, FLAT = np.array([1.0, 0.0], np.float32), np.array([-1.0, 0.0], np.float32)

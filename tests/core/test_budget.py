@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfmpq.budget import Budget, check_each_feasible, exceeded, parse_budgets
-from tfmpq.cost import CostModel, LayerCost
 from tfmpq.errors import UsageError
+from tfmpq.policy.budget import Budget, check_each_feasible, exceeded, parse_budgets
+from tfmpq.policy.cost import CostModel, LayerCost
 
 MODEL = CostModel(
     (

@@ -6,7 +6,7 @@ import keras
 import pytest
 from keras import layers
 
-from tfmpq.configs import MixedPrecisionQuantizeConfig
+from tfmpq.quantizers.config import MixedPrecisionQuantizeConfig
 
 PROTOCOL = (
     "get_weights_and_quantizers",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tfmpq.containers import DELEGATED, SPECIALIZED, TARGETS, WEIGHT_BITS, container_for
+from tfmpq.deploy.runtime.known_kernels import kernel_for
 from tfmpq.errors import UsageError
-from tfmpq.kernels import kernel_for
+from tfmpq.graph.containers import DELEGATED, SPECIALIZED, TARGETS, WEIGHT_BITS, container_for
 
 OPERATORS = ("conv2d", "pointwise", "depthwise_conv2d", "dense", "conv2d_transpose")
 FAN_INS = (1, 9, 10, 12, 27)

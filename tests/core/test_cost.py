@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfmpq.cost import COST_KEYS, CostModel, LayerCost
 from tfmpq.errors import UsageError
-from tfmpq.expected_cost import ExpectedCost
+from tfmpq.policy.cost import COST_KEYS, CostModel, LayerCost
+from tfmpq.policy.expected_cost import ExpectedCost
 
 
 def conv(name, size, kernel, inputs, outputs, stride=1, groups=1, reads=None):

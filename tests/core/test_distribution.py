@@ -15,9 +15,9 @@ import keras
 import numpy as np
 import pytest
 
-from tfmpq import distribution
-from tfmpq.distribution import Deadline, LostProcess, run_folder, strategy
 from tfmpq.errors import UsageError
+from tfmpq.training import distribution
+from tfmpq.training.distribution import Deadline, LostProcess, run_folder, strategy
 
 ROOT = Path(__file__).parent
 

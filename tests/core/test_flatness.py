@@ -13,14 +13,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from keras import layers
 
-from tfmpq import flatness
+from tfmpq.api import sharpness as flatness
+from tfmpq.api.sharpness import Landscape, sharpness
 from tfmpq.data import load_dataset
-from tfmpq.eigenvalue import MOST_ITERATIONS, top_eigenvalue
 from tfmpq.errors import UsageError
-from tfmpq.flatness import Landscape, sharpness
-from tfmpq.quantizing import quantize_wrappers
-from tfmpq.runs import Stage, write_json
-from tfmpq.wrapper import QuantizeWrapper
+from tfmpq.quantization.insertion import quantize_wrappers
+from tfmpq.quantizers.wrapper import QuantizeWrapper
+from tfmpq.training.landscape import MOST_ITERATIONS, top_eigenvalue
+from tfmpq.training.run_folder import Stage, write_json
 
 
 def symmetric(eigenvalues: list[float], seed: int) -> np.ndarray:

@@ -9,12 +9,12 @@ import tensorflow as tf
 from keras import layers
 from numpy.lib.stride_tricks import sliding_window_view
 
-from tfmpq.freeze import freeze, snap_biases
-from tfmpq.frozen import FrozenLayer, FrozenModel, TensorGrid
-from tfmpq.graph import analyse
+from tfmpq.graph.frozen import FrozenLayer, FrozenModel, TensorGrid
+from tfmpq.graph.fusion import analyse
+from tfmpq.graph.network import INPUT_QUANTIZER, Network
 from tfmpq.models.shortcut import PadShortcut
-from tfmpq.network import INPUT_QUANTIZER, Network
-from tfmpq.quantizers import LearnedStepQuantizer
+from tfmpq.quantization.freeze import freeze, snap_biases
+from tfmpq.quantizers.learned_step import LearnedStepQuantizer
 
 
 def padded(codes: np.ndarray, layer: FrozenLayer, size: tuple[int, int], value: float) -> np.ndarray:

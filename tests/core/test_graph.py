@@ -7,9 +7,9 @@ import pytest
 from keras import layers
 
 from tfmpq.errors import TfmpqError
-from tfmpq.graph import analyse
+from tfmpq.graph.fusion import analyse
+from tfmpq.graph.network import operator_of, shortcut_channels
 from tfmpq.models.shortcut import PadShortcut
-from tfmpq.network import operator_of, shortcut_channels
 
 
 def model_of(build, shape=(8, 8, 3)) -> keras.Model:

@@ -14,18 +14,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
 
-from tfmpq import latency_budget
-from tfmpq.budget import Budget, exceeded, parse_budgets
-from tfmpq.cost import COST_KEYS, CostModel, LayerCost
-from tfmpq.deploy import present
+from tfmpq.deploy.devices import facts as present
 from tfmpq.errors import UsageError
-from tfmpq.expected_cost import ExpectedCost
-from tfmpq.latency_budget import latencies, with_latency
-from tfmpq.latency_cost import LatencyCosts
-from tfmpq.latency_table import FORMAT
-from tfmpq.pressure import BudgetTerm
-from tfmpq.select import check_feasible_together, select
-from tfmpq.spend import drawn, narrow, spend
+from tfmpq.methods import latency_budget
+from tfmpq.methods.latency_budget import latencies, with_latency
+from tfmpq.policy.allocation import check_feasible_together, select
+from tfmpq.policy.budget import Budget, exceeded, parse_budgets
+from tfmpq.policy.cost import COST_KEYS, CostModel, LayerCost
+from tfmpq.policy.expected_cost import ExpectedCost
+from tfmpq.policy.greedy import drawn, narrow, spend
+from tfmpq.policy.latency_cost import LatencyCosts
+from tfmpq.policy.latency_table import FORMAT
+from tfmpq.training.budget_term import BudgetTerm
 
 BITS = (2, 4, 8)
 NAMES = ("l0", "l1", "l2")

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from tfmpq.cost import CostModel, LayerCost
 from tfmpq.errors import UsageError
-from tfmpq.latency_table import (
+from tfmpq.policy.cost import CostModel, LayerCost
+from tfmpq.policy.latency_table import (
     ALONE,
     FORMAT,
     LatencyTable,

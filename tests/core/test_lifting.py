@@ -10,9 +10,9 @@ import pytest
 from keras import layers
 
 from tfmpq.errors import TfmpqError
-from tfmpq.graph import analyse
-from tfmpq.lifting import lift
-from tfmpq.lowering import lower
+from tfmpq.graph.fusion import analyse
+from tfmpq.graph.lowering import lower
+from tfmpq.graph.sequences import lift
 
 
 def everything(x: Any) -> Any:

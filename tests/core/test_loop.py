@@ -14,16 +14,16 @@ import numpy as np
 import pytest
 from keras import layers
 
-from tfmpq import loop
 from tfmpq.data import ImageBatches, Split
 from tfmpq.errors import TfmpqError
-from tfmpq.expected_cost import ExpectedCost
-from tfmpq.loop import train
-from tfmpq.optimizer import QuantizationOptimizer
+from tfmpq.policy.expected_cost import ExpectedCost
 from tfmpq.progress import SilentReporter
-from tfmpq.runs import Stage
-from tfmpq.sharpness import RadiusSchedule
-from tfmpq.training import BudgetTerm, QuantizedTraining, SharpnessOptions
+from tfmpq.training import loop
+from tfmpq.training.loop import train
+from tfmpq.training.optimizer import QuantizationOptimizer
+from tfmpq.training.run_folder import Stage
+from tfmpq.training.sharpness import RadiusSchedule
+from tfmpq.training.step import BudgetTerm, QuantizedTraining, SharpnessOptions
 
 BATCH, STEPS, EPOCHS = 8, 2, 3
 TOTAL = STEPS * EPOCHS

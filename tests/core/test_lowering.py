@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from tfmpq.graph import analyse
-from tfmpq.lowering import lower
+from tfmpq.graph.fusion import analyse
+from tfmpq.graph.lowering import lower
 
 
 def model_of(build: Callable[[Any], Any]) -> keras.Model:

@@ -14,17 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tfmpq.methods
-from tfmpq import decide as deciding
-from tfmpq.budget import Budget, exceeded
-from tfmpq.cost import CostModel, LayerCost
-from tfmpq.decide import Learned, decide
+from tfmpq.api.search import search
 from tfmpq.errors import UsageError
 from tfmpq.methods import METHODS, load_method
+from tfmpq.methods import selection as deciding
+from tfmpq.methods.options import KNOBS, SearchOptions
+from tfmpq.methods.selection import Learned, decide
 from tfmpq.methods.sensitivity import measure
+from tfmpq.policy.budget import Budget, exceeded
+from tfmpq.policy.cost import CostModel, LayerCost
 from tfmpq.progress import SilentReporter
-from tfmpq.quantizing import quantize_wrappers
-from tfmpq.search_options import KNOBS, SearchOptions
-from tfmpq.searching import search
+from tfmpq.quantization.insertion import quantize_wrappers
 
 NAMES, BITS = ("first", "a", "b", "c"), (2, 3, 4, 8)
 MODEL = CostModel(

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from tfmpq.optimizer import QuantizationOptimizer
+from tfmpq.training.optimizer import QuantizationOptimizer
 
 GRADIENTS = np.random.default_rng(0).normal(size=(6, 3)).astype("float32")
 START = np.array([0.5, -1.0, 2.0], "float32")

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfmpq.errors import UsageError
-from tfmpq.policy import (
+from tfmpq.policy.policy import (
     FORMAT,
     MAX_FILE_BYTES,
     BudgetRecord,

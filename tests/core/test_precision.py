@@ -10,17 +10,17 @@ import keras
 import numpy as np
 import pytest
 
-from tfmpq import loop
-from tfmpq.checkpoints import described
 from tfmpq.data import ImageBatches, Split
 from tfmpq.errors import TfmpqError
-from tfmpq.loop import train
-from tfmpq.optimizer import QuantizationOptimizer
-from tfmpq.precision import computing_in
+from tfmpq.methods.precision import computing_in
 from tfmpq.progress import SilentReporter
-from tfmpq.runs import Stage
-from tfmpq.sharpness import RadiusSchedule
-from tfmpq.training import SharpnessOptions
+from tfmpq.training import loop
+from tfmpq.training.checkpoints import described
+from tfmpq.training.loop import train
+from tfmpq.training.optimizer import QuantizationOptimizer
+from tfmpq.training.run_folder import Stage
+from tfmpq.training.sharpness import RadiusSchedule
+from tfmpq.training.step import SharpnessOptions
 
 OPTIONS = SharpnessOptions(RadiusSchedule("inverse", window=2))
 

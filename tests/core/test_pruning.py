@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 from keras import layers
 
-from tfmpq import loop
 from tfmpq.data import ImageBatches, Split
-from tfmpq.expected_cost import ExpectedCost
-from tfmpq.graph import analyse
-from tfmpq.optimizer import QuantizationOptimizer
-from tfmpq.pressure import BudgetTerm
+from tfmpq.graph.fusion import analyse
+from tfmpq.methods.pruning import drop_improbable, leave_out_dropped, train_and_prune
+from tfmpq.policy.expected_cost import ExpectedCost
 from tfmpq.progress import SilentReporter
-from tfmpq.pruning import drop_improbable, leave_out_dropped, train_and_prune
-from tfmpq.quantizers import LearnedStepQuantizer
-from tfmpq.quantizing import quantize_model
-from tfmpq.runs import Stage
-from tfmpq.training import QuantizedTraining
+from tfmpq.quantization.insertion import quantize_model
+from tfmpq.quantizers.learned_step import LearnedStepQuantizer
+from tfmpq.training import loop
+from tfmpq.training.budget_term import BudgetTerm
+from tfmpq.training.optimizer import QuantizationOptimizer
+from tfmpq.training.run_folder import Stage
+from tfmpq.training.step import QuantizedTraining
 
 BITS = (2, 3, 4, 8)
 EPOCHS, STEPS = 3, 2

@@ -13,7 +13,7 @@ from keras import ops
 from scipy.optimize import minimize_scalar
 
 from tfmpq.errors import UsageError
-from tfmpq.quantizers import (
+from tfmpq.quantizers.learned_step import (
     LearnedStepQuantizer,
     Levels,
     activation_levels,

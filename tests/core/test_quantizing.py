@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from keras import layers
 
+from tfmpq.graph.network import INPUT_QUANTIZER
 from tfmpq.models.shortcut import PadShortcut
-from tfmpq.network import INPUT_QUANTIZER
-from tfmpq.quantizing import quantize_wrappers
-from tfmpq.runs import load_keras
-from tfmpq.wrapper import QuantizeWrapper, inner
+from tfmpq.quantization.insertion import quantize_wrappers
+from tfmpq.quantizers.wrapper import QuantizeWrapper, inner
+from tfmpq.training.run_folder import load_keras
 
 
 def test_weights_are_copied_and_layers_keep_their_names(searchable) -> None:

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from keras import layers
 from scipy import ndimage
 
-from tfmpq import reconstruction
-from tfmpq.graph import analyse
-from tfmpq.lowering import lower
+from tfmpq.graph.fusion import analyse
+from tfmpq.graph.lowering import lower
 from tfmpq.progress import SilentReporter
-from tfmpq.quantizers import weight_levels
-from tfmpq.reconstruction import MAX_IMAGES, affordable_images, optimal_rounding, reconstruct
-from tfmpq.wrapper import inner
+from tfmpq.quantization import reconstruction
+from tfmpq.quantization.reconstruction import MAX_IMAGES, affordable_images, optimal_rounding, reconstruct
+from tfmpq.quantizers.learned_step import weight_levels
+from tfmpq.quantizers.wrapper import inner
 
 from .conftest import images_of, quantize, randomise
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from keras import ops
 from scipy.special import softmax
 
-from tfmpq.quantizers import LearnedStepQuantizer, fake_quantize, weight_levels
-from tfmpq.relaxation import next_to, probabilities, scores
+from tfmpq.quantizers.learned_step import LearnedStepQuantizer, fake_quantize, weight_levels
+from tfmpq.quantizers.relaxation import next_to, probabilities, scores
 
 quick = settings(max_examples=40, deadline=None)
 ALL = (2, 3, 4, 5, 6, 7, 8)

@@ -8,11 +8,11 @@ import pytest
 from keras import layers
 
 from tfmpq.errors import UsageError
-from tfmpq.graph import analyse
-from tfmpq.network import INPUT_QUANTIZER
-from tfmpq.policy import LayerChoice, Policy
-from tfmpq.quantizing import quantize_wrappers
-from tfmpq.restrict import restrict
+from tfmpq.graph.fusion import analyse
+from tfmpq.graph.network import INPUT_QUANTIZER
+from tfmpq.policy.policy import LayerChoice, Policy
+from tfmpq.quantization.discretization import restrict
+from tfmpq.quantization.insertion import quantize_wrappers
 
 WEIGHT_BITS = {"stem": 8, "dw": 4, "pw": 2, "down": 4, "logits": 8}
 ACTIVATION_BITS = {"add": 4, "gap": 8}

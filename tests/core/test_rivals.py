@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
 
-from tfmpq import sharpness
 from tfmpq.errors import UsageError
-from tfmpq.training import SharpnessOptions
+from tfmpq.training import sharpness
+from tfmpq.training.step import SharpnessOptions
 
 seeds = st.integers(0, 2**31)
 SHAPES = ((3, 4), (5,), (1,))
@@ -148,7 +148,7 @@ def test_only_the_averaged_update_shortens_the_ascent():
 
 
 def test_entropy_of_choices():
-    from tfmpq.pressure import mean_entropy
+    from tfmpq.training.budget_term import mean_entropy
 
     even, made = np.full(4, 0.25, np.float32), np.array([1, 0, 0], np.float32)
     assert float(mean_entropy([ops.convert_to_tensor(even)])) == pytest.approx(math.log(4))

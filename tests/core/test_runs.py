@@ -14,10 +14,18 @@ import keras
 import numpy as np
 import pytest
 
-from tfmpq.checkpoints import described
 from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.progress import SilentReporter
-from tfmpq.runs import Stage, StepLog, load_keras, locked, read_json, write_atomically, write_json
+from tfmpq.training.checkpoints import described
+from tfmpq.training.run_folder import (
+    Stage,
+    StepLog,
+    load_keras,
+    locked,
+    read_json,
+    write_atomically,
+    write_json,
+)
 
 HOLD = """
 import fcntl, sys

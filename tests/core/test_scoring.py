@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tfmpq.data import Split
-from tfmpq.outputs import Output
-from tfmpq.scoring import OutputScore, Score, score_outputs
+from tfmpq.tasks.outputs import Output
+from tfmpq.tasks.scoring import OutputScore, Score, score_outputs
 
 CLASSES = 7
 OUTPUTS = (Output("map", (4, 4, 9)), Output("wide", (9,)), Output("few", (6,)), Output("pixel", (1, 1, 7)))

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from keras import layers
 
-from tfmpq import searching
+from tfmpq.api import search as searching
+from tfmpq.api.search import search
 from tfmpq.errors import UsageError
-from tfmpq.policy import load_policy
-from tfmpq.runs import read_json
-from tfmpq.searching import search
+from tfmpq.policy.policy import load_policy
+from tfmpq.training.run_folder import read_json
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def test_a_changed_knob_is_named(place: Path, monkeypatch: pytest.MonkeyPatch) -
         (place / "changed" / "search.npz").touch()  # as if a checkpoint had been written
         raise Stopped
 
-    monkeypatch.setattr("tfmpq.gradient_search.GradientMethod.run", stop)
+    monkeypatch.setattr("tfmpq.methods.gradient.GradientMethod.run", stop)
     with pytest.raises(Stopped):
         found(place, "changed", method="asga", rho_max=0.1)
     assert read_json(place / "changed" / "search.json")["rho_max"] == 0.1

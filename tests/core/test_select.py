@@ -10,10 +10,10 @@ import scipy.optimize
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from tfmpq.budget import Budget, exceeded, parse_budgets
-from tfmpq.cost import COST_KEYS, CostModel, LayerCost
 from tfmpq.errors import TfmpqError, UsageError
-from tfmpq.select import select
+from tfmpq.policy.allocation import select
+from tfmpq.policy.budget import Budget, exceeded, parse_budgets
+from tfmpq.policy.cost import COST_KEYS, CostModel, LayerCost
 
 OPERATORS = ("conv2d", "pointwise", "depthwise_conv2d", "dense")
 

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
 
-from tfmpq import sharpness
 from tfmpq.errors import UsageError
-from tfmpq.sharpness import RadiusSchedule
+from tfmpq.training import sharpness
+from tfmpq.training.sharpness import RadiusSchedule
 
 RNG = np.random.default_rng(7)
 POINTS = RNG.normal(size=(40, 6))

@@ -6,9 +6,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfmpq.budget import Budget, exceeded
-from tfmpq.cost import CostModel, LayerCost
-from tfmpq.spend import narrow, spend
+from tfmpq.policy.budget import Budget, exceeded
+from tfmpq.policy.cost import CostModel, LayerCost
+from tfmpq.policy.greedy import narrow, spend
 
 BITS = (2, 3, 4, 8)
 NAMES = ("a", "b", "c")

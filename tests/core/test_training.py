@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from keras import ops
 
-from tfmpq import sharpness, training
-from tfmpq.optimizer import QuantizationOptimizer
-from tfmpq.sharpness import RadiusSchedule
-from tfmpq.training import QuantizedTraining, SharpnessOptions
-from tfmpq.wrapper import _perturbations
+from tfmpq.quantizers.wrapper import _perturbations
+from tfmpq.training import sharpness
+from tfmpq.training import step as training
+from tfmpq.training.optimizer import QuantizationOptimizer
+from tfmpq.training.sharpness import RadiusSchedule
+from tfmpq.training.step import QuantizedTraining, SharpnessOptions
 
 RHO = 0.05
 BITS = (2, 4, 8)

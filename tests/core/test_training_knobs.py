@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from tfmpq import sharpness, training
-from tfmpq.optimizer import QuantizationOptimizer
-from tfmpq.sharpness import RadiusSchedule
-from tfmpq.training import QuantizedTraining, SharpnessOptions
+from tfmpq.training import sharpness
+from tfmpq.training import step as training
+from tfmpq.training.optimizer import QuantizationOptimizer
+from tfmpq.training.sharpness import RadiusSchedule
+from tfmpq.training.step import QuantizedTraining, SharpnessOptions
 
 RHO, CLASSES = 0.05, 4
 

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from keras import layers
 
 from tfmpq.errors import TfmpqError
-from tfmpq.graph import analyse
-from tfmpq.lowering import lower
-from tfmpq.network import Node
-from tfmpq.windows import as_kernel, as_matrices, group_count, input_matrices
+from tfmpq.graph.fusion import analyse
+from tfmpq.graph.lowering import lower
+from tfmpq.graph.network import Node
+from tfmpq.quantization.im2col import as_kernel, as_matrices, group_count, input_matrices
 
 sides = st.integers(1, 4)
 paddings = st.sampled_from(["same", "valid"])

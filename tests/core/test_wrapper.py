@@ -8,8 +8,8 @@ import pytest
 import tensorflow as tf
 from keras import layers, ops
 
-from tfmpq.configs import MixedPrecisionQuantizeConfig
-from tfmpq.wrapper import QuantizeWrapper, inner, perturbed_kernels
+from tfmpq.quantizers.config import MixedPrecisionQuantizeConfig
+from tfmpq.quantizers.wrapper import QuantizeWrapper, inner, perturbed_kernels
 
 
 def wrapped(layer: keras.layers.Layer, shape: tuple[int, ...], **config) -> QuantizeWrapper:

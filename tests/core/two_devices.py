@@ -11,18 +11,18 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
-from tfmpq import loop
 from tfmpq.data import ImageBatches, Split
-from tfmpq.distribution import Strategy, strategy
 from tfmpq.errors import UsageError
-from tfmpq.graph import analyse
-from tfmpq.loop import train
-from tfmpq.optimizer import QuantizationOptimizer
+from tfmpq.graph.fusion import analyse
 from tfmpq.progress import SilentReporter
-from tfmpq.quantizing import quantize_model
-from tfmpq.runs import Stage
-from tfmpq.sharpness import RadiusSchedule
-from tfmpq.training import Distillation, QuantizedTraining, SharpnessOptions
+from tfmpq.quantization.insertion import quantize_model
+from tfmpq.training import loop
+from tfmpq.training.distribution import Strategy, strategy
+from tfmpq.training.loop import train
+from tfmpq.training.optimizer import QuantizationOptimizer
+from tfmpq.training.run_folder import Stage
+from tfmpq.training.sharpness import RadiusSchedule
+from tfmpq.training.step import Distillation, QuantizedTraining, SharpnessOptions
 
 STEPS, EPOCHS = 3, 2
 SPLIT = Split(

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfmpq import loop
 from tfmpq.data import ImageBatches, Split, on_device
 from tfmpq.data.preprocess import PREPROCESSINGS
-from tfmpq.loop import train
-from tfmpq.pretrain import FloatTraining
 from tfmpq.progress import SilentReporter
-from tfmpq.runs import Stage
+from tfmpq.training import loop
+from tfmpq.training.float_training import FloatTraining
+from tfmpq.training.loop import train
+from tfmpq.training.run_folder import Stage
 
 COLOUR = np.random.default_rng(0).integers(0, 256, (40, 16, 8, 3), dtype=np.uint8)
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tfmpq.frozen import FrozenLayer, FrozenModel, FrozenWeights, TensorGrid
+from tfmpq.graph.frozen import FrozenLayer, FrozenModel, FrozenWeights, TensorGrid
 
 
 def grid(scale: float, bits: int = 8, signed: bool = True) -> TensorGrid:

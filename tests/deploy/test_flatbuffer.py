@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfmpq.deploy.flatbuffer import builtin_name, pack, read_file, read_model, unpack, write_model
-from tfmpq.deploy.surgery import build_tflite
+from tfmpq.deploy.conversion.surgery import build_tflite
+from tfmpq.deploy.tflite.flatbuffer import builtin_name, pack, read_file, read_model, unpack, write_model
 from tfmpq.errors import TfmpqError
 
 

@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 
-from tfmpq.containers import SPECIALIZED
-from tfmpq.deploy.flatbuffer import IDENTIFIER, read_model, reading, write_model
-from tfmpq.deploy.inspect_file import inspect_content
-from tfmpq.deploy.layout import stored_layers
-from tfmpq.deploy.probe_models import Case, all_cases, make_probe
-from tfmpq.deploy.sandbox import Sandbox
-from tfmpq.deploy.specialize import specialize
-from tfmpq.deploy.verify import verify
+from tfmpq.deploy.conversion.specialize import specialize
+from tfmpq.deploy.proof.verify import verify
+from tfmpq.deploy.runtime.inspect_file import inspect_content
+from tfmpq.deploy.runtime.probe_models import Case, all_cases, make_probe
+from tfmpq.deploy.runtime.sandbox import Sandbox
+from tfmpq.deploy.tflite.flatbuffer import IDENTIFIER, read_model, reading, write_model
+from tfmpq.deploy.tflite.layout import stored_layers
 from tfmpq.errors import TfmpqError
-from tfmpq.frozen import FrozenModel
+from tfmpq.graph.containers import SPECIALIZED
+from tfmpq.graph.frozen import FrozenModel
 
 QUICK, THOROUGH = 300, 10_000
 
@@ -30,7 +30,7 @@ QUICK, THOROUGH = 300, 10_000
 @pytest.fixture(scope="module")
 def originals(make_small) -> list[bytes]:
     """Small whole files: ours in three forms, and single operators."""
-    from tfmpq.deploy.surgery import build_tflite
+    from tfmpq.deploy.conversion.surgery import build_tflite
 
     ours = [build_tflite(make_small(bits), target) for bits in (2, 8) for target in ("litert", "storage")]
     dense = make_probe(Case("FULLY_CONNECTED", 4, "int8", fan_in=16)).content
@@ -87,8 +87,16 @@ def fuzz(
                     with reading("fuzzed.tflite"):
                         verify(frozen, content, "litert", None, sandbox)
                 elif number % 4 == 0:
-                    sandbox.call("tfmpq.deploy.runtime:open_network", content, "fuzzed.tflite", 1, "default")
-                    sandbox.call("tfmpq.deploy.runtime:run_network", np.zeros((1, 8, 8, 3), np.float32))
+                    sandbox.call(
+                        "tfmpq.deploy.runtime.interpreter:open_network",
+                        content,
+                        "fuzzed.tflite",
+                        1,
+                        "default",
+                    )
+                    sandbox.call(
+                        "tfmpq.deploy.runtime.interpreter:run_network", np.zeros((1, 8, 8, 3), np.float32)
+                    )
                 outcomes[f"{work}: done"] += 1
             except TfmpqError as error:
                 crashes += "crashed with" in str(error)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from tfmpq.deploy import layer_kernels
-from tfmpq.deploy.op_times import MERGED
-from tfmpq.deploy.profilers import LiteRtProfiler, NoProfiler
-from tfmpq.deploy.surgery import build_tflite
+from tfmpq.deploy.conversion.surgery import build_tflite
+from tfmpq.deploy.latency import layer_kernels
+from tfmpq.deploy.latency.operator_times import MERGED
+from tfmpq.deploy.latency.profilers import LiteRtProfiler, NoProfiler
 
 
 def test_the_profiler_names_the_kernel_of_every_layer(make_small) -> None:

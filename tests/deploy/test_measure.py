@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from tfmpq.cli.measure import PROTOCOLS as OFFERED
-from tfmpq.deploy import measure, profilers, python_runner
-from tfmpq.deploy.device_errors import (
+from tfmpq.deploy.conversion.surgery import build_tflite
+from tfmpq.deploy.devices import python_runner
+from tfmpq.deploy.devices.errors import (
     BadAffinity,
     Crashed,
     ModelInvalid,
@@ -20,11 +21,11 @@ from tfmpq.deploy.device_errors import (
     TimedOut,
     WrongArchitecture,
 )
-from tfmpq.deploy.device_state import drift, state_warnings, throttling
-from tfmpq.deploy.latency import compare, statistics
-from tfmpq.deploy.protocol import PROTOCOLS, Protocol
-from tfmpq.deploy.surgery import build_tflite
-from tfmpq.deploy.transports import transport
+from tfmpq.deploy.devices.protocol import PROTOCOLS, Protocol
+from tfmpq.deploy.devices.state import drift, state_warnings, throttling
+from tfmpq.deploy.devices.transports import transport
+from tfmpq.deploy.latency import measure, profilers
+from tfmpq.deploy.latency.measurement import compare, statistics
 from tfmpq.errors import TfmpqError, UsageError
 
 SHORT = Protocol("quick", runs=20, seconds=0.05, warmup_runs=2, warmup_seconds=0.01)

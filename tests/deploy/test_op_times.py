@@ -13,15 +13,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfmpq.deploy import profilers
-from tfmpq.deploy.flatbuffer import builtin_name, read_model
-from tfmpq.deploy.op_times import MERGED, ProfiledProcess, layers_of, operator_profile, typical
-from tfmpq.deploy.partitions import Event, _is_kernel_of, _matched, owners, partitions
-from tfmpq.deploy.profilers import LiteRtProfiler, NoProfiler, parse_operators
-from tfmpq.deploy.protocol import Protocol
-from tfmpq.deploy.runtime import execution_plan
-from tfmpq.deploy.surgery import build_tflite
-from tfmpq.deploy.transports import transport
+from tfmpq.deploy.conversion.surgery import build_tflite
+from tfmpq.deploy.devices.protocol import Protocol
+from tfmpq.deploy.devices.transports import transport
+from tfmpq.deploy.latency import profilers
+from tfmpq.deploy.latency.operator_times import MERGED, ProfiledProcess, layers_of, operator_profile, typical
+from tfmpq.deploy.latency.partitions import Event, _is_kernel_of, _matched, owners, partitions
+from tfmpq.deploy.latency.profilers import LiteRtProfiler, NoProfiler, parse_operators
+from tfmpq.deploy.runtime.interpreter import execution_plan
+from tfmpq.deploy.tflite.flatbuffer import builtin_name, read_model
 
 PLAN = Protocol("test", runs=10, seconds=0.01)
 CONV, DEPTHWISE = "Convolution (NHWC, QC8) IGEMM", "Convolution (NHWC, QC8) DWConv"

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tfmpq.containers import container_for
+from tfmpq.deploy.conversion.topology import deployable, output_shapes
 from tfmpq.deploy.export import ExportReport, export_tflite
-from tfmpq.deploy.flatbuffer import builtin_name, read_model
-from tfmpq.deploy.layout import stored_layers
-from tfmpq.deploy.reference import expected_value
-from tfmpq.deploy.runtime import execution_plan, load
-from tfmpq.deploy.topology import deployable, output_shapes
-from tfmpq.frozen import FrozenModel
+from tfmpq.deploy.proof.reference import expected_value
+from tfmpq.deploy.runtime.interpreter import execution_plan, load
+from tfmpq.deploy.tflite.flatbuffer import builtin_name, read_model
+from tfmpq.deploy.tflite.layout import stored_layers
+from tfmpq.graph.containers import container_for
+from tfmpq.graph.frozen import FrozenModel
 
 CASES = [(2, 8), (3, 8), (4, 8), (8, 8), (5, 2), (6, 4), (7, 7)]
 

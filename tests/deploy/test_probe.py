@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from scipy import signal
 
-from tfmpq.containers import Builtin
-from tfmpq.deploy import probe as probing
-from tfmpq.deploy.flatbuffer import TYPE_OF_BITS, contents, quantization, read_model, write_model
-from tfmpq.deploy.layout import stored_layers
-from tfmpq.deploy.probe import ProbedCase, ProbeReport, contradiction, probe
-from tfmpq.deploy.probe_models import STRIDE, Case, all_cases, make_probe
-from tfmpq.deploy.runtime import open_interpreter
+from tfmpq.deploy.runtime import probe as probing
+from tfmpq.deploy.runtime.interpreter import open_interpreter
+from tfmpq.deploy.runtime.known_kernels import Activations
+from tfmpq.deploy.runtime.probe import ProbedCase, ProbeReport, contradiction, probe
+from tfmpq.deploy.runtime.probe_models import STRIDE, Case, all_cases, make_probe
+from tfmpq.deploy.tflite.flatbuffer import TYPE_OF_BITS, contents, quantization, read_model, write_model
+from tfmpq.deploy.tflite.layout import stored_layers
 from tfmpq.errors import TfmpqError
-from tfmpq.kernels import Activations
+from tfmpq.graph.containers import Builtin
 
 
 @pytest.fixture(scope="module")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from tfmpq.deploy import runner
-from tfmpq.deploy.processor import target_for
-from tfmpq.deploy.runtime import read_metadata
-from tfmpq.deploy.specialize import specialize as rewritten
-from tfmpq.deploy.surgery import build_tflite
-from tfmpq.specializing import specialize
+from tfmpq.api.specialize import specialize
+from tfmpq.deploy.conversion.specialize import specialize as rewritten
+from tfmpq.deploy.conversion.surgery import build_tflite
+from tfmpq.deploy.devices import pushed_runner as runner
+from tfmpq.deploy.runtime.interpreter import read_metadata
+from tfmpq.deploy.runtime.processor import target_for
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_auto_asks_the_processor_at_hand(
     source, out = tmp_path / "a.tflite", tmp_path / "b.tflite"
     source.write_bytes(build_tflite(make_small(4), "storage"))
     here = runner.device() | {"machine": machine, "features": features}
-    monkeypatch.setattr("tfmpq.specializing.device", lambda: here)
+    monkeypatch.setattr("tfmpq.api.specialize.device", lambda: here)
     assert specialize(source, out, "auto").target == target
     assert out.read_bytes() == rewritten(source.read_bytes(), target)
     assert read_metadata(out.read_bytes())

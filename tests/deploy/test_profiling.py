@@ -9,19 +9,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tfmpq.containers import container_for
-from tfmpq.deploy import profile_session, profilers, profiling
-from tfmpq.deploy.profile_parts import padding
-from tfmpq.deploy.profiling import profile
-from tfmpq.deploy.runtime import tensor_values
-from tfmpq.deploy.single_operators import Cutter
-from tfmpq.deploy.stand_in import stand_in
-from tfmpq.deploy.surgery import build_tflite
-from tfmpq.deploy.verify import verify
+from tfmpq.api.search import search
+from tfmpq.deploy.conversion.surgery import build_tflite
+from tfmpq.deploy.latency import profilers
+from tfmpq.deploy.profiling import profile as profiling
+from tfmpq.deploy.profiling import session as profile_session
+from tfmpq.deploy.profiling.parts import padding
+from tfmpq.deploy.profiling.profile import profile
+from tfmpq.deploy.profiling.random_network import stand_in
+from tfmpq.deploy.profiling.single_operators import Cutter
+from tfmpq.deploy.proof.verify import verify
+from tfmpq.deploy.runtime.interpreter import tensor_values
 from tfmpq.errors import UsageError
-from tfmpq.latency_table import ALONE, ProfiledNetwork, conditions, load_table
-from tfmpq.policy import load_policy
-from tfmpq.searching import search
+from tfmpq.graph.containers import container_for
+from tfmpq.policy.latency_table import ALONE, ProfiledNetwork, conditions, load_table
+from tfmpq.policy.policy import load_policy
 
 NETWORK = "user_networks:small"
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfmpq.deploy.reference import expected_value, steps_off
-from tfmpq.frozen import FrozenModel
+from tfmpq.deploy.proof.reference import expected_value, steps_off
+from tfmpq.graph.frozen import FrozenModel
 
 
 def value_of(net: Any, name: str, codes: np.ndarray) -> np.ndarray:

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tfmpq.deploy.conversion.surgery import build_tflite
 from tfmpq.deploy.export import export_float, export_tflite
-from tfmpq.deploy.flatbuffer import read_model, write_model
-from tfmpq.deploy.inspect_file import inspect_file
-from tfmpq.deploy.runtime import load, run
-from tfmpq.deploy.surgery import build_tflite
+from tfmpq.deploy.runtime.inspect_file import inspect_file
+from tfmpq.deploy.runtime.interpreter import load, run
+from tfmpq.deploy.tflite.flatbuffer import read_model, write_model
 from tfmpq.errors import TfmpqError, UsageError
-from tfmpq.outputs import Output
+from tfmpq.tasks.outputs import Output
 
 
 @pytest.fixture(scope="module")

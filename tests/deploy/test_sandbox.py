@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from tfmpq.deploy.sandbox import Sandbox
+from tfmpq.deploy.runtime.sandbox import Sandbox
 from tfmpq.errors import TfmpqError, UsageError
 
 
@@ -35,9 +35,9 @@ def test_what_is_printed_does_not_get_between(sandbox: Sandbox) -> None:
 
 def test_errors_keep_their_kind(sandbox: Sandbox) -> None:
     with pytest.raises(UsageError, match="A file is rewritten for"):
-        sandbox.call("tfmpq.deploy.specialize:specialize", b"", "storage")
+        sandbox.call("tfmpq.deploy.conversion.specialize:specialize", b"", "storage")
     with pytest.raises(TfmpqError, match="carries the identifier") as caught:
-        sandbox.call("tfmpq.deploy.specialize:specialize", b"", "litert")
+        sandbox.call("tfmpq.deploy.conversion.specialize:specialize", b"", "litert")
     assert not isinstance(caught.value, UsageError)
 
 

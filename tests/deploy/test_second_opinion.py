@@ -15,15 +15,15 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from tfmpq.deploy.flatbuffer import builtin_name, read_model
-from tfmpq.deploy.layout import StoredLayer, stored_layers, tensor_name
-from tfmpq.deploy.runtime import open_interpreter
-from tfmpq.deploy.specialize import specialize
-from tfmpq.deploy.surgery import build_tflite
-from tfmpq.freeze import freeze
-from tfmpq.frozen import FrozenModel
-from tfmpq.graph import analyse
-from tfmpq.quantizing import quantize_model, quantize_wrappers
+from tfmpq.deploy.conversion.specialize import specialize
+from tfmpq.deploy.conversion.surgery import build_tflite
+from tfmpq.deploy.runtime.interpreter import open_interpreter
+from tfmpq.deploy.tflite.flatbuffer import builtin_name, read_model
+from tfmpq.deploy.tflite.layout import StoredLayer, stored_layers, tensor_name
+from tfmpq.graph.frozen import FrozenModel
+from tfmpq.graph.fusion import analyse
+from tfmpq.quantization.freeze import freeze
+from tfmpq.quantization.insertion import quantize_model, quantize_wrappers
 
 aeq = pytest.importorskip("ai_edge_quantizer", reason="ai-edge-quantizer is not installed")
 

@@ -12,20 +12,20 @@ import numpy as np
 import pytest
 from keras import layers
 
+from tfmpq.deploy.conversion.surgery import build_tflite
+from tfmpq.deploy.conversion.topology import deployable
 from tfmpq.deploy.export import export_float
-from tfmpq.deploy.flatbuffer import read_model, write_model
-from tfmpq.deploy.readback import mismatches
-from tfmpq.deploy.runtime import load, tensor_values
-from tfmpq.deploy.surgery import build_tflite
-from tfmpq.deploy.topology import deployable
-from tfmpq.deploy.verify import verify
+from tfmpq.deploy.proof.readback import mismatches
+from tfmpq.deploy.proof.verify import verify
+from tfmpq.deploy.runtime.interpreter import load, tensor_values
+from tfmpq.deploy.tflite.flatbuffer import read_model, write_model
 from tfmpq.errors import TfmpqError, UsageError
-from tfmpq.freeze import freeze, snap_biases
-from tfmpq.frozen import FrozenModel
-from tfmpq.graph import analyse
-from tfmpq.lowering import lower
-from tfmpq.outputs import Output
-from tfmpq.quantizing import quantize_model
+from tfmpq.graph.frozen import FrozenModel
+from tfmpq.graph.fusion import analyse
+from tfmpq.graph.lowering import lower
+from tfmpq.quantization.freeze import freeze, snap_biases
+from tfmpq.quantization.insertion import quantize_model
+from tfmpq.tasks.outputs import Output
 
 
 def two_heads() -> keras.Model:

@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 
-from tfmpq.containers import Builtin
-from tfmpq.deploy.delivery import deploy
-from tfmpq.deploy.flatbuffer import read_model, write_model
-from tfmpq.deploy.inspect_file import inspect_file
-from tfmpq.deploy.measure import measure
-from tfmpq.deploy.probe_models import Case, all_cases, make_probe
-from tfmpq.deploy.runtime import load, open_interpreter
-from tfmpq.deploy.soundness import wrong_operators
-from tfmpq.deploy.specialize import specialize
+from tfmpq.api.deploy import deploy
+from tfmpq.deploy.conversion.specialize import specialize
+from tfmpq.deploy.latency.measure import measure
+from tfmpq.deploy.runtime.inspect_file import inspect_file
+from tfmpq.deploy.runtime.interpreter import load, open_interpreter
+from tfmpq.deploy.runtime.known_kernels import kernel_for
+from tfmpq.deploy.runtime.probe_models import Case, all_cases, make_probe
+from tfmpq.deploy.runtime.soundness import wrong_operators
+from tfmpq.deploy.tflite.flatbuffer import read_model, write_model
 from tfmpq.errors import TfmpqError
-from tfmpq.kernels import kernel_for
+from tfmpq.graph.containers import Builtin
 
 
 @pytest.mark.parametrize("case", all_cases(), ids=str)

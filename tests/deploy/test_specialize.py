@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 
-from tfmpq.containers import SPECIALIZED
-from tfmpq.deploy.flatbuffer import builtin_name, read_model, write_model
-from tfmpq.deploy.layout import stored_layers
-from tfmpq.deploy.record import write_record
-from tfmpq.deploy.runtime import load, read_metadata
-from tfmpq.deploy.specialize import specialize
-from tfmpq.deploy.surgery import build_tflite
+from tfmpq.api.specialize import specialize as specialize_file
+from tfmpq.deploy.conversion.specialize import specialize
+from tfmpq.deploy.conversion.surgery import build_tflite
+from tfmpq.deploy.runtime.interpreter import load, read_metadata
+from tfmpq.deploy.tflite.flatbuffer import builtin_name, read_model, write_model
+from tfmpq.deploy.tflite.layout import stored_layers
+from tfmpq.deploy.tflite.metadata import write_record
 from tfmpq.errors import TfmpqError, UsageError
-from tfmpq.specializing import specialize as specialize_file
+from tfmpq.graph.containers import SPECIALIZED
 
 
 @pytest.fixture(scope="module", params=[2, 3, 8])
@@ -77,7 +77,7 @@ def test_file_is_read_back_and_compared(make_every_layer, tmp_path, monkeypatch)
         buffer.data = buffer.data ^ np.uint8(1)
         return write_model(model)
 
-    monkeypatch.setattr("tfmpq.specializing.rewrite", damage)
+    monkeypatch.setattr("tfmpq.api.specialize.rewrite", damage)
     before = out.read_bytes()
     with pytest.raises(TfmpqError, match="integers of layer conv differ"):
         specialize_file(path, out)
@@ -112,9 +112,9 @@ def test_no_tensorflow_no_keras_and_fast(tmp_path) -> None:
 import sys, time
 from ai_edge_litert import schema_py_generated as schema
 import numpy as np
-from tfmpq.deploy import flatbuffer as fb
-from tfmpq.deploy.specialize import specialize
-import tfmpq.specializing
+from tfmpq.deploy.tflite import flatbuffer as fb
+from tfmpq.deploy.conversion.specialize import specialize
+import tfmpq.api.specialize
 model = schema.ModelT()
 model.version, model.operatorCodes, model.buffers = 3, [], [schema.BufferT()]
 graph = schema.SubGraphT()

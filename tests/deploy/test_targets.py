@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tfmpq.containers import DELEGATED, TARGETS, container_for
+from tfmpq.deploy.conversion.topology import deployable
 from tfmpq.deploy.export import ExportReport, export_tflite
-from tfmpq.deploy.runtime import load
-from tfmpq.deploy.topology import deployable
-from tfmpq.deploy.verify import verify
-from tfmpq.frozen import FrozenModel
+from tfmpq.deploy.proof.verify import verify
+from tfmpq.deploy.runtime.interpreter import load
+from tfmpq.graph.containers import DELEGATED, TARGETS, container_for
+from tfmpq.graph.frozen import FrozenModel
 
 NEW = [target for target in TARGETS if target not in ("litert", "storage")]
 """The other two are exported at every width in test_operators."""

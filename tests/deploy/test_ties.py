@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tfmpq.deploy.reference import expected_value, steps_off, tie_width
-from tfmpq.deploy.runtime import tensor_values
-from tfmpq.deploy.surgery import build_tflite
-from tfmpq.frozen import FrozenLayer, FrozenModel, FrozenWeights, TensorGrid
+from tfmpq.deploy.conversion.surgery import build_tflite
+from tfmpq.deploy.proof.reference import expected_value, steps_off, tie_width
+from tfmpq.deploy.runtime.interpreter import tensor_values
+from tfmpq.graph.frozen import FrozenLayer, FrozenModel, FrozenWeights, TensorGrid
 
 # Steps of the inputs in steps of the output; next to halves and quarters, so that many sums are next to ties.
 RATIOS = [

@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tfmpq.deploy.surgery import build_tflite
-from tfmpq.deploy.topology import deployable, output_shapes
-from tfmpq.deploy.verify import verify
+from tfmpq.deploy.conversion.surgery import build_tflite
+from tfmpq.deploy.conversion.topology import deployable, output_shapes
+from tfmpq.deploy.proof.verify import verify
 from tfmpq.errors import TfmpqError
 
 

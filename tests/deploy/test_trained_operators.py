@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 from keras import layers
 
-from tfmpq.deploy.runtime import load, tensor_values
-from tfmpq.deploy.surgery import build_tflite
-from tfmpq.deploy.verify import verify
+from tfmpq.deploy.conversion.surgery import build_tflite
+from tfmpq.deploy.proof.verify import verify
+from tfmpq.deploy.runtime.interpreter import load, tensor_values
 from tfmpq.errors import TfmpqError
-from tfmpq.freeze import freeze, snap_biases
-from tfmpq.frozen import FrozenModel
-from tfmpq.graph import analyse
-from tfmpq.lowering import lower
-from tfmpq.quantizing import quantize_model
+from tfmpq.graph.frozen import FrozenModel
+from tfmpq.graph.fusion import analyse
+from tfmpq.graph.lowering import lower
+from tfmpq.quantization.freeze import freeze, snap_biases
+from tfmpq.quantization.insertion import quantize_model
 
 WIDTHS = (2, 3, 4, 6, 8)
 Build = Callable[[Any], Any]

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tfmpq.containers import TARGETS
-from tfmpq.deploy.flatbuffer import read_model
-from tfmpq.deploy.layout import stored_layers
-from tfmpq.deploy.runtime import tensor_values
-from tfmpq.deploy.specialize import specialize
-from tfmpq.deploy.surgery import build_tflite
-from tfmpq.deploy.verify import verify
-from tfmpq.frozen import FrozenModel, FrozenWeights
+from tfmpq.deploy.conversion.specialize import specialize
+from tfmpq.deploy.conversion.surgery import build_tflite
+from tfmpq.deploy.proof.verify import verify
+from tfmpq.deploy.runtime.interpreter import tensor_values
+from tfmpq.deploy.tflite.flatbuffer import read_model
+from tfmpq.deploy.tflite.layout import stored_layers
+from tfmpq.graph.containers import TARGETS
+from tfmpq.graph.frozen import FrozenModel, FrozenWeights
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 
 from tfmpq.deploy import export
-from tfmpq.deploy.flatbuffer import builtin_name, contents, quantization, read_model, write_model
-from tfmpq.deploy.layout import tensor_name
-from tfmpq.deploy.surgery import build_tflite
-from tfmpq.deploy.verify import verify
+from tfmpq.deploy.conversion.surgery import build_tflite
+from tfmpq.deploy.proof.verify import verify
+from tfmpq.deploy.tflite.flatbuffer import builtin_name, contents, quantization, read_model, write_model
+from tfmpq.deploy.tflite.layout import tensor_name
 from tfmpq.errors import TfmpqError, UsageError
 
 Fault = Callable[[Any], None]
@@ -126,8 +126,8 @@ def test_other_network_is_refused(built, make_small) -> None:
 
 
 def test_float_operator_is_refused(make_small) -> None:
-    from tfmpq.deploy.readback import mismatches
-    from tfmpq.deploy.topology import deployable
+    from tfmpq.deploy.conversion.topology import deployable
+    from tfmpq.deploy.proof.readback import mismatches
 
     frozen = deployable(make_small(2))
     model = read_model(build_tflite(frozen, "storage"))
@@ -142,7 +142,7 @@ def test_float_operator_is_refused(make_small) -> None:
 def test_agreement_with_the_trained_model(make_small, tmp_path: Path) -> None:
     images = np.random.default_rng(0).normal(0, 1, (40, 8, 8, 3)).astype(np.float32)
     report = export.export_tflite(make_small(4), tmp_path / "net.tflite")
-    from tfmpq.deploy.runtime import load
+    from tfmpq.deploy.runtime.interpreter import load
 
     logits = load(tmp_path / "net.tflite").run(images)
     report = export.export_tflite(make_small(4), tmp_path / "net.tflite", agreement=(images, logits))

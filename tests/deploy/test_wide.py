@@ -7,17 +7,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tfmpq.containers import SPECIALIZED, wide_container
-from tfmpq.deploy import layout, readback, surgery
-from tfmpq.deploy.flatbuffer import read_model
-from tfmpq.deploy.layout import bias_type
-from tfmpq.deploy.specialize import has_wide_activations
-from tfmpq.deploy.surgery import build_tflite
-from tfmpq.deploy.verify import verify
+from tfmpq.api.specialize import specialize
+from tfmpq.deploy.conversion import surgery
+from tfmpq.deploy.conversion.specialize import has_wide_activations
+from tfmpq.deploy.conversion.surgery import build_tflite
+from tfmpq.deploy.proof import readback
+from tfmpq.deploy.proof.verify import verify
+from tfmpq.deploy.tflite import layout
+from tfmpq.deploy.tflite.flatbuffer import read_model
+from tfmpq.deploy.tflite.layout import bias_type
 from tfmpq.errors import TfmpqError, UsageError
-from tfmpq.frozen import FrozenLayer, FrozenModel, FrozenWeights, TensorGrid
-from tfmpq.quantizers import activation_levels
-from tfmpq.specializing import specialize
+from tfmpq.graph.containers import SPECIALIZED, wide_container
+from tfmpq.graph.frozen import FrozenLayer, FrozenModel, FrozenWeights, TensorGrid
+from tfmpq.quantizers.learned_step import activation_levels
 
 INPUTS, WIDE = 1024, 16
 
@@ -109,7 +111,7 @@ def test_a_file_is_rewritten_for_no_other_target(make_small, tmp_path, monkeypat
             specialize(source, out, target)
     assert not out.exists()
     # A processor for which 8-bit networks are written otherwise.
-    monkeypatch.setattr("tfmpq.specializing.target_for", lambda *_: "litert-int8")
+    monkeypatch.setattr("tfmpq.api.specialize.target_for", lambda *_: "litert-int8")
     assert specialize(source, out, "auto").target == "litert"
     assert out.read_bytes() == source.read_bytes()
     assert not has_wide_activations(read_model(build_tflite(make_small(4), "litert")))

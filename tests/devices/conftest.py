@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).with_name("stand_ins")))
 
 from machines import STAND_INS, Phone, Raspberry, Sshd, wait_for
 
-from tfmpq.deploy.protocol import PROTOCOLS, Protocol
+from tfmpq.deploy.devices.protocol import PROTOCOLS, Protocol
 
 Machine = TypeVar("Machine", Sshd, Raspberry, Phone)
 SHORT = Protocol("quick", runs=5, seconds=0.01, warmup_runs=1, warmup_seconds=0.0, limit_seconds=60)
@@ -113,7 +113,7 @@ def dense_file(outputs: int) -> bytes:
     """A `.tflite` of one fully connected layer on int8 images of 4x4x3; needs no converter."""
     from ai_edge_litert import schema_py_generated as schema
 
-    from tfmpq.deploy.flatbuffer import write_model
+    from tfmpq.deploy.tflite.flatbuffer import write_model
 
     rng = np.random.default_rng(outputs)
     weights = rng.integers(-127, 128, (outputs, 48), dtype=np.int8)

@@ -14,11 +14,11 @@ import pytest
 from click.testing import CliRunner
 
 from tfmpq.cli.main import main
-from tfmpq.deploy import device_errors as errors
-from tfmpq.deploy.devices import devices
-from tfmpq.deploy.measure import measure
-from tfmpq.deploy.transports import Transport, remote, transport
-from tfmpq.deploy.transports.adb import AdbTransport
+from tfmpq.deploy.devices import errors
+from tfmpq.deploy.devices.discovery import devices
+from tfmpq.deploy.devices.transports import Transport, remote, transport
+from tfmpq.deploy.devices.transports.adb import AdbTransport
+from tfmpq.deploy.latency.measure import measure
 from tfmpq.errors import UsageError
 
 pytestmark = pytest.mark.usefixtures("short")

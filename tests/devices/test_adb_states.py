@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tfmpq.deploy import device_errors as errors
-from tfmpq.deploy.measure import measure
-from tfmpq.deploy.transports.adb import adb_devices, find_adb
+from tfmpq.deploy.devices import errors
+from tfmpq.deploy.devices.transports.adb import adb_devices, find_adb
+from tfmpq.deploy.latency.measure import measure
 
 FAKE = Path(__file__).with_name("fake_adb_device.py")
 

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from tfmpq.api.deploy import deploy
 from tfmpq.cli.main import main
-from tfmpq.deploy import device_errors as errors
-from tfmpq.deploy.delivery import deploy
-from tfmpq.deploy.devices import devices
-from tfmpq.deploy.measure import measure
-from tfmpq.deploy.python_runner import PythonRunner
-from tfmpq.deploy.runtime import open_interpreter
-from tfmpq.deploy.transports import transport
+from tfmpq.deploy.devices import errors
+from tfmpq.deploy.devices.discovery import devices
+from tfmpq.deploy.devices.python_runner import PythonRunner
+from tfmpq.deploy.devices.transports import transport
+from tfmpq.deploy.latency.measure import measure
+from tfmpq.deploy.runtime.interpreter import open_interpreter
 
 # Keras 3 converts TensorFlow's variables by a call that NumPy 2 warns of.
 pytestmark = [
@@ -117,7 +117,7 @@ def test_a_run_is_deployed_to_a_phone_by_a_bundle(arm_phone, bundle, workshop, t
 @pytest.fixture(scope="module")
 def networks(tmp_path_factory) -> dict[str, Path]:
     """Four layers in 4 and 8 bits, and a deep network with every kind of layer."""
-    from tfmpq.deploy.surgery import build_tflite
+    from tfmpq.deploy.conversion.surgery import build_tflite
 
     source = Path(__file__).parents[1] / "deploy" / "conftest.py"
     spec = importlib.util.spec_from_file_location("networks_for_devices", source)

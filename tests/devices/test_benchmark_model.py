@@ -7,9 +7,9 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfmpq.deploy.android import parse_device, parse_state
-from tfmpq.deploy.benchmark_model import cpu_mask, merge, parse_result, parse_text
-from tfmpq.deploy.device_state import emulated
+from tfmpq.deploy.devices.android import parse_device, parse_state
+from tfmpq.deploy.devices.benchmark_model import cpu_mask, merge, parse_result, parse_text
+from tfmpq.deploy.devices.state import emulated
 
 NEW = """INFO: Graph: [m.tflite]
 INFO: Replacing 65 out of 66 node(s) with delegate (TfLiteXNNPackDelegate) node, yielding 2 partitions.

@@ -16,12 +16,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from tfmpq.api.deploy import _file_beside, choose_form, deploy
 from tfmpq.cli.main import main
-from tfmpq.deploy import device_errors as errors
-from tfmpq.deploy import python_runner
-from tfmpq.deploy.delivery import _file_beside, choose_form, deploy
-from tfmpq.deploy.flatbuffer import read_model, write_model
-from tfmpq.deploy.surgery import build_tflite
+from tfmpq.deploy.conversion.surgery import build_tflite
+from tfmpq.deploy.devices import errors, python_runner
+from tfmpq.deploy.tflite.flatbuffer import read_model, write_model
 from tfmpq.errors import TfmpqError, UsageError
 
 # Keras 3 converts TensorFlow's variables by a call that NumPy 2 warns of.
@@ -147,7 +146,7 @@ def test_16_bit_activations_have_one_form(networks, tmp_path, monkeypatch) -> No
     layers = [replace(layer, grid=replace(layer.grid, bits=16, container=16)) for layer in frozen.layers]
     source = tmp_path / "wide.tflite"
     source.write_bytes(build_tflite(replace(frozen, layers=tuple(layers)), "litert"))
-    monkeypatch.setattr("tfmpq.deploy.delivery.target_for", lambda *_: "litert-int8")
+    monkeypatch.setattr("tfmpq.api.deploy.target_for", lambda *_: "litert-int8")
     done = deploy(source, "digits", limit=5)
     assert (done.form, done.path) == ("litert", str(tmp_path / "wide.litert.tflite"))
     assert done.agreement is not None
@@ -181,7 +180,7 @@ def test_files_with_dots_in_their_names_stay_apart(storage, name, written) -> No
 
 def test_a_folder_without_a_run_is_refused_before_the_device_and_tensorflow(tmp_path) -> None:
     script = (
-        "import sys; from pathlib import Path; from tfmpq.deploy.delivery import deploy\n"
+        "import sys; from pathlib import Path; from tfmpq.api.deploy import deploy\n"
         "from tfmpq.errors import UsageError\n"
         "try: deploy(Path('.'), 'digits', on='ssh:nowhere.invalid')\n"
         "except UsageError as error: print(error)\n"

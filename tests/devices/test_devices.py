@@ -13,8 +13,8 @@ import pytest
 from click.testing import CliRunner
 
 from tfmpq.cli.main import main
-from tfmpq.deploy import device_errors as errors
-from tfmpq.deploy.devices import devices
+from tfmpq.deploy.devices import errors
+from tfmpq.deploy.devices.discovery import devices
 from tfmpq.errors import UsageError
 
 

@@ -9,14 +9,14 @@ import pytest
 from click.testing import CliRunner
 
 from tfmpq.cli.main import main
-from tfmpq.deploy import profile_session
-from tfmpq.deploy.measure import measure
-from tfmpq.deploy.present import present
-from tfmpq.deploy.profilers import BenchmarkModelProfiler, NoProfiler
-from tfmpq.deploy.profiling import profile
-from tfmpq.deploy.protocol import Protocol
-from tfmpq.deploy.transports import transport
-from tfmpq.latency_table import check_device
+from tfmpq.deploy.devices.facts import present
+from tfmpq.deploy.devices.protocol import Protocol
+from tfmpq.deploy.devices.transports import transport
+from tfmpq.deploy.latency.measure import measure
+from tfmpq.deploy.latency.profilers import BenchmarkModelProfiler, NoProfiler
+from tfmpq.deploy.profiling import session as profile_session
+from tfmpq.deploy.profiling.profile import profile
+from tfmpq.policy.latency_table import check_device
 
 pytestmark = pytest.mark.usefixtures("short")
 PLAN = Protocol("test", runs=10, seconds=0.01)

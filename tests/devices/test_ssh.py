@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from tfmpq.cli.main import main
-from tfmpq.deploy.measure import measure
-from tfmpq.deploy.transports import transport
+from tfmpq.deploy.devices.transports import transport
+from tfmpq.deploy.latency.measure import measure
 
 pytestmark = pytest.mark.usefixtures("short")
 

@@ -16,12 +16,12 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_p
 import keras
 import pytest
 
-from tfmpq.budget import parse_budgets
-from tfmpq.gradient_search import search_trainer
-from tfmpq.graph import analyse
+from tfmpq.graph.fusion import analyse
 from tfmpq.methods import load_method
-from tfmpq.quantizing import quantize_wrappers
-from tfmpq.training import QuantizedTraining
+from tfmpq.methods.gradient import search_trainer
+from tfmpq.policy.budget import parse_budgets
+from tfmpq.quantization.insertion import quantize_wrappers
+from tfmpq.training.step import QuantizedTraining
 
 STEPS = 40
 """Length of the search whose step is compared: it sets the rates."""

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from keras import ops
 
-from tfmpq.evaluation import evaluate
-from tfmpq.exporting import Finetuned, export
-from tfmpq.runs import load_keras, read_json
-from tfmpq.training import QuantizedTraining
-from tfmpq.wrapper import QuantizeWrapper
+from tfmpq.api.evaluate import evaluate
+from tfmpq.api.export import Finetuned, export
+from tfmpq.quantizers.wrapper import QuantizeWrapper
+from tfmpq.training.run_folder import load_keras, read_json
+from tfmpq.training.step import QuantizedTraining
 
 if keras.backend.backend() != "tensorflow":
     pytest.skip("needs KERAS_BACKEND=tensorflow", allow_module_level=True)
@@ -84,7 +84,7 @@ def test_the_run_is_evaluated_exported_and_proved(run: Path, tmp_path: Path) -> 
 
 def test_sharpness_is_the_same(run: Path, handover: Path) -> None:
     """Loss, gradient, gaps, and the top eigenvalue of the Hessian."""
-    from tfmpq.flatness import sharpness
+    from tfmpq.api.sharpness import sharpness
 
     theirs = read_json(handover / "sharpness.json")
     ours = sharpness(run, radii=(0.01, 0.05), limit=64).to_json()

@@ -22,18 +22,18 @@ import pytest
 from click.testing import CliRunner
 from keras import layers, ops
 
-from tfmpq import loop
 from tfmpq.data import ImageBatches, Split, load_dataset
-from tfmpq.distribution import strategy
 from tfmpq.errors import UsageError
-from tfmpq.loop import train
-from tfmpq.optimizer import QuantizationOptimizer
-from tfmpq.precision import computing_in
-from tfmpq.pretrain import FloatTraining
+from tfmpq.methods.precision import computing_in
 from tfmpq.progress import SilentReporter
-from tfmpq.runs import Stage, load_keras
-from tfmpq.sharpness import RadiusSchedule
-from tfmpq.training import QuantizedTraining, SharpnessOptions
+from tfmpq.training import loop
+from tfmpq.training.distribution import strategy
+from tfmpq.training.float_training import FloatTraining
+from tfmpq.training.loop import train
+from tfmpq.training.optimizer import QuantizationOptimizer
+from tfmpq.training.run_folder import Stage, load_keras
+from tfmpq.training.sharpness import RadiusSchedule
+from tfmpq.training.step import QuantizedTraining, SharpnessOptions
 
 if keras.backend.backend() != "jax":
     pytest.skip("needs KERAS_BACKEND=jax; run by `make test-jax`", allow_module_level=True)
@@ -148,7 +148,7 @@ def test_layers_are_written_for_tensorflow(chain, handover: Path) -> None:
 
 
 def test_frozen_integers_are_written_for_tensorflow(chain, handover: Path) -> None:
-    from tfmpq.exporting import Finetuned
+    from tfmpq.api.export import Finetuned
 
     frozen = Finetuned.load(chain.folder).frozen()
     arrays = {}
@@ -187,7 +187,7 @@ def test_steps_are_written_for_tensorflow(chain, handover: Path, trainer_of: Cal
 
 
 def test_sharpness_is_written_for_tensorflow(chain, handover: Path) -> None:
-    from tfmpq.flatness import sharpness
+    from tfmpq.api.sharpness import sharpness
 
     found = sharpness(chain.folder, radii=(0.01, 0.05), limit=64)
     assert found.stage == "finetune"
@@ -197,8 +197,8 @@ def test_sharpness_is_written_for_tensorflow(chain, handover: Path) -> None:
 
 def test_the_hessian_is_that_of_the_straight_through_loss() -> None:
     """A quantizer behind a product: JAX alone would find no slope in the rounded values."""
-    from tfmpq.backend import value_and_gradient
-    from tfmpq.quantizers import activation_levels, fake_quantize, twice_differentiable
+    from tfmpq.quantizers.learned_step import activation_levels, fake_quantize, twice_differentiable
+    from tfmpq.training.backend import value_and_gradient
 
     grid, step = activation_levels(4, signed=False), np.float32(0.3)
     inputs = jax.numpy.asarray([0.4, 1.1, 2.0, 9.0])  # the last one is clipped
@@ -256,8 +256,8 @@ def train_small(
     precision: str = "float32",
 ) -> dict[str, np.ndarray]:
     """All variables after an ASGA training of a network with BatchNorm and dropout."""
-    from tfmpq.graph import analyse
-    from tfmpq.quantizing import quantize_model
+    from tfmpq.graph.fusion import analyse
+    from tfmpq.quantization.insertion import quantize_model
 
     keras.utils.set_random_seed(1)
     image = keras.Input((8, 8, 3), name="image")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tfmpq.reporting import report
+from tfmpq.api.report import report
 
 _SECONDS = 120
 _PROBE = """<script>

@@ -11,10 +11,10 @@ from typing import Any
 import click
 import pytest
 
+from tfmpq.api.report import report
 from tfmpq.cli.finetune import finetune
 from tfmpq.cli.run import run as run_command
 from tfmpq.cli.search import search
-from tfmpq.reporting import report
 from tfmpq.reports.folders import read_run
 from tfmpq.reports.provenance import UNRECORDED, commands, digests
 

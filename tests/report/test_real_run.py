@@ -73,7 +73,7 @@ def test_a_run_folder_that_can_only_be_read_is_exported(workshop, monkeypatch: p
     def refuse(path: Path, value: Any) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
-    monkeypatch.setattr("tfmpq.exporting.write_json", refuse)
+    monkeypatch.setattr("tfmpq.api.export.write_json", refuse)
     done = workshop.invoke("export run --tflite --out elsewhere.tflite --json")
     assert done.exit_code == 0
     assert "The proof could not be kept in run/export.elsewhere.json (Permission denied)" in done.stderr

@@ -11,8 +11,8 @@ from xml.etree import ElementTree
 
 import pytest
 
+from tfmpq.api.report import report
 from tfmpq.errors import TfmpqError, UsageError
-from tfmpq.reporting import report
 
 
 def text_of(page: Path) -> str:

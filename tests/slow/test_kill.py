@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tfmpq.policy import load_policy
-from tfmpq.runs import load_keras
+from tfmpq.policy.policy import load_policy
+from tfmpq.training.run_folder import load_keras
 
 pytestmark = pytest.mark.slow
 
@@ -56,8 +56,8 @@ FINETUNE = (
 # many starts cost little then. Checkpoints come within an epoch too, with some work between them.
 SERVER = """
 import json, os, sys
-import tfmpq.finetuning, tfmpq.searching
-from tfmpq import loop
+import tfmpq.api.finetune, tfmpq.api.search
+from tfmpq.training import loop
 from tfmpq.cli.main import main
 loop.CHECKPOINT_SECONDS = 0.05
 for line in sys.stdin:

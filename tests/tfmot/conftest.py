@@ -13,8 +13,8 @@ import keras
 import numpy as np
 import pytest
 
-from tfmpq.graph import analyse
-from tfmpq.quantizing import quantize_model
+from tfmpq.graph.fusion import analyse
+from tfmpq.quantization.insertion import quantize_model
 
 SHAPE = (8, 8, 3)
 CLASSES = 4

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfmpq.configs import MixedPrecisionQuantizeConfig
 from tfmpq.errors import TfmpqError, UsageError
-from tfmpq.graph import analyse
+from tfmpq.graph.fusion import analyse
+from tfmpq.quantizers.config import MixedPrecisionQuantizeConfig
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ def test_tfmots_default_scheme_takes_the_configs(tk: Any, tfmot: Any, images: np
 
 
 def test_a_config_that_got_lost_is_an_error(bridge: Any, tk: Any, tfmot: Any, images: np.ndarray) -> None:
-    from tfmpq.tfmot_apply import check_configs
+    from tfmpq.tfmot.apply import check_configs
 
     config = MixedPrecisionQuantizeConfig((4,), (8,), output_signed=False)
     relu = MixedPrecisionQuantizeConfig(output_bits=(8,), output_signed=False)

@@ -12,8 +12,8 @@ import pytest
 import tensorflow as tf
 
 from tfmpq.errors import TfmpqError, UsageError
-from tfmpq.policy import save_policy, uniform_policy
-from tfmpq.runs import Stage
+from tfmpq.policy.policy import save_policy, uniform_policy
+from tfmpq.training.run_folder import Stage
 
 
 def test_same_outputs_and_gradients_while_the_choice_is_open(
@@ -55,7 +55,7 @@ def test_same_outputs_and_gradients_while_the_choice_is_open(
 def test_a_finished_run_goes_out_and_comes_back(
     bridge: Any, searchable: keras.Model, images: np.ndarray, tmp_path: Path
 ) -> None:
-    from tfmpq.restrict import restrict
+    from tfmpq.quantization.discretization import restrict
 
     policy = uniform_policy("residual", ["stem", "dw", "pw", "down", "logits"], 4)
     stage = Stage(tmp_path, "search")

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfmpq.configs import MixedPrecisionQuantizeConfig
 from tfmpq.errors import TfmpqError
-from tfmpq.graph import analyse
-from tfmpq.lowering import lower
-from tfmpq.policy import uniform_policy
+from tfmpq.graph.fusion import analyse
+from tfmpq.graph.lowering import lower
+from tfmpq.policy.policy import uniform_policy
+from tfmpq.quantizers.config import MixedPrecisionQuantizeConfig
 
 SHAPE = (8, 8, 3)
 

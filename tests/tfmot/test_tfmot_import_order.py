@@ -48,7 +48,7 @@ def test_order_of_imports(imports: str, switch: str | None, home: str) -> None:
 
 def test_another_backend_is_refused(bridge: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from tfmpq.errors import TfmpqError
-    from tfmpq.tfmot_setup import _import
+    from tfmpq.tfmot.packages import _import
 
     monkeypatch.setattr("keras.backend.backend", lambda: "jax")
     with pytest.raises(TfmpqError, match="Set KERAS_BACKEND=tensorflow"):

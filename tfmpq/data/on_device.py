@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from tfmpq.backend import compiled
 from tfmpq.data.augment import margins
 from tfmpq.data.preprocess import affine, preprocess
+from tfmpq.training.backend import compiled
 
 MOST_BYTES = 2**30
 """Size from which on images stay in the memory of the host."""

@@ -1,20 +1,19 @@
-"""Search methods, one file each: a module of this package holds a `METHOD`, and its name is the method's.
+"""Search methods: the module with a method's name holds its `METHOD`.
 
-Nothing is imported before a method is used; see `tfmpq.searcher.Method` for what one has to offer.
+Nothing is imported before a method is used; see `tfmpq.methods.method.Method` for what one has to offer.
 """
 
 from __future__ import annotations
 
 import importlib
-import pkgutil
 from typing import TYPE_CHECKING
 
 from tfmpq.errors import UsageError
 
 if TYPE_CHECKING:
-    from tfmpq.searcher import Method
+    from tfmpq.methods.method import Method
 
-METHODS = tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
+METHODS = ("asga", "fracbits", "gsam", "random", "sagm", "sam", "sensitivity", "sgd", "uniform")
 """Names of the methods."""
 
 
@@ -26,5 +25,5 @@ def load_method(name: str) -> Method:
     """
     if name not in METHODS:
         raise UsageError(f"A method is one of {', '.join(METHODS)}. Received: {name}. Take one of them.")
-    method: Method = importlib.import_module(f"{__name__}.{name}").METHOD
+    method: Method = importlib.import_module(f"{__name__}.{'controls' if name == 'uniform' else name}").METHOD
     return method

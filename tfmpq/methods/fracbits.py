@@ -1,5 +1,5 @@
 """FracBits (arXiv 2007.02017, AAAI 2021): one real-valued width a choice, plain gradients."""
 
-from tfmpq.gradient_search import GradientMethod
+from tfmpq.methods.gradient import GradientMethod
 
 METHOD = GradientMethod(None, relaxation="fractional")

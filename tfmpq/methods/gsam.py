@@ -4,8 +4,8 @@ Alpha is that of the authors' CIFAR example. There the radius is fixed too; for 
 the learning rate, which is not offered.
 """
 
-from tfmpq.gradient_search import GradientMethod
-from tfmpq.sharpness import RadiusSchedule
-from tfmpq.training import SharpnessOptions
+from tfmpq.methods.gradient import GradientMethod
+from tfmpq.training.sharpness import RadiusSchedule
+from tfmpq.training.step import SharpnessOptions
 
 METHOD = GradientMethod(SharpnessOptions(RadiusSchedule("fixed"), alpha=0.4, update="gap-guided"), ("alpha",))

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tfmpq.budget import Budget
-from tfmpq.search_options import SearchOptions
-from tfmpq.searcher import Choice, Outcome, Problem, refuse_foreign_knobs
-from tfmpq.spend import drawn
+from tfmpq.methods.method import Choice, Outcome, Problem, refuse_foreign_knobs
+from tfmpq.methods.options import SearchOptions
+from tfmpq.policy.budget import Budget
+from tfmpq.policy.greedy import drawn
 
 
 class _Random:

@@ -1,5 +1,5 @@
 """The plain differentiable search of EdMIPS and GMPQ: one gradient, nothing about sharpness."""
 
-from tfmpq.gradient_search import GradientMethod
+from tfmpq.methods.gradient import GradientMethod
 
 METHOD = GradientMethod(None)

@@ -14,9 +14,9 @@ import numpy as np
 from pydantic import BaseModel
 
 from tfmpq.errors import TfmpqError, UsageError
-from tfmpq.policy import Policy, load_policy
+from tfmpq.policy.policy import Policy, load_policy
 from tfmpq.reports.results import Finetune, Job, Search, checked, read_result
-from tfmpq.runs import Stage, read_json
+from tfmpq.training.run_folder import Stage, read_json
 
 Steps = Mapping[str, np.ndarray]
 """Columns of a step log, float64 of shape (steps,); NaN where a value is missing."""

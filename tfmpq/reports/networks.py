@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from tfmpq.latency_table import conditions
+from tfmpq.policy.latency_table import conditions
 from tfmpq.reports.digests import replaced
 from tfmpq.reports.folders import Run
 from tfmpq.reports.results import (

@@ -8,10 +8,10 @@ from typing import Any
 
 from tfmpq.reports.comparison import Comparison, comparison_section
 from tfmpq.reports.folders import Run
-from tfmpq.reports.latencyview import latency_section
+from tfmpq.reports.latency_section import latency_section
 from tfmpq.reports.markup import Child, Element, element
-from tfmpq.reports.proofview import proof_section
-from tfmpq.reports.runview import run_section
+from tfmpq.reports.proof_section import proof_section
+from tfmpq.reports.run_section import run_section
 from tfmpq.reports.style import page_style
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tfmpq.methods.options import KNOBS
 from tfmpq.reports.folders import Run
 from tfmpq.reports.results import Finetune, Search
-from tfmpq.search_options import KNOBS
 
 _NO_OPTIONS = ("format", "stage", "model_file", "data", "float_is_trained", "policy")
 """What a stage records beside its options."""

@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, field_validator
 
 from tfmpq.errors import TfmpqError, UsageError
-from tfmpq.latency_table import FORMAT as LATENCY_TABLE
+from tfmpq.policy.latency_table import FORMAT as LATENCY_TABLE
 
 Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
 Positive = Annotated[FiniteFloat, Field(gt=0)]

@@ -1,0 +1,1 @@
+"""From integers to a `.tflite` file, and between forms of it."""

@@ -1,0 +1,1 @@
+"""Computers, Raspberry Pis and phones that a file is run on."""

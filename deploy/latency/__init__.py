@@ -1,0 +1,1 @@
+"""How long a file takes, as a whole and operator by operator."""

@@ -1,0 +1,1 @@
+"""Latency tables of a network on a device."""

@@ -1,0 +1,1 @@
+"""The written file, read back and recomputed."""

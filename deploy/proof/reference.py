@@ -1,0 +1,230 @@
+"""What every layer has to compute, in float64 and NumPy, independent of the runtime and of TensorFlow.
+
+Codes are int8 with a leading batch axis of 1. Accumulators are integers below 2**53, so float64 is exact
+up to the final scaling; what is compared is the value before it is rounded to the output grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from tfmpq.deploy.conversion.topology import geometry, transposed_size, window_padding
+from tfmpq.graph.frozen import FrozenLayer, FrozenModel
+
+_FLOAT_ROUNDING = 4 * 2.0**-24
+"""Relative error of XNNPACK's scaling in float32, before it rounds to the output grid: the scale is a product
+and a quotient, the accumulator is converted and multiplied, and each of the four rounds to 24 bits."""
+
+_MULTIPLIER_BITS = 20
+"""XNNPACK adds with integer multipliers, the larger one in 2^20 .. 2^21."""
+
+
+def expected_value(frozen: FrozenModel, layer: FrozenLayer, codes: list[np.ndarray]) -> np.ndarray:
+    """A layer's output in units of its output codes, before rounding.
+
+    Args:
+        frozen: The network.
+        layer: One of its layers, not the input.
+        codes: int8 codes of the layer's inputs.
+
+    Returns:
+        float64 array; the right code is the nearest integer.
+    """
+    grids = [frozen.layer(name).grid for name in layer.inputs]
+    centered = [value.astype(np.float64) - grid.zero_point for value, grid in zip(codes, grids, strict=True)]
+    scales = [float(np.float32(grid.scale)) for grid in grids]
+    real = _COMPUTE[layer.kind](layer, centered, scales)
+    if layer.activation != "linear":
+        real = np.clip(real, 0.0, 6.0 if layer.activation == "relu6" else None)
+    value = real / float(np.float32(layer.grid.scale)) + layer.grid.zero_point
+    return np.clip(value, *layer.grid.code_range)
+
+
+def tie_width(frozen: FrozenModel, layer: FrozenLayer) -> float:
+    """Distance from one half, in output steps, within which both neighbours are right for a layer.
+
+    The runtime scales with finite precision, so a value that lies nearer than this to the middle between two
+    codes may become either. The width bounds that error for the largest codes: about 2^-14 of a step with
+    8-bit activations, for a sum about 2^-12 times the ratio of the input's step to the output's.
+
+    Args:
+        frozen: The network.
+        layer: One of its layers, not the input.
+    """
+    low, high = layer.grid.code_range
+    if layer.kind != "add":
+        return _FLOAT_ROUNDING * (high - low)
+    inputs = [frozen.layer(name).grid for name in layer.inputs]
+    ratios = [float(np.float32(grid.scale) / np.float32(layer.grid.scale)) for grid in inputs]
+    # Both multipliers are rounded to the same unit, which the larger one decides.
+    unit = 2.0 ** (np.floor(np.log2(max(ratios))) - _MULTIPLIER_BITS)
+    return sum(
+        (grid.code_range[1] - grid.code_range[0]) * (0.5 * unit + _FLOAT_ROUNDING / 2 * ratio)
+        for grid, ratio in zip(inputs, ratios, strict=True)
+    )
+
+
+def steps_off(expected: np.ndarray, codes: np.ndarray, tie: float) -> np.ndarray:
+    """Output steps between each code and the right one, int64.
+
+    Args:
+        expected: float64, from `expected_value`.
+        codes: What the runtime answers.
+        tie: Distance from one half within which both neighbours are right, from `tie_width`.
+    """
+    distance = np.abs(expected.reshape(codes.shape) - codes)
+    return np.maximum(np.ceil(distance - 0.5 - tie), 0).astype(np.int64)
+
+
+def _scaled(layer: FrozenLayer, accumulated: np.ndarray, scale: float) -> np.ndarray:
+    """Add the bias and go from accumulator steps to real values, by output channel."""
+    weights = layer.weights
+    if weights is None:
+        raise ValueError(f"Only layers with weights have accumulators. Received: {layer.name}.")
+    return (accumulated + weights.bias) * (scale * weights.scales.astype(np.float64))
+
+
+def _conv2d(layer: FrozenLayer, inputs: list[np.ndarray], scales: list[float]) -> np.ndarray:
+    kernel = layer.weights.integers.astype(np.float64)  # type: ignore[union-attr]
+    groups = int(layer.attributes.get("groups", 1))
+    sums = [
+        _correlate(layer, part, part_kernel)
+        for part, part_kernel in zip(
+            np.split(inputs[0], groups, axis=-1), np.split(kernel, groups, axis=-1), strict=True
+        )
+    ]
+    return _scaled(layer, np.concatenate(sums, axis=-1), scales[0])
+
+
+def _correlate(layer: FrozenLayer, value: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    total: np.ndarray | float = 0.0
+    for (row, column), window in _windows(layer, value):
+        # One large matrix product instead of one per image row.
+        total = total + window.reshape(-1, window.shape[-1]) @ kernel[row, column]
+    return np.asarray(total).reshape(*window.shape[:-1], -1)
+
+
+def _depthwise(layer: FrozenLayer, inputs: list[np.ndarray], scales: list[float]) -> np.ndarray:
+    kernel = layer.weights.integers.astype(np.float64)  # type: ignore[union-attr]
+    total: np.ndarray | float = 0.0
+    for (row, column), window in _windows(layer, inputs[0]):
+        total = total + window[..., None] * kernel[row, column]
+    products = np.asarray(total)
+    return _scaled(layer, products.reshape(*products.shape[:3], -1), scales[0])
+
+
+def _transposed(layer: FrozenLayer, inputs: list[np.ndarray], scales: list[float]) -> np.ndarray:
+    """Every pixel adds its multiple of the kernel to a window of the output, which `same` cuts evenly."""
+    kernel, value = layer.weights.integers.astype(np.float64), inputs[0]  # type: ignore[union-attr]
+    (rows, columns), (down, right), _ = geometry(layer)
+    _, height, width, _ = value.shape
+    size = transposed_size(layer, value.shape[1:])
+    whole = np.zeros((1, height * down + rows, width * right + columns, kernel.shape[2]))
+    for row, column in np.ndindex(rows, columns):
+        reached = whole[:, row : row + height * down : down, column : column + width * right : right]
+        reached += value @ kernel[row, column].T
+    spread = ((height - 1) * down + rows, (width - 1) * right + columns)
+    top, left = (max(extent - kept, 0) // 2 for extent, kept in zip(spread, size, strict=True))
+    return _scaled(layer, whole[:, top : top + size[0], left : left + size[1]], scales[0])
+
+
+def _dense(layer: FrozenLayer, inputs: list[np.ndarray], scales: list[float]) -> np.ndarray:
+    return _scaled(layer, inputs[0] @ layer.weights.integers.astype(np.float64), scales[0])  # type: ignore[union-attr]
+
+
+def _add(layer: FrozenLayer, inputs: list[np.ndarray], scales: list[float]) -> np.ndarray:
+    return inputs[0] * scales[0] + inputs[1] * scales[1]
+
+
+def _multiply(layer: FrozenLayer, inputs: list[np.ndarray], scales: list[float]) -> np.ndarray:
+    return inputs[0] * inputs[1] * (scales[0] * scales[1])
+
+
+def _concatenate(layer: FrozenLayer, inputs: list[np.ndarray], scales: list[float]) -> np.ndarray:
+    return np.concatenate(inputs, axis=layer.attributes["axis"] + 1) * scales[0]
+
+
+def _sigmoid(layer: FrozenLayer, inputs: list[np.ndarray], scales: list[float]) -> np.ndarray:
+    return 1.0 / (1.0 + np.exp(-inputs[0] * scales[0]))
+
+
+def _gelu(layer: FrozenLayer, inputs: list[np.ndarray], scales: list[float]) -> np.ndarray:
+    from scipy.special import ndtr
+
+    real = inputs[0] * scales[0]
+    if layer.attributes.get("approximate"):
+        return 0.5 * real * (1.0 + np.tanh(np.sqrt(2.0 / np.pi) * (real + 0.044715 * real**3)))
+    return real * ndtr(real)
+
+
+def _global_average(layer: FrozenLayer, inputs: list[np.ndarray], scales: list[float]) -> np.ndarray:
+    return inputs[0].mean((1, 2), keepdims=bool(layer.attributes.get("keepdims"))) * scales[0]
+
+
+def _average_pool(layer: FrozenLayer, inputs: list[np.ndarray], scales: list[float]) -> np.ndarray:
+    total = np.sum([window for _, window in _windows(layer, inputs[0])], axis=0)
+    # Windows that reach over the border are averages of the pixels that are there.
+    pixels = np.sum([window for _, window in _windows(layer, np.ones_like(inputs[0]))], axis=0)
+    return total / pixels * scales[0]
+
+
+def _max_pool(layer: FrozenLayer, inputs: list[np.ndarray], scales: list[float]) -> np.ndarray:
+    return np.max([window for _, window in _windows(layer, inputs[0], fill=-np.inf)], axis=0) * scales[0]
+
+
+def _zero_padding(layer: FrozenLayer, inputs: list[np.ndarray], scales: list[float]) -> np.ndarray:
+    return np.pad(inputs[0], ((0, 0), *layer.attributes["paddings"])) * scales[0]
+
+
+def _cropping(layer: FrozenLayer, inputs: list[np.ndarray], scales: list[float]) -> np.ndarray:
+    (top, bottom), (left, right) = layer.attributes["croppings"]
+    _, height, width, _ = inputs[0].shape
+    return inputs[0][:, top : height - bottom, left : width - right] * scales[0]
+
+
+def _reshape(layer: FrozenLayer, inputs: list[np.ndarray], scales: list[float]) -> np.ndarray:
+    return inputs[0].reshape(1, *layer.attributes["shape"]) * scales[0]
+
+
+def _windows(
+    layer: FrozenLayer, value: np.ndarray, fill: float = 0.0
+) -> list[tuple[tuple[int, int], np.ndarray]]:
+    """For every position in the window the (1, rows, columns, channels) values that it meets."""
+    pads = window_padding(layer, value.shape[1:])
+    padded = np.pad(value, ((0, 0), *pads, (0, 0)), constant_values=fill)
+    (height, width), (down, right), (row_step, column_step) = geometry(layer)
+    rows = (padded.shape[1] - (height - 1) * row_step - 1) // down * down + 1
+    columns = (padded.shape[2] - (width - 1) * column_step - 1) // right * right + 1
+    return [
+        (
+            (i, j),
+            padded[
+                :,
+                i * row_step : i * row_step + rows : down,
+                j * column_step : j * column_step + columns : right,
+            ],
+        )
+        for i in range(height)
+        for j in range(width)
+    ]
+
+
+_COMPUTE: dict[str, Callable[[FrozenLayer, list[np.ndarray], list[float]], np.ndarray]] = {
+    "conv2d": _conv2d,
+    "depthwise_conv2d": _depthwise,
+    "conv2d_transpose": _transposed,
+    "dense": _dense,
+    "add": _add,
+    "multiply": _multiply,
+    "concatenate": _concatenate,
+    "sigmoid": _sigmoid,
+    "gelu": _gelu,
+    "global_average_pooling2d": _global_average,
+    "average_pooling2d": _average_pool,
+    "max_pooling2d": _max_pool,
+    "zero_padding": _zero_padding,
+    "cropping2d": _cropping,
+    "reshape": _reshape,
+}

@@ -1,0 +1,1 @@
+"""The `.tflite` format: reading, writing, bounds, layout, metadata."""

@@ -1,0 +1,1 @@
+"""The functions of `import tfmpq`, one file a verb."""

@@ -1,0 +1,120 @@
+"""Rewriting a `.tflite` file for a runtime and a CPU, with proof that it holds the same numbers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from tfmpq.deploy.conversion.specialize import has_wide_activations
+from tfmpq.deploy.conversion.specialize import specialize as rewrite
+from tfmpq.deploy.devices.pushed_runner import device
+from tfmpq.deploy.runtime.processor import target_for
+from tfmpq.deploy.tflite.flatbuffer import read_file, read_model, reading
+from tfmpq.deploy.tflite.layout import StoredLayer, stored_layers
+from tfmpq.errors import TfmpqError
+from tfmpq.graph.containers import WIDE_TARGET, Target
+from tfmpq.training.run_folder import write_atomically
+
+
+@dataclass(frozen=True, slots=True)
+class Specialization:
+    """What was written.
+
+    Attributes:
+        path: The file that was read.
+        out: The file that was written.
+        target: What it was written for.
+        source_bytes: Size of the file that was read.
+        bytes: Size of the file that was written.
+        layers: Layers with integer weights whose integers, scales and biases were compared after the writing.
+        rewritten: How many of them have another container or operator now.
+        integers: Number of weight integers that were compared.
+        specialize_ms: Time of the rewriting in memory, in milliseconds.
+    """
+
+    path: str
+    out: str
+    target: Target
+    source_bytes: int
+    bytes: int
+    layers: int
+    rewritten: int
+    integers: int
+    specialize_ms: float
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields."""
+        return asdict(self)
+
+
+def specialize(
+    path: str | Path, out: str | Path, target: Target | Literal["auto"] = "litert"
+) -> Specialization:
+    """Rewrite a file for a target, read it back and compare every integer, scale and bias.
+
+    Args:
+        path: A `.tflite`, usually in storage form.
+        out: File to write; replaced only when the new one holds the same numbers.
+        target: What to write it for; `auto` for what suits the processor at hand, which with 16-bit
+            activations is always `litert`.
+
+    Raises:
+        UsageError: `target` is not one that files are rewritten for, or has no form with 16-bit activations.
+        TfmpqError: The file is damaged, cannot be rewritten, or would not hold the same numbers.
+    """
+    content = read_file(path)
+    with reading(path):
+        model = read_model(content, path)
+        held, wide = stored_layers(model), has_wide_activations(model)
+    if target == "auto":
+        here = device()
+        target = WIDE_TARGET if wide else target_for(here["machine"], here["features"])
+    begin = time.perf_counter()
+    written = rewrite(content, target, path)
+    elapsed = time.perf_counter() - begin
+
+    def write(temporary: Path) -> None:
+        temporary.write_bytes(written)
+        problem = _difference(held, stored_layers(read_model(temporary.read_bytes(), out)))
+        if problem:
+            raise TfmpqError(
+                f"A rewritten file holds the same numbers. Received: {path}, where {problem}. The file was "
+                "not written; please report it."
+            )
+
+    write_atomically(Path(out), write)
+    after = stored_layers(read_model(written, out))
+    return Specialization(
+        path=str(path),
+        out=str(out),
+        target=target,
+        source_bytes=len(content),
+        bytes=len(written),
+        layers=sum(layer.integers is not None for layer in held),
+        rewritten=sum(_form(old) != _form(new) for old, new in zip(held, after, strict=True)),
+        integers=sum(layer.integers.size for layer in held if layer.integers is not None),
+        specialize_ms=1e3 * elapsed,
+    )
+
+
+def _form(layer: StoredLayer) -> tuple[str, int, str]:
+    return layer.builtin, layer.container_bits, layer.decode
+
+
+def _difference(before: Sequence[StoredLayer], after: Sequence[StoredLayer]) -> str | None:
+    """The first number in which two forms of a file differ; None if all are the same."""
+    if [layer.name for layer in before] != [layer.name for layer in after]:
+        return "the layers are others"
+    for old, new in zip(before, after, strict=True):
+        for what in ("integers", "scales", "bias", "bias_scales"):
+            # The layouts of a 1x1 convolution and of a matrix product differ in axes of one element only.
+            pair = [getattr(layer, what) for layer in (old, new)]
+            held, wanted = (np.empty(0) if value is None else value.reshape(-1) for value in pair)
+            if not np.array_equal(held, wanted):
+                return f"the {what.replace('_', ' ')} of layer {old.name} differ"
+    return None

@@ -1,0 +1,1 @@
+"""A Keras model as a fused network: layers, rewrites, nodes and tensors, and the integers of a frozen one."""

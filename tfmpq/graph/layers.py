@@ -1,0 +1,231 @@
+"""What each Keras layer is in a deployed network, or why it is nothing there.
+
+These are facts about one layer; what depends on its neighbours is in `tfmpq.graph.fusion`. All functions take
+layers that may be wrapped.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+import keras
+
+from tfmpq.graph.frozen import Activation, LayerKind
+from tfmpq.quantizers.wrapper import inner
+
+NodeKind = Literal[LayerKind, "affine", "leaky_relu", "upsampling2d"]
+"""Kinds of fused nodes. Those that are no `LayerKind` become several layers, or a depthwise one, when frozen:
+`affine` multiplies each channel by a factor and adds an offset."""
+
+WEIGHTED = ("conv2d", "depthwise_conv2d", "dense", "conv2d_transpose")
+"""Kinds with a kernel whose bit-width is searched."""
+
+KINDS: dict[str, NodeKind] = {
+    "Conv2D": "conv2d",
+    "DepthwiseConv2D": "depthwise_conv2d",
+    "Conv2DTranspose": "conv2d_transpose",
+    "Dense": "dense",
+    "Add": "add",
+    "Multiply": "multiply",
+    "Concatenate": "concatenate",
+    "GlobalAveragePooling2D": "global_average_pooling2d",
+    "AveragePooling2D": "average_pooling2d",
+    "MaxPooling2D": "max_pooling2d",
+    "ZeroPadding2D": "zero_padding",
+    "PadShortcut": "zero_padding",
+    "Cropping2D": "cropping2d",
+    "UpSampling2D": "upsampling2d",
+    "Flatten": "reshape",
+    "Reshape": "reshape",
+    "BatchNormalization": "affine",
+    "Rescaling": "affine",
+    "ReLU": "affine",
+    "LeakyReLU": "leaky_relu",
+    "PReLU": "leaky_relu",
+}
+
+_TRANSPARENT = (
+    "Dropout",
+    "SpatialDropout2D",
+    "GaussianDropout",
+    "GaussianNoise",
+    "ActivityRegularization",
+    "Identity",
+)
+_OF_ACTIVATION: dict[str, NodeKind] = {
+    "relu": "affine",
+    "relu6": "affine",
+    "hard_sigmoid": "affine",
+    "sigmoid": "sigmoid",
+    "gelu": "gelu",
+    "gelu_tanh": "gelu",
+}
+
+FIXED_STEPS = {"sigmoid": 1.0 / 256, "hard_sigmoid": 1.0 / 255}
+"""Step of tensors whose 8-bit grid is given: LiteRT's LOGISTIC has 1/256, and saturation at 255 steps is the
+upper bound of a hard sigmoid."""
+
+
+_REASONS = {
+    "LayerNormalization": "its variance by pixel is too coarse in 8 bits; use BatchNormalization",
+}
+"""Why layers that users will look for are not supported."""
+
+
+def type_name(layer: Any) -> str:
+    """Class name of a layer, unwrapped."""
+    return type(inner(layer)).__name__
+
+
+def is_transparent(layer: keras.layers.Layer) -> bool:
+    """Whether a layer changes nothing in inference."""
+    return type_name(layer) in _TRANSPARENT or (
+        type_name(layer) == "Activation" and function_name(layer) == "linear"
+    )
+
+
+def is_activation(layer: Any) -> bool:
+    """Whether a layer is one of the activations that an operator before it can absorb."""
+    return type_name(layer) in ("ReLU", "Activation") and activation_of(layer) not in (None, "linear")
+
+
+def function_name(layer: Any) -> str:
+    """Name of the function that a layer applies to its result; `linear` if there is none."""
+    return getattr(getattr(inner(layer), "activation", None), "__name__", "linear")
+
+
+def activation_of(wrapped: Any) -> Activation | None:
+    """The activation that a layer applies if an operator can absorb it; None for any other."""
+    layer = inner(wrapped)
+    if type(layer).__name__ == "ReLU":
+        if layer.negative_slope or layer.threshold:
+            return None
+        return "relu" if layer.max_value is None else "relu6" if float(layer.max_value) == 6.0 else None
+    return next((known for known in get_args(Activation) if known == function_name(layer)), None)
+
+
+def kind_of(layer: Any) -> NodeKind:
+    """Kind of the node that starts at a supported layer."""
+    if type_name(layer) == "Activation":
+        return _OF_ACTIVATION.get(function_name(layer), "reshape")
+    return KINDS.get(type_name(layer), "reshape")
+
+
+def fixed_step(layer: Any) -> float | None:
+    """Step of a layer's output if its grid is given by what it computes."""
+    return FIXED_STEPS.get(function_name(layer)) if type_name(layer) == "Activation" else None
+
+
+def reaches_over_border(layer: Any) -> bool:
+    """Whether windows of a pooling layer stick out of the image, so that averages are of fewer pixels."""
+    pooling = inner(layer)
+    if pooling.padding == "valid":
+        return False
+    return any(
+        (-(-size // stride) - 1) * stride + extent > size
+        for size, extent, stride in zip(
+            layer.input.shape[1:3], pooling.pool_size, pooling.strides, strict=True
+        )
+    )
+
+
+def problem_of(wrapped: Any) -> str | None:
+    """Why a layer has no counterpart in a deployed network; None if it has one."""
+    layer, name = inner(wrapped), type_name(wrapped)
+    if is_transparent(wrapped) or name == "InputLayer":
+        return None
+    if name == "Activation":
+        known = (*get_args(Activation), *_OF_ACTIVATION)
+        return None if function_name(layer) in known else f"activation '{function_name(layer)}'"
+    if name not in KINDS:
+        return _REASONS.get(name, "not supported")
+    if getattr(layer, "data_format", None) == "channels_first":
+        return "channels_first data"
+    if KINDS[name] in WEIGHTED:
+        return _weighted_problem(layer, len(wrapped.input.shape))
+    return _OTHER_PROBLEMS[name](wrapped) if name in _OTHER_PROBLEMS else None
+
+
+def _weighted_problem(layer: Any, input_rank: int) -> str | None:
+    if activation_of(layer) is None:
+        return f"activation '{function_name(layer)}'"
+    if getattr(layer, "padding", "valid") not in ("same", "valid"):
+        return f"padding '{layer.padding}'"
+    if type(layer).__name__ == "Conv2DTranspose":
+        return _transposed_problem(layer)
+    if type(layer).__name__ == "Dense" and input_rank != 2:
+        return "a dense layer on more than one axis; use a 1x1 Conv2D"
+    return None
+
+
+def _transposed_problem(layer: Any) -> str | None:
+    if any(step != 1 for step in layer.dilation_rate):
+        return f"dilation {tuple(layer.dilation_rate)} of a transposed convolution, which the runtime has not"
+    if layer.output_padding is not None:
+        return "output_padding, which the runtime has not; crop or pad behind it"
+    reach = [extent - stride for extent, stride in zip(layer.kernel_size, layer.strides, strict=True)]
+    if layer.padding == "same" and min(reach) < 0 < max(reach):
+        return "padding 'same' with a kernel smaller than its stride along one axis only; use 'valid'"
+    return None
+
+
+def _relu_problem(layer: Any) -> str | None:
+    return None if activation_of(layer) else "only relu and relu6 (max_value=6, no slope, no threshold)"
+
+
+def _channel_problem(layer: Any) -> str | None:
+    """For layers that treat each channel alike."""
+    rank = len(layer.input.shape)
+    if rank not in (2, 4):
+        return f"on a tensor with {rank} axes"
+    axis = getattr(inner(layer), "axis", -1)
+    axes = axis if isinstance(axis, (list, tuple)) else (axis,)
+    if any(a not in (-1, rank - 1) for a in axes if a is not None):
+        return f"axis {axis}; only the last one"
+    return None
+
+
+def _prelu_problem(layer: Any) -> str | None:
+    if any(size != 1 for size in inner(layer).alpha.shape[:-1]):
+        return "one slope per pixel; use shared_axes=[1, 2]"
+    return _channel_problem(layer)
+
+
+def _pairwise_problem(layer: Any) -> str | None:
+    tensors = layer.input if isinstance(layer.input, (list, tuple)) else [layer.input]
+    shapes = [tuple(tensor.shape[1:]) for tensor in tensors]
+    if len(shapes) != 2 or not _broadcasts(shapes[0], shapes[1]):
+        return "only of two tensors of one shape, or of one with a single pixel"
+    return None
+
+
+def _broadcasts(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    """Whether two shapes are the same, or one of them is a single pixel with the other's channels."""
+    if one == other:
+        return True
+    small, large = sorted((one, other), key=lambda shape: (len(shape), *shape))
+    return len(small) == len(large) == 3 and small == (1, 1, large[2])
+
+
+def _concatenate_problem(layer: Any) -> str | None:
+    rank = len(layer.output.shape)
+    return None if inner(layer).axis in (-1, rank - 1) else f"axis {inner(layer).axis}; only the channels"
+
+
+def _upsampling_problem(layer: Any) -> str | None:
+    if inner(layer).interpolation != "nearest":
+        return f"interpolation '{inner(layer).interpolation}', which the runtime rounds; only 'nearest'"
+    return None
+
+
+_OTHER_PROBLEMS: dict[str, Any] = {
+    "ReLU": _relu_problem,
+    "BatchNormalization": _channel_problem,
+    "Rescaling": _channel_problem,
+    "LeakyReLU": _channel_problem,
+    "PReLU": _prelu_problem,
+    "Add": _pairwise_problem,
+    "Multiply": _pairwise_problem,
+    "Concatenate": _concatenate_problem,
+    "UpSampling2D": _upsampling_problem,
+}

@@ -1,0 +1,288 @@
+"""What layers become that a deployed network has no operator for.
+
+A rewrite gets the old layer and its new inputs, and returns the new output, or None to leave the layer alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+from keras import layers
+
+from tfmpq.graph.activations import gelu_tanh
+from tfmpq.graph.layers import activation_of, function_name
+
+if TYPE_CHECKING:
+    from tfmpq.graph.lowering import Lowering
+
+Rewrite = Callable[["Lowering", Any, tuple[Any, ...]], Any]
+
+_GATES = {"silu": "sigmoid", "swish": "sigmoid", "hard_silu": "hard_sigmoid", "hard_swish": "hard_sigmoid"}
+"""Activations x * gate(x), which are two operators on a phone."""
+
+_FUNCTIONS = {
+    "Relu": "relu",
+    "Relu6": "relu6",
+    "Sigmoid": "sigmoid",
+    "HardSigmoid": "hard_sigmoid",
+    "Silu": "silu",
+    "HardSilu": "hard_silu",
+    "Gelu": "gelu",
+}
+"""Operations of `keras.ops` that are activations."""
+
+ELEMENTWISE = frozenset({*_FUNCTIONS, "Add", "Multiply", "Subtract", "TrueDivide", "Divide"})
+"""Operations of `keras.ops` that do the same to every element."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Channels:
+    """A factor and an offset, one of each or one for every channel: factor * x + offset."""
+
+    factor: np.ndarray = field(default_factory=lambda: np.ones(()))
+    offset: np.ndarray = field(default_factory=lambda: np.zeros(()))
+
+    def then(self, other: Channels) -> Channels:
+        """This, then the other."""
+        return Channels(self.factor * other.factor, self.offset * other.factor + other.offset)
+
+    def is_identity(self) -> bool:
+        """Whether nothing changes."""
+        return bool((self.factor == 1).all() and (self.offset == 0).all())
+
+    def config(self) -> dict[str, Any]:
+        """Arguments of `keras.layers.Rescaling`."""
+        return {"scale": self.factor.tolist(), "offset": self.offset.tolist()}
+
+
+def affine_step(operation: Any, args: tuple[Any, ...]) -> Channels | None:
+    """The factor and offset that an operation is; None if it is something else."""
+    name, is_layer = type(operation).__name__, isinstance(operation, layers.Layer)
+    if is_layer and name == "Rescaling":
+        return Channels(np.asarray(operation.scale, np.float64), np.asarray(operation.offset, np.float64))
+    if is_layer and name == "Normalization" and _by_channel(operation):
+        deviation = np.sqrt(np.asarray(operation.variance, np.float64)).reshape(-1)
+        deviation = np.maximum(deviation, keras.config.epsilon())
+        mean = np.asarray(operation.mean, np.float64).reshape(-1)
+        if operation.invert:
+            return Channels(deviation, mean)
+        return Channels(1.0 / deviation, -mean / deviation)
+    if is_layer or len(args) != 2:
+        return None
+    return _operation_with_constant(name, args)
+
+
+def _by_channel(normalization: Any) -> bool:
+    """Whether a Normalization has a mean and a variance for each channel."""
+    last = np.ndim(normalization.mean) - 1
+    return normalization.axis in (-1, (-1,), last, (last,))
+
+
+def _operation_with_constant(name: str, args: tuple[Any, ...]) -> Channels | None:
+    constants = [arg for arg in args if not isinstance(arg, keras.KerasTensor)]
+    if len(constants) != 1 or np.size(constants[0]) != 1:
+        return None
+    value, zero, one = np.asarray(constants[0], np.float64).reshape(()), np.zeros(()), np.ones(())
+    first = isinstance(args[0], keras.KerasTensor)
+    match name:
+        case "Add":
+            return Channels(one, value)
+        case "Multiply":
+            return Channels(value, zero)
+        case "Subtract":
+            return Channels(one, -value) if first else Channels(-one, value)
+        case "TrueDivide" | "Divide" if first:
+            return Channels(one / value, zero)
+    return None
+
+
+def takes_affine(reader: Any, step: Channels) -> bool:
+    """Whether a layer can take a factor and an offset of its input into its weights."""
+    if _constant_step(reader) is not None:
+        return True
+    if type(reader).__name__ not in ("Conv2D", "DepthwiseConv2D") or getattr(reader, "groups", 1) != 1:
+        return False
+    # Zeros that `same` adds are zeros behind the offset.
+    return reader.padding == "valid" or not step.offset.any()
+
+
+def fold_into(lowering: Lowering, layer: Any, source: Any, step: Channels) -> Any:
+    """Copy a convolution with a factor and an offset of its input in its weights.
+
+    It gets another name, so that weights of the one are not taken for those of the other.
+    """
+    channels = source.shape[-1]
+    kernel = np.asarray(layer.kernel, np.float64)
+    factor = np.broadcast_to(step.factor, (channels,)).reshape(1, 1, channels, 1)
+    offset = np.broadcast_to(step.offset, (channels,)).reshape(1, 1, channels, 1)
+    added = kernel * offset
+    if type(layer).__name__ == "DepthwiseConv2D":
+        added = added.sum((0, 1)).reshape(-1)
+    else:
+        added = added.sum((0, 1, 2))
+    config = layer.get_config()
+    weights = [kernel * factor]
+    if layer.use_bias or step.offset.any():
+        config["use_bias"] = True
+        weights.append(added + (np.asarray(layer.bias, np.float64) if layer.use_bias else 0.0))
+    config["name"] = lowering.name(f"{layer.name}_rescaled")
+    if activation_of(layer) is None:
+        config["activation"] = "linear"
+    copy = type(layer).from_config(config)
+    outputs = copy(source)
+    copy.set_weights(weights)
+    return _finish(lowering, layer, outputs)
+
+
+def _activation(lowering: Lowering, layer: Any, args: tuple[Any, ...]) -> Any:
+    return _activated(lowering, function_name(layer), layer.name, args[0])
+
+
+def _activated(lowering: Lowering, function: str, name: str, source: Any) -> Any:
+    """An activation x * gate(x) as its two operators; None for other functions."""
+    if function == "leaky_relu":
+        return lowering.call(layers.LeakyReLU, name, source, negative_slope=0.2)
+    if function not in _GATES:
+        return None
+    gate = lowering.call(layers.Activation, f"{name}_gate", source, activation=_GATES[function])
+    return lowering.call(layers.Multiply, name, [source, gate])
+
+
+def _function(lowering: Lowering, operation: Any, args: tuple[Any, ...]) -> Any:
+    """An operation of `keras.ops` as a layer."""
+    function = _FUNCTIONS[type(operation).__name__]
+    made = _activated(lowering, function, operation.name, args[0])
+    if made is not None:
+        return made
+    tanh = function == "gelu" and operation.approximate
+    return lowering.call(
+        layers.Activation, operation.name, args[0], activation=gelu_tanh if tanh else function
+    )
+
+
+def _weighted(lowering: Lowering, layer: Any, args: tuple[Any, ...]) -> Any:
+    """Take an activation that no operator absorbs out of a layer with weights."""
+    if activation_of(layer) is not None:
+        return None
+    config = layer.get_config() | {"activation": "linear", "name": lowering.name(layer.name)}
+    copy = type(layer).from_config(config)
+    value = copy(args[0])
+    copy.set_weights(layer.get_weights())
+    return _finish(lowering, layer, value)
+
+
+def _dense(lowering: Lowering, layer: Any, args: tuple[Any, ...]) -> Any:
+    """A dense layer on every pixel is a 1x1 convolution."""
+    if len(args[0].shape) != 4:
+        return _weighted(lowering, layer, args)
+    kernel, *bias = layer.get_weights()
+    value = lowering.call(
+        layers.Conv2D, layer.name, args[0], [kernel[None, None], *bias], **_conv(layer, layer.units)
+    )
+    return _finish(lowering, layer, value)
+
+
+def _separable(lowering: Lowering, layer: Any, args: tuple[Any, ...]) -> Any:
+    """A depthwise and a 1x1 convolution, each with weights of its own bit-width."""
+    depthwise, pointwise, *bias = layer.get_weights()
+    value = lowering.call(
+        layers.DepthwiseConv2D,
+        f"{layer.name}_depthwise",
+        args[0],
+        [depthwise],
+        kernel_size=layer.kernel_size,
+        strides=layer.strides,
+        padding=layer.padding,
+        dilation_rate=layer.dilation_rate,
+        depth_multiplier=layer.depth_multiplier,
+        use_bias=False,
+    )
+    value = lowering.call(layers.Conv2D, layer.name, value, [pointwise, *bias], **_conv(layer, layer.filters))
+    return _finish(lowering, layer, value)
+
+
+def _conv(layer: Any, filters: int) -> dict[str, Any]:
+    """Arguments of a 1x1 convolution in the place of a layer; activations that it absorbs stay in it."""
+    absorbed = layer.activation if activation_of(layer) is not None else None
+    return {"filters": filters, "kernel_size": 1, "use_bias": layer.use_bias, "activation": absorbed}
+
+
+def _finish(lowering: Lowering, layer: Any, value: Any) -> Any:
+    """Apply the activation of a layer if the operator did not absorb it."""
+    if activation_of(layer) is not None:
+        return value
+    name = f"{layer.name}_activation"
+    made = _activated(lowering, function_name(layer), name, value)
+    return (
+        made
+        if made is not None
+        else lowering.call(layers.Activation, name, value, activation=layer.activation)
+    )
+
+
+def _pairwise(lowering: Lowering, layer: Any, args: tuple[Any, ...]) -> Any:
+    """Sums and products of more than two tensors, two at a time; operators between tensors as layers."""
+    operands = list(args[0]) if isinstance(args[0], (list, tuple)) else list(args)
+    if isinstance(layer, layers.Layer) and len(operands) == 2:
+        return None
+    if len(operands) < 2 or not all(isinstance(x, keras.KerasTensor) for x in operands):
+        return None
+    kind = layers.Add if type(layer).__name__ == "Add" else layers.Multiply
+    value = operands[0]
+    for number, operand in enumerate(operands[1:-1], 1):
+        value = lowering.call(kind, f"{layer.name}_part{number}", [value, operand])
+    return lowering.call(kind, layer.name, [value, operands[-1]])
+
+
+def _global_max(lowering: Lowering, layer: Any, args: tuple[Any, ...]) -> Any:
+    """The largest value of an image is that of one window as large as the image."""
+    _, height, width, channels = args[0].shape
+    value = lowering.call(layers.MaxPooling2D, f"{layer.name}_window", args[0], pool_size=(height, width))
+    shape = (1, 1, channels) if layer.keepdims else (channels,)
+    return lowering.call(layers.Reshape, layer.name, value, target_shape=shape)
+
+
+def hard_sigmoid_source(operation: Any) -> Any | None:
+    """The tensor of which a chain relu6(x + 3) / 6 is taken, given its last operation; None for others."""
+    last = _constant_step(operation)
+    if last is None or last.offset.any() or not np.allclose(last.factor, 1 / 6, rtol=1e-4):
+        return None
+    clip = _producer(operation)
+    first = None if clip is None or activation_of(clip) != "relu6" else _producer(clip)
+    step = None if first is None else _constant_step(first)
+    if first is None or step is None:
+        return None
+    if not (np.allclose(step.factor, 1) and np.allclose(step.offset, 3)):
+        return None
+    return first._inbound_nodes[0].input_tensors[0]
+
+
+def _constant_step(operation: Any) -> Channels | None:
+    if operation is None or len(operation._inbound_nodes) != 1:
+        return None
+    return affine_step(operation, operation._inbound_nodes[0].arguments.args)
+
+
+def _producer(operation: Any) -> Any | None:
+    nodes = operation._inbound_nodes
+    if len(nodes) != 1 or len(nodes[0].input_tensors) != 1:
+        return None
+    return nodes[0].input_tensors[0]._keras_history.operation
+
+
+REWRITES: dict[str, Rewrite] = {
+    "Activation": _activation,
+    "Conv2D": _weighted,
+    "DepthwiseConv2D": _weighted,
+    "Conv2DTranspose": _weighted,
+    "Dense": _dense,
+    "SeparableConv2D": _separable,
+    "Add": _pairwise,
+    "Multiply": _pairwise,
+    "GlobalMaxPooling2D": _global_max,
+    **dict.fromkeys(_FUNCTIONS, _function),
+}

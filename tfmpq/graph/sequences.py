@@ -1,0 +1,173 @@
+"""Sequences as images one pixel high: a tensor (length, channels) is one of (1, length, channels).
+
+Runtimes have no operators for sequences; a convolution along time is one of an image, with a window of height
+1. Layers that have no such counterpart read and give sequences as before, and are refused by name later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers
+
+from tfmpq.graph.replay import Replay, bare, graph_nodes, is_model
+from tfmpq.graph.rewrites import ELEMENTWISE, affine_step
+
+_SEQUENCE_RANK = 3
+
+_ALIKE = frozenset(
+    {
+        "Activation",
+        "ActivityRegularization",
+        "Add",
+        "BatchNormalization",
+        "Concatenate",
+        "Dense",
+        "Dropout",
+        "Flatten",
+        "GaussianDropout",
+        "GaussianNoise",
+        "Identity",
+        "LeakyReLU",
+        "Multiply",
+        "PReLU",
+        "ReLU",
+        "Rescaling",
+        "Reshape",
+    }
+)
+"""Layers that do the same to the image as to the sequence, but for the number of an axis."""
+
+
+def lift(model: keras.Model) -> keras.Model:
+    """Turn sequences inside a model, or at its input, into images one pixel high.
+
+    Args:
+        model: Functional model with one input.
+
+    Returns:
+        A model of new layers that computes the same; `model` itself if it has no sequences.
+    """
+    if not _has_sequences(model):
+        return model
+    (source,) = model.inputs
+    name = source._keras_history.operation.name
+    shape = (1, *source.shape[1:]) if _is_sequence(source) else source.shape[1:]
+    image = keras.Input(shape, name=name, dtype=source.dtype)
+    return keras.Model(image, bare(_Lifting([name]).replay(model, [image])), name=model.name)
+
+
+def _has_sequences(model: Any) -> bool:
+    graph = getattr(model, "_functional", None) or model
+    for node in graph_nodes(graph):
+        if any(_is_sequence(tensor) for tensor in (*node.input_tensors, *node.outputs)):
+            return True
+        if is_model(node.operation) and _has_sequences(node.operation):
+            return True
+    return False
+
+
+def _is_sequence(tensor: Any) -> bool:
+    return len(tensor.shape) == _SEQUENCE_RANK
+
+
+class _Lifting(Replay):
+    """One lifting of one model."""
+
+    def outputs(
+        self, node: Any, values: dict[int, Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> list[Any]:
+        """Build one call again, on images where it was on sequences."""
+        operation, name = node.operation, type(node.operation).__name__
+        if not any(_is_sequence(tensor) for tensor in (*node.input_tensors, *node.outputs)):
+            return self.copied(operation, args, kwargs)
+        if name in _CHANGES and getattr(operation, "data_format", None) != "channels_first":
+            return [self._twin(operation, args[0])]
+        is_layer = isinstance(operation, layers.Layer)
+        step = affine_step(operation, args) if name == "Normalization" else None
+        if step is not None:
+            return [self.call(layers.Rescaling, operation.name, args[0], **step.config())]
+        if is_layer and name in _ALIKE:
+            return [self._alike(node, args)]
+        if not is_layer and name in ELEMENTWISE:
+            return keras.tree.flatten(operation(*args, **kwargs))
+        return self._on_sequences(node, values, kwargs)
+
+    def _twin(self, layer: Any, source: Any) -> Any:
+        """Call the layer for images that a layer for sequences is."""
+        kind = getattr(layers, type(layer).__name__.replace("1D", "2D"))
+        if getattr(layer, "padding", None) == "causal":
+            before = (_number(layer.kernel_size) - 1) * _number(layer.dilation_rate)
+            name = f"{layer.name}_padding"
+            source = self.call(layers.ZeroPadding2D, name, source, padding=((0, 0), (before, 0)))
+        return self._made(kind, layer, layer.get_config() | _CHANGES[type(layer).__name__](layer), (source,))
+
+    def _alike(self, node: Any, args: tuple[Any, ...]) -> Any:
+        layer, config = node.operation, node.operation.get_config()
+        if isinstance(config.get("axis"), int) and config["axis"] > 0:
+            config["axis"] += 1
+        if "target_shape" in config:
+            shape = node.outputs[0].shape[1:]
+            config["target_shape"] = (1, *shape) if _is_sequence(node.outputs[0]) else shape
+        if "shared_axes" in config:
+            config["shared_axes"] = [1, *(axis + 1 for axis in config["shared_axes"] or [])]
+        return self._made(type(layer), layer, config, args)
+
+    def _made(self, kind: Any, layer: Any, config: dict[str, Any], args: tuple[Any, ...]) -> Any:
+        copy = kind.from_config(config | {"name": self.name(layer.name)})
+        outputs = copy(*args)
+        if layer.weights:
+            found = zip(layer.get_weights(), copy.weights, strict=True)
+            copy.set_weights([weight.reshape(variable.shape) for weight, variable in found])
+        return outputs
+
+    def _on_sequences(self, node: Any, values: dict[int, Any], kwargs: dict[str, Any]) -> list[Any]:
+        """Call an operation as it is, between reshapes."""
+
+        def sequence(tensor: Any) -> Any:
+            value = values[id(tensor)]
+            return layers.Reshape(tensor.shape[1:])(value) if _is_sequence(tensor) else value
+
+        args, _ = node.arguments.fill_in({id(tensor): sequence(tensor) for tensor in node.input_tensors})
+        kwargs.pop("mask", None)
+        made = keras.tree.flatten(node.operation(*args, **kwargs))
+        return [layers.Reshape((1, *t.shape[1:]))(t) if _is_sequence(t) else t for t in made]
+
+
+def _number(value: Any) -> int:
+    """A size along the sequence, which Keras keeps as a number or as a tuple of one."""
+    return int(np.ravel(value)[0])
+
+
+def _convolution(layer: Any) -> dict[str, Any]:
+    stride = _number(layer.strides)
+    # Depthwise kernels have one stride for both axes; along the height there is one place to be anyway.
+    one_stride = type(layer).__name__ in ("DepthwiseConv1D", "SeparableConv1D")
+    return {
+        "kernel_size": (1, _number(layer.kernel_size)),
+        "strides": (stride, stride) if one_stride else (1, stride),
+        "dilation_rate": (1, _number(layer.dilation_rate)),
+        "padding": "valid" if layer.padding == "causal" else layer.padding,
+    }
+
+
+def _pooling(layer: Any) -> dict[str, Any]:
+    return {"pool_size": (1, _number(layer.pool_size)), "strides": (1, _number(layer.strides))}
+
+
+def _nothing(layer: Any) -> dict[str, Any]:
+    return {}
+
+
+_CHANGES: dict[str, Callable[[Any], dict[str, Any]]] = {
+    **dict.fromkeys(("Conv1D", "DepthwiseConv1D", "SeparableConv1D", "Conv1DTranspose"), _convolution),
+    **dict.fromkeys(("MaxPooling1D", "AveragePooling1D"), _pooling),
+    **dict.fromkeys(("GlobalMaxPooling1D", "GlobalAveragePooling1D", "SpatialDropout1D"), _nothing),
+    "ZeroPadding1D": lambda layer: {"padding": ((0, 0), tuple(layer.padding))},
+    "Cropping1D": lambda layer: {"cropping": ((0, 0), tuple(layer.cropping))},
+    "UpSampling1D": lambda layer: {"size": (1, _number(layer.size))},
+}
+"""What a layer of sequences is as the layer of images of its name; the rest of its options stays."""

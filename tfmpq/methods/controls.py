@@ -1,0 +1,58 @@
+"""The control without a choice: the same width everywhere, the widest that fits the budgets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tfmpq.methods.method import Choice, Outcome, Problem, refuse_foreign_knobs
+from tfmpq.methods.options import SearchOptions
+from tfmpq.policy.allocation import select
+from tfmpq.policy.budget import Budget, exceeded
+from tfmpq.quantization.insertion import Candidates
+
+
+class _Uniform:
+    def check(self, options: SearchOptions) -> None:
+        """No knobs."""
+        refuse_foreign_knobs(options, ())
+
+    def run(self, problem: Problem) -> Outcome:
+        """Nothing is trained."""
+        return Outcome(problem.searchable(), lambda budgets: _widest(problem, budgets), seconds=0.0)
+
+
+def _widest(problem: Problem, budgets: Sequence[Budget]) -> Choice:
+    """The pair of a weight and an activation width with the most bits; of equals the wider activations."""
+    pairs = [
+        (weights, activations)
+        for weights in problem.options.weight_bits
+        for activations in problem.options.activation_bits
+    ]
+    for weights, activations in sorted(pairs, key=lambda pair: (sum(pair), pair[1]), reverse=True):
+        choice = Choice(
+            _everywhere(problem.weights, weights),
+            _everywhere(problem.activations, activations),
+            repaired=weights < max(problem.options.weight_bits),
+        )
+        if not exceeded(budgets, problem.costs, choice.weight_bits, choice.activation_bits):
+            return choice
+    # No width is within all budgets everywhere: the widest mixture that is.
+    found = select(problem.costs, budgets, *_indifferent(problem.weights), *_indifferent(problem.activations))
+    return Choice(found.weight_bits, found.activation_bits, repaired=True)
+
+
+def _indifferent(candidates: Candidates) -> tuple[Candidates, dict[str, np.ndarray]]:
+    """Candidates with equal logits."""
+    return candidates, {name: np.zeros(len(bits)) for name, bits in candidates.items()}
+
+
+def _everywhere(candidates: Candidates, width: int) -> dict[str, int]:
+    """This width, or the nearest above that a layer may have, or else its widest."""
+    return {
+        name: min((b for b in bits if b >= width), default=max(bits)) for name, bits in candidates.items()
+    }
+
+
+METHOD = _Uniform()

@@ -1,0 +1,121 @@
+"""The protocol of a search method: what it is given, and what it has to bring."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import keras
+
+from tfmpq.data.preprocess import value_range
+from tfmpq.errors import UsageError
+from tfmpq.methods.options import SearchOptions
+from tfmpq.policy.budget import Budget
+from tfmpq.policy.cost import CostModel
+from tfmpq.progress import Reporter
+from tfmpq.quantization.insertion import Candidates, quantize_model
+from tfmpq.quantizers.relaxation import Relaxation
+from tfmpq.tasks.task import Task
+from tfmpq.training.run_folder import Stage
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Problem:
+    """What a method is given.
+
+    Attributes:
+        task: Float network and proxy data.
+        costs: Counts of the network whose cost the budgets limit.
+        budgets: The budgets, which can be met.
+        weights: Candidate weight bits by layer.
+        activations: Candidate bits by activation tensor.
+        options: All options of the search.
+        stage: Where checkpoints and logs go.
+        reporter: Told about progress.
+    """
+
+    task: Task
+    costs: CostModel
+    budgets: tuple[Budget, ...]
+    weights: Candidates
+    activations: Candidates
+    options: SearchOptions
+    stage: Stage
+    reporter: Reporter
+
+    @property
+    def space(self) -> tuple[Candidates, Candidates]:
+        """Candidates of weights and of activations."""
+        return self.weights, self.activations
+
+    def searchable(self, relaxation: Relaxation = "softmax") -> keras.Model:
+        """The float network with quantizers of all candidates, fitted to kernels and calibration images."""
+        return quantize_model(
+            self.task.model,
+            self.task.network,
+            self.weights,
+            self.activations,
+            self.task.calibration_images(),
+            value_range(self.task.preprocessing),
+            relaxation,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Bit-widths of a whole network.
+
+    Attributes:
+        weight_bits: By layer.
+        activation_bits: By activation tensor.
+        repaired: Whether the budgets changed what the method would have chosen without them.
+    """
+
+    weight_bits: dict[str, int]
+    activation_bits: dict[str, int]
+    repaired: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outcome:
+    """What a method brings.
+
+    Attributes:
+        model: The searchable model as the search leaves it; fine-tuning begins with it.
+        choose: Bit-widths that meet any feasible budgets, those of the problem among them.
+        seconds: Wall-clock time of the search itself, since it was last resumed.
+    """
+
+    model: keras.Model
+    choose: Callable[[Sequence[Budget]], Choice]
+    seconds: float
+
+
+class Method(Protocol):
+    """A way to search."""
+
+    def check(self, options: SearchOptions) -> None:
+        """Refuse options that the method does not have, before anything is loaded.
+
+        Raises:
+            UsageError: There is one.
+        """
+
+    def run(self, problem: Problem) -> Outcome:
+        """Search."""
+
+
+def refuse_foreign_knobs(options: SearchOptions, own: Sequence[str]) -> None:
+    """Raise unless all knobs that were given are among the method's own.
+
+    Raises:
+        UsageError: One is not.
+    """
+    foreign = [f"{name}={value}" for name, value in options.knobs.items() if name not in own]
+    if foreign:
+        has = f"has {', '.join(own)}" if own else "has none of these options"
+        raise UsageError(
+            f"An option must be one of the method's. Received: {', '.join(foreign)} for {options.method}, "
+            f"which {has}. Leave it out, or take another method."
+        )

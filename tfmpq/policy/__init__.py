@@ -1,0 +1,1 @@
+"""Which bits every layer gets, and what they cost."""

@@ -1,0 +1,113 @@
+"""From the searched mixture to the network of a policy."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from tfmpq.errors import UsageError
+from tfmpq.policy.policy import Policy, load_policy
+from tfmpq.quantization.insertion import quantize_wrappers
+from tfmpq.quantizers.config import MixedPrecisionQuantizeConfig
+from tfmpq.quantizers.wrapper import QuantizeWrapper, inner
+from tfmpq.training.run_folder import Stage
+
+_ADVICE = "Give --weights to start from a float network instead."
+
+
+def restrict(model: keras.Model, policy: Policy) -> keras.Model:
+    """Keep one candidate of every quantizer, with the step that the search learned for it.
+
+    Args:
+        model: Searched quantized model.
+        policy: Bits by layer and tensor.
+
+    Returns:
+        A new model with the weights of `model`, without logits.
+
+    Raises:
+        UsageError: The policy asks for bits that were not searched.
+    """
+    refuse_unsearched(policy)
+    chosen = {w.name: _config(w, policy) for w in quantize_wrappers(model)}
+
+    @cache  # one copy of a quantizer that several tensors share
+    def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
+        if not isinstance(layer, QuantizeWrapper):
+            return type(layer).from_config(layer.get_config())
+        return QuantizeWrapper(type(layer.layer).from_config(layer.layer.get_config()), chosen[layer.name])
+
+    restricted = keras.models.clone_model(model, clone_function=clone)
+    for layer in model.layers:
+        copy = restricted.get_layer(layer.name)
+        if inner(layer).weights:
+            inner(copy).set_weights(inner(layer).get_weights())
+        if isinstance(layer, QuantizeWrapper):
+            _copy_steps(layer, copy)
+    return restricted
+
+
+def refuse_unsearched(policy: Policy) -> None:
+    """Refuse a policy that no search can have learned the steps for.
+
+    Raises:
+        UsageError: It has 16-bit activations.
+    """
+    if policy.wide:
+        raise UsageError(
+            "A search learns no steps for 16-bit activations. Received: a policy with activations: "
+            f"{policy.activations}, for {policy.model} as it was searched. {_ADVICE}"
+        )
+
+
+def _config(wrapper: QuantizeWrapper, policy: Policy) -> MixedPrecisionQuantizeConfig:
+    config = wrapper.quantize_config
+    weight_bits, output_bits = config.weight_bits, config.output_bits
+    if weight_bits:
+        weight_bits = (policy.weight_bits[wrapper.name],)
+    if output_bits and config.trainable_output_step:
+        output_bits = (policy.activation_bits([wrapper.name])[wrapper.name],)
+    for what, kept, candidates in (
+        ("weights", weight_bits, config.weight_bits),
+        ("output", output_bits, config.output_bits),
+    ):
+        if kept and kept[0] not in candidates:
+            raise UsageError(
+                f"A policy uses bit-widths that were searched. Received: {kept[0]} bits for the {what} of "
+                f"{wrapper.name}, searched: {candidates}. {_ADVICE}"
+            )
+    return MixedPrecisionQuantizeConfig(
+        weight_bits, output_bits, config.output_signed, config.trainable_output_step
+    )
+
+
+def _copy_steps(source: QuantizeWrapper, copy: QuantizeWrapper) -> None:
+    for old, new, old_variables, new_variables in (
+        (source.weight_quantizer, copy.weight_quantizer, source.weight_variables, copy.weight_variables),
+        (source.output_quantizer, copy.output_quantizer, source.output_variables, copy.output_variables),
+    ):
+        if old is not None and new is not None:
+            steps = np.asarray(old_variables["log_step"])
+            new_variables["log_step"].assign(np.asarray([steps[old.bits.index(new.bits[0])]]))
+
+
+def finished_model(run: Path) -> tuple[Stage, keras.Model] | None:
+    """The fine-tuned model of a run folder or, before that, the network of its searched policy.
+
+    Returns:
+        The stage and its model; None if neither is finished.
+
+    Raises:
+        TfmpqError: A file is damaged.
+    """
+    for name in ("finetune", "search"):
+        stage = Stage(run, name)
+        if stage.finished:
+            model = stage.load_model()
+            if name == "search":
+                model = restrict(model, load_policy(run / "policy.yaml"))
+            return stage, model
+    return None

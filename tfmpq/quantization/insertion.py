@@ -1,0 +1,237 @@
+"""From a float Keras model to the quantized model that is searched or fine-tuned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import keras
+import numpy as np
+
+from tfmpq.graph.network import INPUT_QUANTIZER, Network
+from tfmpq.quantizers.config import MixedPrecisionQuantizeConfig
+from tfmpq.quantizers.learned_step import LearnedStepQuantizer
+from tfmpq.quantizers.relaxation import Relaxation
+from tfmpq.quantizers.wrapper import QuantizeWrapper, inner
+
+Candidates = Mapping[str, Sequence[int]]
+"""Layer or tensor name to its candidate bit-widths."""
+
+SMALLEST_PEAK = 1e-4
+"""Magnitude below which a tensor counts as always zero."""
+
+PROBE_BATCH = 16
+"""Images whose activation tensors are held at once."""
+
+SAMPLE_SIZE = 200_000
+"""Values of an activation tensor that its first step is fitted to."""
+
+
+def quantize_model(
+    model: keras.Model,
+    network: Network,
+    weight_bits: Candidates,
+    activation_bits: Candidates,
+    calibration: np.ndarray,
+    input_range: tuple[float, float],
+    relaxation: Relaxation = "softmax",
+) -> keras.Model:
+    """Clone a float model with quantizers on every kernel and every activation tensor.
+
+    Weights are copied, weight steps are fitted to the kernels (one per output channel, so that the factor of
+    a BatchNorm behind it changes nothing) and activation steps to the tensors that `calibration` produces
+    (least squared error). Layers that keep the grid of their input (pooling, padding, reshape) get no
+    quantizer of their own: that is what a deployed tensor can be. Tensors that share a grid go through one
+    quantizer, a layer that is called for each of them.
+
+    Args:
+        model: Functional float model.
+        network: Its analysis.
+        weight_bits: Candidates of every weighted layer.
+        activation_bits: Candidates of every activation tensor; one for the image, which is not searched.
+        calibration: Preprocessed images, float32 (N, height, width, channels).
+        input_range: Smallest and largest value that preprocessing can give.
+        relaxation: How the logits of a choice weight its candidates.
+
+    Returns:
+        Functional model of the same layer names.
+    """
+    configs = _configs(network, weight_bits, activation_bits, relaxation)
+    quantized = _clone(model, configs, network)
+    for layer in model.layers:
+        if layer.weights:
+            inner(quantized.get_layer(layer.name)).set_weights(layer.get_weights())
+    _initialise_weight_steps(quantized)
+    _initialise_activation_steps(model, quantized, network, calibration, input_range)
+    return quantized
+
+
+def _configs(
+    network: Network, weight_bits: Candidates, activation_bits: Candidates, relaxation: Relaxation
+) -> dict[str, MixedPrecisionQuantizeConfig]:
+    """One config for each layer that needs a wrapper."""
+    arguments: dict[str, dict[str, Any]] = {}
+    for node in network.weighted:
+        if node.name in weight_bits:
+            arguments[node.name] = {"weight_bits": tuple(weight_bits[node.name])}
+    for name in network.tensors:
+        node = network.on_grid(name)[0]
+        given = node.kind == "input" or node.fixed_step is not None
+        arguments.setdefault(INPUT_QUANTIZER if node.kind == "input" else name, {}).update(
+            output_bits=(8,) if node.fixed_step is not None else tuple(activation_bits[name]),
+            output_signed=node.signed,
+            trainable_output_step=not given,
+        )
+    return {
+        name: MixedPrecisionQuantizeConfig(**values, relaxation=relaxation)
+        for name, values in arguments.items()
+    }
+
+
+def _clone(
+    model: keras.Model, configs: Mapping[str, MixedPrecisionQuantizeConfig], network: Network
+) -> keras.Model:
+    input_quantizer = QuantizeWrapper(keras.layers.Identity(name=INPUT_QUANTIZER), configs[INPUT_QUANTIZER])
+    quantized_inputs: dict[int, Any] = {}
+    shared = _shared_quantizers(configs, network)
+
+    def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
+        copy = type(layer).from_config(layer.get_config())
+        return QuantizeWrapper(copy, configs[layer.name]) if layer.name in configs else copy
+
+    def on_grid(tensor: Any) -> Any:
+        """The image on its 8-bit grid, made once however many layers read it."""
+        history = getattr(tensor, "_keras_history", None)
+        if history is None or type(history.operation).__name__ != "InputLayer":
+            return tensor
+        if id(tensor) not in quantized_inputs:
+            quantized_inputs[id(tensor)] = input_quantizer(tensor)
+        return quantized_inputs[id(tensor)]
+
+    def call(layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
+        first = args[0]
+        kwargs.pop("mask", None)  # Keras hands on an empty mask that wrappers do not take
+        first = [on_grid(t) for t in first] if isinstance(first, (list, tuple)) else on_grid(first)
+        outputs = layer(first, *args[1:], **kwargs)
+        return shared[layer.name](outputs) if layer.name in shared else outputs
+
+    image = keras.Input(model.input_shape[1:], name=network.nodes[0].layers[0].name)
+    return keras.models.clone_model(
+        model, input_tensors=_like(model.input, image), clone_function=clone, call_function=call
+    )
+
+
+def _shared_quantizers(
+    configs: Mapping[str, MixedPrecisionQuantizeConfig], network: Network
+) -> dict[str, QuantizeWrapper]:
+    """The quantizers of grids that are not one tensor's own, by the layers whose outputs they quantize."""
+    found = {}
+    own = {node.tensor for node in network.nodes}
+    for name in (name for name in network.tensors if name not in own):
+        quantizer = QuantizeWrapper(keras.layers.Identity(name=name), configs[name])
+        found.update({node.tensor: quantizer for node in network.on_grid(name)})
+    return found
+
+
+def _like(structure: Any, tensor: Any) -> Any:
+    """`tensor` in the nesting that the model's input has (a bare tensor or a list of one)."""
+    return [tensor] if isinstance(structure, (list, tuple)) else tensor
+
+
+def quantize_wrappers(model: keras.Model) -> list[QuantizeWrapper]:
+    """The wrapped layers of a quantized model."""
+    return [layer for layer in model.layers if isinstance(layer, QuantizeWrapper)]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BitChoice:
+    """A bit-width that a searchable model can still choose.
+
+    Attributes:
+        kind: Whether it is that of weights or of an activation tensor.
+        name: Of the layer or tensor.
+        quantizer: Has the candidates.
+        logits: Variable (candidates,).
+    """
+
+    kind: Literal["weight", "activation"]
+    name: str
+    quantizer: LearnedStepQuantizer
+    logits: Any
+
+
+def bit_choices(model: keras.Model) -> Iterator[BitChoice]:
+    """All choices of a searchable model."""
+    for wrapper in quantize_wrappers(model):
+        if wrapper.weight_quantizer is not None and "bit_logits" in wrapper.weight_variables:
+            logits = wrapper.weight_variables["bit_logits"]
+            yield BitChoice("weight", wrapper.name, wrapper.weight_quantizer, logits)
+        if wrapper.output_quantizer is not None and "bit_logits" in wrapper.output_variables:
+            logits = wrapper.output_variables["bit_logits"]
+            yield BitChoice("activation", wrapper.name, wrapper.output_quantizer, logits)
+
+
+def _initialise_weight_steps(model: keras.Model) -> None:
+    for wrapper in quantize_wrappers(model):
+        if wrapper.weight_quantizer is not None:
+            kernel = np.asarray(wrapper.layer.kernel)
+            wrapper.weight_variables["log_step"].assign(wrapper.weight_quantizer.initial_log_step(kernel))
+
+
+def _initialise_activation_steps(
+    model: keras.Model,
+    quantized: keras.Model,
+    network: Network,
+    calibration: np.ndarray,
+    input_range: tuple[float, float],
+) -> None:
+    learned = [name for name in network.tensors[1:] if network.on_grid(name)[0].fixed_step is None]
+    nodes = [node for name in learned for node in network.on_grid(name)]
+    samples = dict(zip(nodes, _sample_tensors(model, [n.tensor for n in nodes], calibration), strict=True))
+    low, high = input_range
+    # The grid of the image is given by what pixels can be, not by which pixels were seen.
+    span = max(-low, high) if low < 0 else high
+    image = quantized.get_layer(INPUT_QUANTIZER)
+    _give_steps(image, [span / grid.high for grid in image.output_quantizer.levels])
+    for name in learned:
+        sample = np.concatenate([samples[node] for node in network.on_grid(name)])
+        if np.max(np.abs(sample)) < SMALLEST_PEAK:
+            sample = np.full(1, _span_of_source(quantized, network, name))
+        layer = quantized.get_layer(name)
+        layer.output_variables["log_step"].assign(layer.output_quantizer.initial_log_step(sample))
+    for node in network.nodes:
+        if node.fixed_step is not None:
+            _give_steps(quantized.get_layer(node.tensor), [node.fixed_step])
+
+
+def _span_of_source(quantized: keras.Model, network: Network, name: str) -> float:
+    """What a tensor that is always zero is made to span: as much as what it is computed from.
+
+    With a step far from its neighbours', the runtime refuses the operators between them.
+    """
+    source = network.node(network.on_grid(name)[0].inputs[0]).grid_of
+    wrapper = quantized.get_layer(INPUT_QUANTIZER if source == network.tensors[0] else source)
+    step = np.exp(np.asarray(wrapper.output_variables["log_step"])[-1])
+    return max(float(step) * wrapper.output_quantizer.levels[-1].high, SMALLEST_PEAK)
+
+
+def _give_steps(wrapper: QuantizeWrapper, steps: Sequence[float]) -> None:
+    """Set the steps of a grid that is given, one for each of its widths."""
+    wrapper.output_variables["log_step"].assign(np.log(np.asarray(steps)).astype(np.float32))
+
+
+def _sample_tensors(model: keras.Model, names: Sequence[str], images: np.ndarray) -> list[np.ndarray]:
+    """Values that the outputs of some layers take, about `SAMPLE_SIZE` of each, from all images alike."""
+    probe = keras.Model(model.inputs[0], [model.get_layer(name).output for name in names])
+    generator = np.random.default_rng(0)
+    # A few images at a time: all tensors of a large network at once would fill the memory.
+    chunks = np.array_split(images, -(-len(images) // PROBE_BATCH))
+    share = SAMPLE_SIZE // len(chunks)
+    found: list[list[np.ndarray]] = [[] for _ in names]
+    for chunk in chunks:
+        # Called directly: a few passes are not worth the tracing that `predict` does.
+        for values, tensor in zip(found, keras.tree.flatten(probe(chunk, training=False)), strict=True):
+            flat = keras.ops.convert_to_numpy(tensor).ravel()
+            values.append(flat if flat.size <= share else generator.choice(flat, share, replace=False))
+    return [np.concatenate(values) for values in found]

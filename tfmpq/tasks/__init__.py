@@ -1,0 +1,1 @@
+"""A float network and what it is for: data, objective, score."""

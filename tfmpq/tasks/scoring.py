@@ -1,0 +1,171 @@
+"""Top-1 and top-5: how often a network gives the label of an image its largest number, or one of the five."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+
+from tfmpq.data import ImageBatches, Split
+from tfmpq.progress import Reporter, SilentReporter
+from tfmpq.tasks.outputs import Output
+
+BATCH = 64
+
+Predictor = Callable[[np.ndarray], Sequence[np.ndarray]]
+"""Maps float32 images (N, height, width, channels) to an array (N, ...) for each output."""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Shares of right answers over `count` images, 0 to 1."""
+
+    top1: float
+    top5: float
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class OutputScore:
+    """How well one output of a network does.
+
+    Attributes:
+        name: Name of the output.
+        top1: Share of images whose label has its largest number, 0 to 1; None if it was not scored.
+        top5: Share whose label is among its five largest.
+        left_out: Why it was not scored; None if it was.
+    """
+
+    name: str
+    top1: float | None
+    top5: float | None
+    left_out: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """How well the outputs of a network do.
+
+    Attributes:
+        first: Score of the first output that was scored; None if none was.
+        outputs: All outputs, in the order of the network.
+    """
+
+    first: Score | None
+    outputs: tuple[OutputScore, ...]
+
+
+def score_model(
+    model: keras.Model,
+    split: Split,
+    preprocessing: str,
+    limit: int | None = None,
+    reporter: Reporter | None = None,
+) -> Score:
+    """Run a classifier over a split.
+
+    Args:
+        model: Maps float32 images (N, height, width, channels) to logits (N, classes).
+        split: Images and labels; at least one.
+        preprocessing: Name of the preprocessing.
+        limit: Only the first images.
+        reporter: Told about progress.
+    """
+    height, width, channels = model.input_shape[1:]
+    shape = (height, width, channels)
+    return _scores(predictor(model), 1, [split], shape, preprocessing, limit, reporter)[0]
+
+
+def score_outputs(
+    predict: Predictor,
+    outputs: Sequence[Output],
+    classes: int,
+    splits: Sequence[Split],
+    image_shape: tuple[int, int, int],
+    preprocessing: str,
+    limit: int | None = None,
+    reporter: Reporter | None = None,
+) -> Scores:
+    """Run a network over splits, and score those of its outputs that can be classifiers.
+
+    Args:
+        predict: The network.
+        outputs: What it gives, in order.
+        classes: Classes of the data.
+        splits: Images and labels.
+        image_shape: (height, width, channels) that it takes.
+        preprocessing: Name of the preprocessing.
+        limit: Only the first images, of all splits together.
+        reporter: Told about progress, with the top-1 of the first output that is scored.
+    """
+    obstacles = [output.obstacle(classes) for output in outputs]
+    scored = [index for index, obstacle in enumerate(obstacles) if obstacle is None]
+
+    def answers(images: np.ndarray) -> list[np.ndarray]:
+        found = predict(images)
+        return [found[index] for index in scored]
+
+    found = []
+    if scored:
+        found = _scores(answers, len(scored), splits, image_shape, preprocessing, limit, reporter)
+    reached = dict(zip(scored, found, strict=False))  # without images nothing is found
+    return Scores(
+        found[0] if found else None,
+        tuple(
+            OutputScore(output.name, reached[index].top1, reached[index].top5, None)
+            if index in reached
+            else OutputScore(output.name, None, None, obstacles[index] or "no images")
+            for index, output in enumerate(outputs)
+        ),
+    )
+
+
+def predictor(model: keras.Model) -> Predictor:
+    """What runs a Keras model: a batch of images to all of its outputs, in its order."""
+    return lambda images: keras.tree.flatten(model.predict_on_batch(images))
+
+
+def _scores(
+    predict: Predictor,
+    classifiers: int,
+    splits: Sequence[Split],
+    image_shape: tuple[int, int, int],
+    preprocessing: str,
+    limit: int | None,
+    reporter: Reporter | None,
+) -> list[Score]:
+    """A score for each classifier; none without images."""
+    reporter = reporter or SilentReporter()
+    right, seen = np.zeros((classifiers, 2), np.int64), 0
+    for split in splits:
+        end = seen + len(split) if limit is None else min(seen + len(split), limit)
+        if end == seen:
+            continue
+        reporter.start("evaluate", end - seen)
+        batches = ImageBatches(
+            split,
+            BATCH,
+            image_shape=image_shape,
+            preprocessing=preprocessing,
+            shuffle=False,
+            drop_remainder=False,
+        )
+        for index in range(-(-(end - seen) // BATCH)):
+            images, labels = batches[index]
+            images, labels = images[: end - seen], np.asarray(labels[: end - seen])
+            answers = predict(np.asarray(images, np.float32))
+            right += np.array([_hits(logits, labels) for logits in answers])
+            seen += len(labels)
+            reporter.advance(len(labels), {"top1": float(right[0, 0] / seen)})
+        reporter.finish()
+    return [Score(first / seen, fifth / seen, seen) for first, fifth in right.tolist() if seen]
+
+
+def _hits(logits: np.ndarray, labels: np.ndarray) -> tuple[int, int]:
+    """On how many images the label has the largest number, and one of the five largest."""
+    rows = np.asarray(logits).reshape(len(labels), -1)
+    # Ties (common on an 8-bit grid) go to the lower class, as argmax does.
+    hits = np.argsort(-rows, axis=1, kind="stable")[:, :5] == labels[:, None]
+    return int(hits[:, 0].sum()), int(hits.any(1).sum())

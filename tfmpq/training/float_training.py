@@ -1,0 +1,76 @@
+"""Float training, for networks without published weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+from keras import ops
+
+from tfmpq.progress import Reporter
+from tfmpq.tasks.task import Task
+from tfmpq.training.backend import TrainStep, batch_value_and_gradient, mean_over_replicas
+from tfmpq.training.loop import train
+from tfmpq.training.run_folder import Stage
+
+_RATE = 0.1
+_ADAPTING_RATE = 0.01
+"""For weights of another task, which a higher rate would wipe out."""
+_WEIGHT_DECAY = 5e-4
+
+
+def pretrain(
+    task: Task,
+    folder: Path,
+    *,
+    epochs: int,
+    steps_per_epoch: int | None,
+    batch_size: int,
+    seed: int,
+    from_weights: bool,
+    reporter: Reporter,
+) -> None:
+    """Train the task's float model in place: SGD with Nesterov momentum, cosine schedule.
+
+    A finished training in the folder is loaded, an interrupted one is resumed.
+    """
+    stage = Stage(folder, "float")
+    trainer = FloatTraining(task.model.inputs[0], task.model.outputs[0])
+    batches = task.batches(batch_size, seed, steps_per_epoch)
+    steps = max(1, epochs * len(batches))
+    schedule = keras.optimizers.schedules.CosineDecay(
+        0.0,
+        steps,
+        warmup_target=_ADAPTING_RATE if from_weights else _RATE,
+        warmup_steps=max(1, steps // 20),
+        alpha=0.0,
+    )
+    optimizer = keras.optimizers.SGD(schedule, momentum=0.9, nesterov=True, weight_decay=_WEIGHT_DECAY)
+    optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
+    trainer.compile(optimizer=optimizer, jit_compile=keras.backend.backend() == "jax")
+    train(trainer, batches, epochs=epochs, stage=stage, reporter=reporter, label="float training")
+
+
+class FloatTraining(TrainStep, keras.Model):
+    """Plain training of a float functional model; metrics are those of the step, not means over the epoch."""
+
+    update_statistics = True
+
+    def compute_update(
+        self, trainable: list[Any], state: list[Any], images: Any, labels: Any
+    ) -> tuple[list[Any], list[Any], dict[str, Any]]:
+        """Gradients, new non-trainable state and metrics of one step; see `QuantizedTraining`."""
+
+        def loss_at(tensors: Sequence[Any]) -> tuple[Any, tuple[list[Any], Any]]:
+            logits, new_state, penalties = self.stateless_call(
+                list(tensors), list(state), images, training=self.update_statistics, return_losses=True
+            )
+            entropy = keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
+            return ops.mean(entropy) + sum(penalties), (new_state, logits)
+
+        (loss, (new_state, logits)), gradients = batch_value_and_gradient(loss_at, trainable)
+        hits = ops.equal(ops.argmax(logits, axis=-1), ops.cast(labels, "int32"))
+        (accuracy,) = mean_over_replicas([ops.mean(ops.cast(hits, "float32"))])
+        return gradients, new_state, {"loss": loss, "accuracy": accuracy}

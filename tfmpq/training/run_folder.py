@@ -1,0 +1,292 @@
+"""The run folder: what a stage was asked, where it stands, what came out; resumable, never half-written."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tfmpq.errors import TfmpqError, UsageError
+from tfmpq.progress import Reporter, SilentReporter
+from tfmpq.training import checkpoints
+
+FORMAT = "tfmpq-run/1"
+
+_TEMPORARY = ".tmp-"
+"""What the names of unfinished files contain."""
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Have `write` fill a temporary file beside `path`, then move it there: nothing half-written is seen."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}{_TEMPORARY}", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        temporary.chmod(0o644)
+        # The name must not reach the disk before the content does.
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+
+    def write(temporary: Path) -> None:
+        temporary.write_text(text, encoding="utf-8")
+
+    write_atomically(path, write)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file of a run folder.
+
+    Raises:
+        TfmpqError: Missing or damaged.
+    """
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise TfmpqError(
+            f"A run folder holds '{path.name}'. Received: {path.parent}, which has none."
+        ) from error
+    except (ValueError, OSError) as error:
+        raise TfmpqError(f"'{path.name}' of a run folder is JSON. Received: {path}: {error}.") from error
+
+
+def default_folder(model: str, data: str) -> Path:
+    """Run folder of a call that names none: `runs/MODEL_DATA`, with what paths cannot hold replaced."""
+    parts = (Path(text).stem if "/" in text or "." in text else text for text in (model, data))
+    return Path("runs") / re.sub(r"[^A-Za-z0-9_.-]+", "-", "_".join(parts)).strip("-")
+
+
+def proof_path(run: Path, file: Path) -> Path:
+    """Where a run folder keeps what an export of it said, proof included, about the file that it wrote."""
+    return run / f"export.{file.stem}.json"
+
+
+class Stage:
+    """One stage (`search`, `finetune`, ...) of a run folder; its files begin with the stage's name.
+
+    `NAME.json` holds the options, `NAME.npz` the last checkpoint, `NAME.previous.npz` the one before it,
+    `NAME.csv` the metrics of each step, `NAME.keras` the model and `NAME.result.json` the result, which is
+    written last.
+    """
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.folder = folder
+        self.name = name
+
+    def path(self, suffix: str) -> Path:
+        """File of this stage."""
+        return self.folder / f"{self.name}{suffix}"
+
+    @property
+    def finished(self) -> bool:
+        """Whether the stage has its result, which is written last."""
+        return self.path(".result.json").exists()
+
+    @contextlib.contextmanager
+    def opened(self, options: Mapping[str, Any]) -> Iterator[dict[str, Any] | None]:
+        """Lock the folder and match the options with those of an earlier call.
+
+        Args:
+            options: JSON-able options that decide the result.
+
+        Yields:
+            The stored result if the stage is finished, else None.
+
+        Raises:
+            TfmpqError: Another process uses the folder.
+            UsageError: The folder holds a run with other options.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with locked(self.folder):
+            self._sweep()
+            options = json.loads(json.dumps({"format": FORMAT, **options}))
+            begun, before = self.path(".json").exists(), self._checkpoints()
+            if begun:
+                _refuse_other_options(self.folder, read_json(self.path(".json")), options)
+            else:
+                write_json(self.path(".json"), options)
+            try:
+                yield read_json(self.path(".result.json")) if self.finished else None
+                self._sweep()
+            except BaseException:
+                # Nothing to resume yet: a corrected command must not be refused for the wrong one's options.
+                if not begun and self._checkpoints() == before:
+                    self.path(".json").unlink(missing_ok=True)
+                raise
+
+    def _checkpoints(self) -> set[Path]:
+        """Checkpoints of all stages: float training belongs to the search."""
+        return {path for path in self.folder.glob("*.npz") if _TEMPORARY not in path.name}
+
+    def _sweep(self) -> None:
+        """Remove what a killed process has left unfinished, and the older checkpoints of a finished stage.
+
+        Float training has no result of its own: what comes after it has.
+        """
+        for name in (self.name, "float", "policy"):
+            for path in self.folder.glob(f".{name}*{_TEMPORARY}*"):
+                path.unlink(missing_ok=True)
+        for name in (self.name, "float") if self.finished else ():
+            checkpoints.previous(self.folder / f"{name}.npz").unlink(missing_ok=True)
+
+    def save_checkpoint(
+        self, variables: Sequence[Any], position: Mapping[str, int], network: Sequence[Any] = ()
+    ) -> None:
+        """Store all variables and the position in the data; the checkpoint before is kept as well."""
+        path = self.path(".npz")
+
+        def write(temporary: Path) -> None:
+            checkpoints.write(temporary, variables, position, network)
+            checkpoints.keep_previous(path, self.folder / f".{self.name}{_TEMPORARY}link")
+
+        write_atomically(path, write)
+
+    def load_checkpoint(
+        self, variables: Sequence[Any], network: Sequence[Any] = (), reporter: Reporter | None = None
+    ) -> dict[str, int] | None:
+        """Restore all variables from the last checkpoint, or from the one before it if the last is damaged.
+
+        Args:
+            variables: Keras variables, in the order in which they were stored.
+            network: What `checkpoints.described` says of the network; nothing is compared if empty.
+            reporter: Told if the last one is damaged.
+
+        Returns:
+            The position that was stored, or None if there is no checkpoint.
+
+        Raises:
+            TfmpqError: The checkpoints are damaged or of another network; the first difference is named.
+        """
+        reporter = reporter or SilentReporter()
+        return checkpoints.restore(self.path(".npz"), variables, network, reporter.log)
+
+    def save_model(self, model: Any, suffix: str = ".keras") -> None:
+        """Store a Keras model, atomically."""
+        write_atomically(self.path(suffix), lambda temporary: model.save(temporary))
+
+    def load_model(self, suffix: str = ".keras") -> Any:
+        """Load a Keras model of this stage.
+
+        Raises:
+            TfmpqError: Missing or damaged.
+        """
+        return load_keras(self.path(suffix))
+
+
+def load_keras(path: Path) -> Any:
+    """Load a `.keras` file in safe mode, quantized layers included.
+
+    Raises:
+        TfmpqError: Missing or damaged.
+    """
+    import keras
+
+    import tfmpq.graph.activations
+    import tfmpq.models.shortcut
+    import tfmpq.quantizers.wrapper
+    import tfmpq.training.optimizer  # noqa: F401 registers the classes that the file names
+
+    if not path.exists():
+        raise TfmpqError(f"A run folder holds '{path.name}'. Received: {path.parent}, which has none.")
+    try:
+        return keras.models.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # Keras raises many kinds for a damaged file
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise TfmpqError(f"'{path.name}' is a Keras model. Received: {path}: {reason}") from error
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder for this process.
+
+    Raises:
+        TfmpqError: Another process holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # not on this platform: two processes are the user's to avoid
+        yield
+        return
+    with (folder / ".lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise TfmpqError(
+                f"A run folder is used by one process at a time. Received: {folder}, in use by another. "
+                "Wait for it, or choose another --out."
+            ) from error
+        yield
+
+
+def _refuse_other_options(folder: Path, stored: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    for key in [*asked, *(k for k in stored if k not in asked)]:
+        if stored.get(key) != asked.get(key):
+            raise UsageError(
+                f"A run folder is resumed with the options that it was begun with. Received: {key}="
+                f"{asked.get(key)!r} where {folder} has {stored.get(key)!r}. "
+                "Repeat the first command, or choose another --out."
+            )
+
+
+class StepLog:
+    """Appends the metrics of every step to a CSV file; on resume, drops what lies beyond the checkpoint.
+
+    Attributes:
+        kept: The rows that a resumed training begins with.
+    """
+
+    def __init__(self, path: Path, steps_done: int) -> None:
+        self.path = path
+        rows: list[dict[str, str]] = []
+        if steps_done and path.exists():
+            with path.open(newline="") as file:
+                # A last row without all its values was cut off, its step's number perhaps too.
+                complete = (row for row in csv.DictReader(file) if None not in row.values())
+                rows = [row for row in complete if int(row["step"]) < steps_done]
+        self.kept = rows
+        self._fields = list(rows[0]) if rows else []
+        self._pending: list[dict[str, Any]] = list(rows)
+        self._fresh = True
+
+    def add(self, step: int, metrics: Mapping[str, float]) -> dict[str, Any]:
+        """Remember one row, which `flush` writes; returns it."""
+        row = {"step": step, **{key: f"{value:.7g}" for key, value in metrics.items()}}
+        self._pending.append(row)
+        self._fields = self._fields or list(row)
+        return row
+
+    def flush(self) -> None:
+        """Write what was added."""
+        if not self._pending:
+            return
+        if self._fresh:
+            write_atomically(self.path, lambda temporary: self._write(temporary, "w"))
+        else:
+            self._write(self.path, "a")
+        self._fresh, self._pending = False, []
+
+    def _write(self, path: Path, mode: str) -> None:
+        with path.open(mode, newline="") as file:
+            writer = csv.DictWriter(file, self._fields, extrasaction="ignore")
+            if mode == "w":
+                writer.writeheader()
+            writer.writerows(self._pending)
