@@ -27,8 +27,9 @@ from tfmpq.methods import load_method
 from tfmpq.methods.gradient import search_trainer
 from tfmpq.models.registry import load_model
 from tfmpq.policy.budget import parse_budgets
+from tfmpq.policy.network_cost import cost_model
+from tfmpq.policy.search_space import activation_candidates, weight_candidates
 from tfmpq.quantization.insertion import quantize_model
-from tfmpq.tasks.task import activation_candidates, weight_candidates
 from tfmpq.training.step import QuantizedTraining
 
 _CALIBRATION = 32
@@ -73,7 +74,7 @@ def searcher(name: str, method: str, images: np.ndarray) -> QuantizedTraining:
     loaded = load_model(name, input_shape=images.shape[1:], classes=10)
     values = value_range(loaded.preprocessing)
     network = analyse(loaded.model, values[0] < 0)
-    costs = network.cost_model()
+    costs = cost_model(network)
     space = (weight_candidates(network, (2, 4, 8)), activation_candidates(network, (8,)))
     quantized = quantize_model(loaded.model, network, *space, images, values)
     limits = parse_budgets(["size=0.5x"], costs)

@@ -9,7 +9,8 @@ from tfmpq.graph.fusion import analyse, layer_problems
 from tfmpq.graph.layers import type_name
 from tfmpq.graph.network import operator_of
 from tfmpq.models.registry import load_model
-from tfmpq.quantization.insertion import quantize_wrappers
+from tfmpq.policy.network_cost import cost_model
+from tfmpq.quantizers.choices import quantize_wrappers
 
 _LOW_BITS = 4
 
@@ -62,7 +63,7 @@ def inspect_model(path: str) -> dict[str, Any]:
 def _operators(model: Any) -> dict[str, dict[str, Any]]:
     """Of each layer with a kernel: row of the rule table, and targets in which 4-bit weights are packed."""
     network = analyse(model)
-    costs = {layer.name: layer for layer in network.cost_model().layers}
+    costs = {layer.name: layer for layer in cost_model(network).layers}
     rows = {}
     for node in network.weighted:
         cost = costs[node.name]

@@ -17,10 +17,11 @@ from tfmpq.api import sharpness as flatness
 from tfmpq.api.sharpness import Landscape, sharpness
 from tfmpq.data import load_dataset
 from tfmpq.errors import UsageError
-from tfmpq.quantization.insertion import quantize_wrappers
+from tfmpq.files import write_json
+from tfmpq.quantizers.choices import quantize_wrappers
 from tfmpq.quantizers.wrapper import QuantizeWrapper
 from tfmpq.training.landscape import MOST_ITERATIONS, top_eigenvalue
-from tfmpq.training.run_folder import Stage, write_json
+from tfmpq.training.run_folder import Stage
 
 
 def symmetric(eigenvalues: list[float], seed: int) -> np.ndarray:

@@ -24,7 +24,7 @@ from tfmpq.methods.sensitivity import measure
 from tfmpq.policy.budget import Budget, exceeded
 from tfmpq.policy.cost import CostModel, LayerCost
 from tfmpq.progress import SilentReporter
-from tfmpq.quantization.insertion import quantize_wrappers
+from tfmpq.quantizers.choices import quantize_wrappers
 
 NAMES, BITS = ("first", "a", "b", "c"), (2, 3, 4, 8)
 MODEL = CostModel(

@@ -12,8 +12,9 @@ from keras import ops
 
 from tfmpq.api.evaluate import evaluate
 from tfmpq.api.export import Finetuned, export
+from tfmpq.files import read_json
 from tfmpq.quantizers.wrapper import QuantizeWrapper
-from tfmpq.training.run_folder import load_keras, read_json
+from tfmpq.training.run_folder import load_keras
 from tfmpq.training.step import QuantizedTraining
 
 if keras.backend.backend() != "tensorflow":

@@ -13,14 +13,17 @@ import numpy as np
 from tfmpq.data import load_dataset
 from tfmpq.data.preprocess import value_range
 from tfmpq.errors import TfmpqError, UsageError
+from tfmpq.files import read_json, write_json
 from tfmpq.graph.containers import TARGETS, Target, require_wide_target
 from tfmpq.graph.frozen import FrozenModel
 from tfmpq.graph.fusion import analyse
-from tfmpq.policy.policy import Policy, policy_of_run
+from tfmpq.policy.policy import Policy
 from tfmpq.progress import Reporter, SilentReporter
+from tfmpq.provenance import versions
+from tfmpq.quantization.finished_runs import policy_of_run
 from tfmpq.quantization.freeze import freeze
-from tfmpq.tasks.task import first_images, versions
-from tfmpq.training.run_folder import Stage, proof_path, read_json, write_json
+from tfmpq.tasks.task import first_images
+from tfmpq.training.run_folder import Stage, proof_path
 
 if TYPE_CHECKING:
     from tfmpq.deploy.export import ExportReport

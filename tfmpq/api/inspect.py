@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from tfmpq.errors import UsageError
+from tfmpq.files import read_json
 from tfmpq.policy.policy import Policy, load_policy
-from tfmpq.training.run_folder import Stage, read_json
+from tfmpq.training.run_folder import Stage
 
 
 @dataclass(frozen=True, slots=True)

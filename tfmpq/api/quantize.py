@@ -18,6 +18,7 @@ from tfmpq.graph.fusion import analyse
 from tfmpq.graph.network import Network
 from tfmpq.models.registry import display_name
 from tfmpq.policy.fixed_widths import check_widths, choose_policy
+from tfmpq.policy.network_cost import cost_model
 from tfmpq.policy.policy import Policy
 from tfmpq.progress import Reporter, SilentReporter
 from tfmpq.quantization.freeze import freeze, snap_biases
@@ -148,7 +149,7 @@ def quantize(
     bits = choose_policy(subject.network, model, weight_bits, activation_bits, given)
     fitting = subject.dataset is not None and reconstruct is not False and not subject.loaded.new_classifier
     quantized = _quantized(subject, bits, fitting, reporter)
-    report = subject.network.cost_model().report(
+    report = cost_model(subject.network).report(
         bits.weight_bits, bits.activation_bits(subject.network.tensors)
     )
     scores = _scores(subject, quantized, reporter)

@@ -23,14 +23,14 @@ from keras import ops
 
 from tfmpq.data import ImageBatches, Split, load_dataset
 from tfmpq.errors import UsageError
+from tfmpq.files import read_json
 from tfmpq.progress import Reporter, SilentReporter
 from tfmpq.quantization.discretization import finished_model
-from tfmpq.quantization.insertion import quantize_wrappers
+from tfmpq.quantizers.choices import quantize_wrappers
 from tfmpq.quantizers.learned_step import twice_differentiable
 from tfmpq.quantizers.wrapper import perturbed_kernels
 from tfmpq.training.backend import compiled, value_and_gradient
 from tfmpq.training.landscape import top_eigenvalue
-from tfmpq.training.run_folder import read_json
 
 BATCH = 64
 """Images that are held at once."""

@@ -10,7 +10,7 @@ from tfmpq.methods.method import Choice, Outcome, Problem, refuse_foreign_knobs
 from tfmpq.methods.options import SearchOptions
 from tfmpq.policy.allocation import select
 from tfmpq.policy.budget import Budget, exceeded
-from tfmpq.quantization.insertion import Candidates
+from tfmpq.policy.search_space import Candidates
 
 
 class _Uniform:

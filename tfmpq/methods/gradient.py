@@ -22,7 +22,8 @@ from tfmpq.methods.selection import Learned, decide, likeliest
 from tfmpq.policy.budget import Budget
 from tfmpq.policy.cost import CostModel
 from tfmpq.policy.expected_cost import ExpectedCost
-from tfmpq.quantization.insertion import Candidates, bit_choices
+from tfmpq.policy.search_space import Candidates
+from tfmpq.quantizers.choices import bit_choices
 from tfmpq.quantizers.relaxation import Relaxation, scores
 from tfmpq.tasks.task import begins_trained
 from tfmpq.training.budget_term import BudgetTerm

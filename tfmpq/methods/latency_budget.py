@@ -12,7 +12,7 @@ from tfmpq.methods.options import SearchOptions
 from tfmpq.policy.cost import CostModel
 from tfmpq.policy.latency_table import LatencyTable, check_device, check_network, load_table
 from tfmpq.progress import Reporter
-from tfmpq.tasks.task import fingerprint
+from tfmpq.provenance import fingerprint
 
 
 def with_latency(

@@ -10,7 +10,7 @@ import numpy as np
 
 from tfmpq.errors import UsageError
 from tfmpq.policy.policy import Policy, load_policy
-from tfmpq.quantization.insertion import quantize_wrappers
+from tfmpq.quantizers.choices import quantize_wrappers
 from tfmpq.quantizers.config import MixedPrecisionQuantizeConfig
 from tfmpq.quantizers.wrapper import QuantizeWrapper, inner
 from tfmpq.training.run_folder import Stage

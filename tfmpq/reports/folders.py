@@ -14,9 +14,10 @@ import numpy as np
 from pydantic import BaseModel
 
 from tfmpq.errors import TfmpqError, UsageError
+from tfmpq.files import read_json
 from tfmpq.policy.policy import Policy, load_policy
 from tfmpq.reports.results import Finetune, Job, Search, checked, read_result
-from tfmpq.training.run_folder import Stage, read_json
+from tfmpq.training.run_folder import Stage
 
 Steps = Mapping[str, np.ndarray]
 """Columns of a step log, float64 of shape (steps,); NaN where a value is missing."""
