@@ -30,6 +30,7 @@ from tfmpq.policy.budget import parse_budgets
 from tfmpq.policy.network_cost import cost_model
 from tfmpq.policy.search_space import activation_candidates, weight_candidates
 from tfmpq.quantization.insertion import quantize_model
+from tfmpq.training.backend import compiled
 from tfmpq.training.step import QuantizedTraining
 
 _CALIBRATION = 32
@@ -118,7 +119,7 @@ def main() -> None:
         for _ in range(2)
     )
     rate = cpu_rate(host, steps)
-    pixels = device.hold_on_device()
+    pixels = device.hold_on_device(compiled)
     trainers = {
         name: searcher(arguments.model, arguments.method, host.batch(0, 0)[0][:_CALIBRATION])
         for name in ("host", "device")

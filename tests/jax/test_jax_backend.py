@@ -27,6 +27,7 @@ from tfmpq.errors import UsageError
 from tfmpq.methods.precision import computing_in
 from tfmpq.progress import SilentReporter
 from tfmpq.training import loop
+from tfmpq.training.backend import compiled
 from tfmpq.training.distribution import strategy
 from tfmpq.training.float_training import FloatTraining
 from tfmpq.training.loop import train
@@ -337,7 +338,7 @@ def test_images_on_the_device_change_nothing(
     """Batches are made there, and are those of the host."""
     monkeypatch.setattr(loop, "accelerated", lambda: True)
     source = batches(BATCHES)
-    assert source.hold_on_device() is not None
+    assert source.hold_on_device(compiled) is not None
     images, labels = source[0]
     assert isinstance(images, jax.Array)
     for found, expected in zip((images, labels), batches(BATCHES).batch(0, 0), strict=True):

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
+from tfmpq.deploy.devices.facts import present
 from tfmpq.errors import UsageError
 from tfmpq.files import write_json
 from tfmpq.methods import load_method
@@ -225,7 +226,7 @@ def _problem(
     """
     network = target_network(options.model, task, options.target_input, options.target_classes)
     classes = options.target_classes or task.loaded.classes
-    costs = with_latency(cost_model(network), network, task.loaded.name, classes, options, reporter)
+    costs = with_latency(cost_model(network), network, task.loaded.name, classes, options, present, reporter)
     other_classes = classes != task.loaded.classes
     space = (
         weight_candidates(task.network, options.weight_bits, other_classes),

@@ -29,6 +29,7 @@ from tfmpq.tasks.task import begins_trained
 from tfmpq.training.budget_term import BudgetTerm
 from tfmpq.training.loop import train
 from tfmpq.training.optimizer import QuantizationOptimizer
+from tfmpq.training.presets import PRESETS
 from tfmpq.training.sharpness import RadiusSchedule
 from tfmpq.training.step import Distillation, QuantizedTraining, SharpnessOptions
 
@@ -157,3 +158,16 @@ def bit_scores(model: keras.Model, kind: str) -> dict[str, np.ndarray]:
         for c in bit_choices(model)
         if c.kind == kind
     }
+
+
+METHODS = {
+    "asga": GradientMethod(PRESETS["asga"], ("radius", "phi", "alpha")),
+    "sagm": GradientMethod(PRESETS["sagm"], ("alpha",)),
+    "sam": GradientMethod(PRESETS["sam"]),
+    "gsam": GradientMethod(PRESETS["gsam"], ("alpha",)),
+    # The plain differentiable search of EdMIPS and GMPQ: one gradient, nothing about sharpness.
+    "sgd": GradientMethod(None),
+    # FracBits (arXiv 2007.02017, AAAI 2021): one real-valued width a choice, plain gradients.
+    "fracbits": GradientMethod(None, relaxation="fractional"),
+}
+"""The methods of this family, by name."""

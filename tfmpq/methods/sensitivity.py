@@ -110,4 +110,5 @@ def _least(problem: Problem, weights: Increases, activations: Increases, budgets
     return Choice(found.weight_bits, found.activation_bits, found.repaired)
 
 
-METHOD = _Sensitivity()
+METHODS = {"sensitivity": _Sensitivity()}
+"""The method, by name."""
