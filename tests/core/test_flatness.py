@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from keras import layers
 
 from tfmpq.api import sharpness as flatness
-from tfmpq.api.sharpness import Landscape, sharpness
+from tfmpq.api.sharpness import sharpness
 from tfmpq.data import load_dataset
 from tfmpq.errors import UsageError
 from tfmpq.files import write_json
 from tfmpq.quantizers.choices import quantize_wrappers
 from tfmpq.quantizers.wrapper import QuantizeWrapper
-from tfmpq.training.landscape import MOST_ITERATIONS, top_eigenvalue
+from tfmpq.training.landscape import MOST_ITERATIONS, Landscape, top_eigenvalue
 from tfmpq.training.run_folder import Stage
 
 

@@ -149,7 +149,7 @@ def test_layers_are_written_for_tensorflow(chain, handover: Path) -> None:
 
 
 def test_frozen_integers_are_written_for_tensorflow(chain, handover: Path) -> None:
-    from tfmpq.api.export import Finetuned
+    from tfmpq.quantization.finished_runs import Finetuned
 
     frozen = Finetuned.load(chain.folder).frozen()
     arrays = {}

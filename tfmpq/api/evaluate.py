@@ -170,7 +170,7 @@ def _from_keras(path: Path, preprocessing: str | None) -> Classifier:
 
 def _from_run(path: Path, preprocessing: str | None) -> Classifier:
     from tfmpq.files import read_json
-    from tfmpq.quantization.discretization import finished_model
+    from tfmpq.quantization.finished_runs import finished_model
 
     found = finished_model(path)
     if found is None:

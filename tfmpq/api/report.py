@@ -15,10 +15,9 @@ from tfmpq.reports.comparison import compare
 from tfmpq.reports.folders import Run, read_run
 from tfmpq.reports.markup import Element, html, standalone_svg
 from tfmpq.reports.networks import measurements, networks, timings
-from tfmpq.reports.page import page
+from tfmpq.reports.page import drawing_style, page
 from tfmpq.reports.results import read_given
 from tfmpq.reports.run_section import missing
-from tfmpq.reports.style import drawing_style
 
 _NAMED = 4
 """Runs that a title names."""

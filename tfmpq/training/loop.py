@@ -21,8 +21,8 @@ from tfmpq.training import distribution
 from tfmpq.training.backend import accelerated, compiled
 from tfmpq.training.checkpoints import described
 from tfmpq.training.diagnosis import first_not_finite
-from tfmpq.training.logs import event_log
-from tfmpq.training.run_folder import Stage, StepLog
+from tfmpq.training.logs import StepLog, event_log
+from tfmpq.training.run_folder import Stage
 
 CHECKPOINT_SECONDS = 30.0
 
