@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from tfmpq.data.dataset import Dataset, Split, make_dataset, split_in_two
-from tfmpq.data.images import EncodedImage
-from tfmpq.data.tfrecord import LabelledImage, read_tfrecord
+from tfmpq.data.indexing import cached, index_records
+from tfmpq.data.places import Paths, Places
+from tfmpq.data.tfrecord import Records
 from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.progress import Reporter
 
@@ -60,18 +63,35 @@ def _folder_split(root: Path, names: Sequence[str]) -> Split:
             f"Test images must be of classes that have training images. Received: {root} with "
             f"{', '.join(unknown[:8])}. Add training images or remove the folders."
         )
-    files = [
-        (EncodedImage(file), label)
-        for label, name in enumerate(names)
-        for file in sorted((root / name).glob("*"))
-        if file.suffix.lower() in _IMAGE_ENDINGS
-    ]
-    if not files:
+    folders = [root / name for name in names if (root / name).is_dir()]
+    stamps = [(0, folder.stat().st_mtime_ns) for folder in folders]
+    found = cached(folders, stamps, lambda: _image_files(root, folders))
+    paths = Paths(root, found["text"], found["ends"])
+    if not len(paths):
         raise UsageError(
             f"Images must be {', '.join(sorted(_IMAGE_ENDINGS))} files. Received: {root} without any. "
             "Convert them."
         )
-    return Split(np.array([label for _, label in files], np.int64), encoded=[image for image, _ in files])
+    labels = np.array([names.index(folder.name) for folder in folders], np.int64)
+    return Split(np.repeat(labels, found["counts"]), encoded=Places.whole_files(paths))
+
+
+def _image_files(root: Path, folders: Sequence[Path]) -> dict[str, np.ndarray]:
+    """Files with images in folders, and how many there are in each."""
+
+    def names(folder: Path) -> list[str]:
+        return sorted(
+            f"{folder.name}/{name}" for name in os.listdir(folder) if _ending(name) in _IMAGE_ENDINGS
+        )
+
+    with ThreadPoolExecutor() as pool:  # disks far away answer several questions at once
+        found = list(pool.map(names, folders))
+    paths = Paths.of(name for part in found for name in part)
+    return {"text": paths.text, "ends": paths.ends, "counts": np.array([len(part) for part in found])}
+
+
+def _ending(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
 
 
 def load_tfrecords(pattern: str, reporter: Reporter) -> Dataset:
@@ -97,30 +117,36 @@ def load_tfrecords(pattern: str, reporter: Reporter) -> Dataset:
 
 
 def load_tfrecord_files(
-    name: str, train: Iterable[Path], test: Iterable[Path], reporter: Reporter
+    name: str, train: Sequence[Path], test: Sequence[Path], reporter: Reporter
 ) -> Dataset:
     """Load training and test files; without test files the training images are split.
 
     Raises:
         TfmpqError: A file is damaged.
     """
-    learned, measured = (
-        [record for path in paths for record in read_tfrecord(path)] for paths in (train, test)
-    )
-    classes = _imagenet_classes([*learned, *measured])
-    if measured:
-        return make_dataset(name, records_split(learned), records_split(measured), classes=classes)
-    return make_dataset(name, *split_in_two(name, records_split(learned), reporter), classes=classes)
+    paths = [*train, *test]
+    found = index_records(paths, reporter)
+    classes = _imagenet_classes(found)
+    whole = Split(found.label, encoded=Places(Paths.of(paths), found.file, found.offset, found.length))
+    count = int(np.count_nonzero(found.file < len(train)))
+    learned, measured = whole.take(np.arange(count)), whole.take(np.arange(count, len(whole)))
+    if test:
+        return make_dataset(name, learned, measured, classes=classes)
+    return make_dataset(name, *split_in_two(name, learned, reporter), classes=classes)
 
 
-def records_split(records: Sequence[LabelledImage]) -> Split:
-    """The split of these records."""
-    labels = np.array([record.label for record in records], np.int64)
-    return Split(labels, encoded=[record.image for record in records])
+def records_split(paths: Sequence[Path], reporter: Reporter) -> Split:
+    """The images and labels of files of records.
+
+    Raises:
+        TfmpqError: A file is damaged.
+    """
+    found = index_records(paths, reporter)
+    return Split(found.label, encoded=Places(Paths.of(paths), found.file, found.offset, found.length))
 
 
-def _imagenet_classes(records: Sequence[LabelledImage]) -> int | None:
+def _imagenet_classes(records: Records) -> int | None:
     # A selection of ImageNet's classes keeps their numbers; a data set numbered anew has no gaps.
-    labels = {record.label for record in records}
-    gaps = bool(labels) and len(labels) <= max(labels) < _IMAGENET_CLASSES
-    return _IMAGENET_CLASSES if gaps and all(record.has_synset for record in records) else None
+    labels = np.unique(records.label)
+    gaps = bool(len(labels)) and len(labels) <= labels[-1] < _IMAGENET_CLASSES
+    return _IMAGENET_CLASSES if gaps and records.synset.all() else None

@@ -9,8 +9,8 @@ import keras
 import numpy as np
 
 from tfmpq.data import Dataset, ImageBatches, Split, load_dataset
-from tfmpq.data.batches import Augmentation
-from tfmpq.data.preprocess import value_range
+from tfmpq.data.batches import Augmentation, read
+from tfmpq.data.preprocess import preprocess, value_range
 from tfmpq.errors import UsageError
 from tfmpq.graph.fusion import analyse
 from tfmpq.graph.network import Network
@@ -163,9 +163,8 @@ def image_shape(dataset: Dataset) -> tuple[int, int, int]:
 
 def first_images(split: Split, count: int, shape: tuple[int, int, int], preprocessing: str) -> np.ndarray:
     """The first images of a split, preprocessed: float32 (N, height, width, channels)."""
-    count = min(count, len(split))
-    batches = ImageBatches(split, count, image_shape=shape, preprocessing=preprocessing, shuffle=False)
-    return np.asarray(batches[0][0], np.float32)
+    images, _ = read(split, np.arange(min(count, len(split))), shape)
+    return preprocess(images, preprocessing)
 
 
 def target_network(model: str, task: Task, side: int | None, classes: int | None) -> Network:

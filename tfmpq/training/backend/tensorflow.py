@@ -14,7 +14,7 @@ import tensorflow as tf
 from tfmpq.errors import UsageError
 
 if TYPE_CHECKING:
-    from tfmpq.data.on_device import DeviceImages
+    from tfmpq.data.on_device import DeviceImages, DeviceScaling
 
 
 def value_and_gradient(function: Callable[[Sequence[Any]], tuple[Any, Any]], inputs: Sequence[Any]) -> Any:
@@ -158,11 +158,11 @@ class TrainStep:
     strategy: tf.distribute.Strategy | None = None
     """What spreads a step over several devices."""
 
-    pixels: DeviceImages | None = None
-    """What makes the images of a batch, where they lie on the device and a batch has recipes for them."""
+    pixels: DeviceImages | DeviceScaling | None = None
+    """What makes the images of a batch: of recipes, where images lie on the device, or of uint8."""
 
     def train_step(self: Any, data: Any) -> dict[str, Any]:
-        """One update from a batch (images float32, or recipes for `pixels`; labels int32)."""
+        """One update from a batch (images float32, or what `pixels` takes; labels int32)."""
         images, labels = data
         if self.pixels is not None:
             images = self.pixels(images)
