@@ -46,7 +46,7 @@ def write(path: Path, images: np.ndarray, labels: np.ndarray, **names: str) -> N
 def decoded(path: Path) -> list[np.ndarray]:
     """All images of a file, as they are stored."""
     found = read_records(path)
-    places = Places(Paths.of([path]), found.file, found.offset, found.length)
+    places = Places(Paths.of([path]), found.number, found.offset, found.length)
     return Split(found.label, encoded=places).images(range(len(found)))
 
 

@@ -80,7 +80,7 @@ class Split:
         except Exception as error:
             raise damaged_image(self.encoded.name(index), error) from error
 
-    def take(self, indices: np.ndarray) -> Split:
+    def take(self, indices: np.ndarray | slice) -> Split:
         """The split of only these images, in this order."""
         array = None if self.array is None else self.array[indices]
         encoded = None if self.encoded is None else self.encoded.take(indices)

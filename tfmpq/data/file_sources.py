@@ -127,9 +127,9 @@ def load_tfrecord_files(
     paths = [*train, *test]
     found = index_records(paths, reporter)
     classes = _imagenet_classes(found)
-    whole = Split(found.label, encoded=Places(Paths.of(paths), found.file, found.offset, found.length))
-    count = int(np.count_nonzero(found.file < len(train)))
-    learned, measured = whole.take(np.arange(count)), whole.take(np.arange(count, len(whole)))
+    whole = Split(found.label, encoded=Places(Paths.of(paths), found.number, found.offset, found.length))
+    count = int(np.count_nonzero(found.number < len(train)))
+    learned, measured = whole.take(slice(count)), whole.take(slice(count, None))
     if test:
         return make_dataset(name, learned, measured, classes=classes)
     return make_dataset(name, *split_in_two(name, learned, reporter), classes=classes)
@@ -142,7 +142,7 @@ def records_split(paths: Sequence[Path], reporter: Reporter) -> Split:
         TfmpqError: A file is damaged.
     """
     found = index_records(paths, reporter)
-    return Split(found.label, encoded=Places(Paths.of(paths), found.file, found.offset, found.length))
+    return Split(found.label, encoded=Places(Paths.of(paths), found.number, found.offset, found.length))
 
 
 def _imagenet_classes(records: Records) -> int | None:

@@ -29,7 +29,7 @@ SMALL_BYTES = 2**26
 _WORTH_KEEPING = 2**20
 """Smaller indexes, in bytes, are made faster than they are worth a file."""
 
-_FIELDS = ("file", "offset", "length", "label", "synset")
+_FIELDS = ("number", "offset", "length", "label", "synset")
 _TURNS = 4
 """Portions that each process gets, so that none waits long for another and progress is seen."""
 _VERSION = 1

@@ -51,13 +51,13 @@ class Places:
 
     Attributes:
         paths: Files that hold them.
-        file: int32 (N,): number of each image's file.
+        number: int32 (N,): number of each image's file.
         offset: int64 (N,): its first byte; in an ArrayRecord file, the number of its record.
         length: int32 (N,): its bytes; `TO_THE_END` for all of the file.
     """
 
     paths: Paths
-    file: np.ndarray
+    number: np.ndarray
     offset: np.ndarray
     length: np.ndarray
 
@@ -73,15 +73,15 @@ class Places:
         )
 
     def __len__(self) -> int:
-        return len(self.file)
+        return len(self.number)
 
-    def take(self, indices: np.ndarray) -> Places:
+    def take(self, indices: np.ndarray | slice) -> Places:
         """Only these images, in this order."""
-        return Places(self.paths, self.file[indices], self.offset[indices], self.length[indices])
+        return Places(self.paths, self.number[indices], self.offset[indices], self.length[indices])
 
     def path(self, index: int) -> Path:
         """File that holds an image."""
-        return self.paths[int(self.file[index])]
+        return self.paths[int(self.number[index])]
 
     def name(self, index: int) -> str:
         """Place of an image, for people."""

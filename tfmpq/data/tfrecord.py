@@ -27,26 +27,26 @@ class Records:
     """What some files hold.
 
     Attributes:
-        file: int32 (N,): number of each image's file.
+        number: int32 (N,): number of each image's file.
         offset: int64 (N,): first byte of each image; in an ArrayRecord file, the number of its record.
         length: int32 (N,): its bytes.
         label: int64 (N,): its class number.
         synset: bool (N,): whether its record names a WordNet synset, as ImageNet's do.
     """
 
-    file: np.ndarray
+    number: np.ndarray
     offset: np.ndarray
     length: np.ndarray
     label: np.ndarray
     synset: np.ndarray
 
     def __len__(self) -> int:
-        return len(self.file)
+        return len(self.number)
 
     @classmethod
     def joined(cls, parts: Sequence[Records], files: Sequence[int]) -> Records:
         """The records of several parts, whose first files get these numbers."""
-        numbers = [part.file + np.int32(first) for part, first in zip(parts, files, strict=True)]
+        numbers = [part.number + np.int32(first) for part, first in zip(parts, files, strict=True)]
         rest = (
             np.concatenate([getattr(part, name) for part in parts])
             for name in ("offset", "length", "label", "synset")
