@@ -119,7 +119,7 @@ def networks(tmp_path_factory) -> dict[str, Path]:
     """Four layers in 4 and 8 bits, and a deep network with every kind of layer."""
     from tfmpq.deploy.conversion.surgery import build_tflite
 
-    source = Path(__file__).parents[1] / "deploy" / "conftest.py"
+    source = Path(__file__).parents[1] / "conftest.py"
     spec = importlib.util.spec_from_file_location("networks_for_devices", source)
     assert spec is not None
     assert spec.loader is not None

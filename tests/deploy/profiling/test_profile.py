@@ -30,7 +30,7 @@ NETWORK = "user_networks:small"
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(Path(__file__).parents[1])
+    monkeypatch.syspath_prepend(Path(__file__).parents[2])
     short = replace(profile_session.PLAN, runs=20, seconds=0.02, warmup_seconds=0.01)
     monkeypatch.setattr(profile_session, "PLAN", short)
 
@@ -38,7 +38,7 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def subject():
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(Path(__file__).parents[1])
+        patch.syspath_prepend(Path(__file__).parents[2])
         return stand_in(NETWORK, (16, 16, 3), 10)
 
 

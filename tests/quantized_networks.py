@@ -1,4 +1,4 @@
-"""Small networks, random weights and images that the tests of the core share."""
+"""Small networks, random weights and images that the tests of several rooms share."""
 
 from __future__ import annotations
 

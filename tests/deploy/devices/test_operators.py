@@ -39,7 +39,7 @@ def test_operators_are_measured_over_ssh(pi, files) -> None:
 
 
 def test_a_table_is_made_over_ssh_and_is_that_of_the_machine(pi, tmp_path, monkeypatch) -> None:
-    monkeypatch.syspath_prepend(Path(__file__).parents[1])
+    monkeypatch.syspath_prepend(Path(__file__).parents[2])
     monkeypatch.setattr(profile_session, "PLAN", PLAN)
     table = profile(
         "user_networks:small", on="ssh:pi", ssh_config=pi.config, input_shape=(16, 16, 3), classes=10,

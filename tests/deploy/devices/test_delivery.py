@@ -33,7 +33,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def networks() -> ModuleType:
     """The networks that the tests of files use."""
-    source = Path(__file__).parents[1] / "deploy" / "conftest.py"
+    source = Path(__file__).parents[1] / "conftest.py"
     spec = importlib.util.spec_from_file_location("networks_for_delivery", source)
     assert spec is not None
     assert spec.loader is not None

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 SCRIPTS = Path(__file__).parent
-STAND_INS = Path(os.environ.get("TFMPQ_DEVICES") or Path(__file__).parents[3] / "build" / "devices")
+STAND_INS = Path(os.environ.get("TFMPQ_DEVICES") or Path(__file__).parents[4] / "build" / "devices")
 """What `make devices` makes."""
 _HOSTS = {
     "pi": {},

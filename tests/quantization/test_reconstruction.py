@@ -21,7 +21,7 @@ from tfmpq.quantization.reconstruction import MAX_IMAGES, affordable_images, opt
 from tfmpq.quantizers.learned_step import weight_levels
 from tfmpq.quantizers.wrapper import inner
 
-from .conftest import images_of, quantize, randomise
+from ..quantized_networks import images_of, quantize, randomise
 
 
 def problem(seed: int, groups: int, inputs: int, outputs: int) -> tuple[np.ndarray, ...]:
@@ -107,7 +107,7 @@ def test_on_average_little_is_left_to_the_best_of_all_roundings() -> None:
 
 @pytest.fixture(scope="module")
 def reconstructed() -> tuple[Any, ...]:
-    from .conftest import residual_network
+    from ..quantized_networks import residual_network
 
     keras.utils.set_random_seed(0)
     model = randomise(residual_network(), 0)
@@ -150,7 +150,7 @@ def test_channels_keep_their_means(reconstructed: Any) -> None:
 
 
 def test_biases_alone_can_be_corrected() -> None:
-    from .conftest import residual_network
+    from ..quantized_networks import residual_network
 
     keras.utils.set_random_seed(0)
     model = randomise(residual_network(), 0)

@@ -23,7 +23,7 @@ QUICK, THOROUGH = 30, 1000
 
 @pytest.fixture(scope="module")
 def networks() -> ModuleType:
-    place = Path(__file__).with_name("user_networks.py")
+    place = Path(__file__).parents[1] / "user_networks.py"
     spec = importlib.util.spec_from_file_location("inspected_networks", place)
     assert spec is not None
     assert spec.loader is not None
