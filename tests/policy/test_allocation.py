@@ -74,7 +74,7 @@ def brute_force(model, budgets, weights, weight_logits, tensors, tensor_logits):
 
 @settings(max_examples=60, deadline=None)
 @given(problems())
-def test_property_38_equals_brute_force_within_budgets(problem):
+def test_the_selection_equals_brute_force_within_budgets(problem):
     model, budgets, weights, _, tensors, _ = problem
     best = brute_force(*problem)
     smallest = {n: min(c) for n, c in (weights | tensors).items()}
@@ -92,7 +92,7 @@ def test_property_38_equals_brute_force_within_budgets(problem):
 
 @settings(max_examples=40, deadline=None)
 @given(problems())
-def test_property_38_is_the_argmax_if_that_fits(problem):
+def test_the_selection_is_the_argmax_if_that_fits(problem):
     model, budgets, weights, weight_logits, tensors, tensor_logits = problem
     assume(all(len(set(v)) == len(v) for v in (weight_logits | tensor_logits).values()))
     weight_bits = {n: c[int(np.argmax(weight_logits[n]))] for n, c in weights.items()}

@@ -105,7 +105,7 @@ def bits_of(model, bits):
         (mobilenet_v2, 4, 5_394_053_120),
     ],
 )
-def test_property_34_bops_of_published_networks(build, bits, bops):
+def test_bops_of_published_networks(build, bits, bops):
     model = build()
     assert model.bops(*bits_of(model, bits)) == bops
 
@@ -117,7 +117,7 @@ def test_weights_of_published_networks():
 
 
 @pytest.mark.parametrize(("bits", "compression"), [(1.992, 258.06), (2.007, 254.22)])
-def test_property_35_ratio_rule(bits, compression):
+def test_the_ratio_rule_gives_published_compressions(bits, compression):
     model = resnet18()
     weights, activations = bits_of(model, bits)
     result = model.gmpq_bops(weights, activations)
@@ -177,7 +177,7 @@ def probabilities(count):
 
 @settings(max_examples=25, deadline=None)
 @given(st.tuples(*[st.sampled_from(WEIGHT_BITS)] * 3), st.tuples(*[st.sampled_from(ACTIVATION_BITS)] * 2))
-def test_property_36_one_hot_equals_discrete(weights, activations):
+def test_the_expected_cost_of_one_hot_choices_is_the_discrete_cost(weights, activations):
     w, a = dict(zip("abc", weights, strict=True)), dict(zip(("in_a", "t"), activations, strict=True))
     hot_w = {name: one_hot(bits, WEIGHT_BITS) for name, bits in w.items()}
     hot_a = {name: one_hot(bits, ACTIVATION_BITS) for name, bits in a.items()}
@@ -188,7 +188,7 @@ def test_property_36_one_hot_equals_discrete(weights, activations):
 
 @settings(max_examples=10, deadline=None)
 @given(st.tuples(*[probabilities(4)] * 3), st.tuples(*[probabilities(3)] * 2))
-def test_property_36_product_of_expectations_is_the_double_sum(weights, activations):
+def test_the_expected_cost_is_the_mean_over_all_choices(weights, activations):
     w, a = dict(zip("abc", weights, strict=True)), dict(zip(("in_a", "t"), activations, strict=True))
     mean = dict.fromkeys(COST_KEYS, 0.0)
     for picked_w in itertools.product(range(4), repeat=3):
@@ -205,7 +205,7 @@ def test_property_36_product_of_expectations_is_the_double_sum(weights, activati
 
 @settings(max_examples=25, deadline=None)
 @given(st.tuples(*[st.integers(2, 8)] * 3), st.tuples(*[st.integers(2, 8)] * 2), st.integers(0, 4))
-def test_property_36_more_bits_never_cost_less(weights, activations, raised):
+def test_more_bits_never_cost_less(weights, activations, raised):
     before = dict(zip("abc", weights, strict=True)), dict(zip(("in_a", "t"), activations, strict=True))
     after = dict(before[0]), dict(before[1])
     bits, name = (after[0], "abc"[raised]) if raised < 3 else (after[1], ("in_a", "t")[raised - 3])
@@ -215,13 +215,13 @@ def test_property_36_more_bits_never_cost_less(weights, activations, raised):
     assert not changed or SMALL.bops(*after) > SMALL.bops(*before)
 
 
-def test_property_36_a_single_candidate_needs_no_probabilities():
+def test_a_single_candidate_needs_no_probabilities():
     fixed = ExpectedCost(SMALL, dict.fromkeys("abc", (8,)), dict.fromkeys(("in_a", "t"), (8,)))
     assert [float(fixed(key, {}, {})) for key in COST_KEYS] == pytest.approx([1, 1, 1])
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="takes gradients by TensorFlow")
-def test_property_37_gradient_of_expected_bops():
+def test_the_gradient_of_expected_bops_has_its_closed_form():
     import tensorflow as tf
 
     rng = np.random.default_rng(0)

@@ -90,7 +90,7 @@ def test_activations_that_no_budget_counts_are_widened() -> None:
     logits=st.lists(st.lists(st.floats(-5, 5), min_size=4, max_size=4), min_size=6, max_size=6),
     fractions=st.tuples(st.floats(0.01, 1), st.floats(0.01, 1)),
 )
-def test_property_38_narrowing_meets_what_the_smallest_widths_meet(logits, fractions) -> None:
+def test_narrowing_meets_what_the_smallest_widths_meet(logits, fractions) -> None:
     model = costs()
     candidates = dict.fromkeys(NAMES, BITS), dict.fromkeys(model.tensors, BITS)
     learned = tuple(

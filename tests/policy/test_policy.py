@@ -57,7 +57,7 @@ policies = st.builds(
 
 @settings(max_examples=40, deadline=None)
 @given(policy=policies)
-def test_property_39_round_trip_is_exact(tmp_path_factory, policy):
+def test_the_round_trip_through_a_file_is_exact(tmp_path_factory, policy):
     path = tmp_path_factory.getbasetemp() / "round_trip.yaml"
     save_policy(policy, path)
     loaded = load_policy(path)
@@ -69,7 +69,7 @@ def test_property_39_round_trip_is_exact(tmp_path_factory, policy):
     assert path.read_text(encoding="utf-8") == text
 
 
-def test_property_39_loads_into_a_network_with_another_head_and_resolution(tmp_path):
+def test_a_policy_loads_into_a_network_with_another_head_and_resolution(tmp_path):
     path = tmp_path / "policy.yaml"
     path.write_text(MINIMAL)
     policy = load_policy(path)

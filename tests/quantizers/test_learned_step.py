@@ -87,7 +87,9 @@ def test_levels_of_the_bit_widths() -> None:
 
 @quick
 @given(seed=st.integers(0, 10**6), bits=st.integers(2, 8), kind=kinds, step=st.floats(1e-3, 10))
-def test_18_properties_of_one_quantizer(seed: int, bits: int, kind: str, step: float) -> None:
+def test_one_quantizer_is_rounding_and_idempotent_monotone_and_within_half_a_step(
+    seed: int, bits: int, kind: str, step: float
+) -> None:
     grid = levels_of(kind, bits)
     x = np.sort(np.random.default_rng(seed).normal(0, step * grid.high, 300))
     q = single(x, step, grid)
@@ -103,7 +105,7 @@ def test_18_properties_of_one_quantizer(seed: int, bits: int, kind: str, step: f
 
 @quick
 @given(seed=st.integers(0, 10**6), bits=st.integers(2, 8), kind=kinds)
-def test_18_float32_is_idempotent_too(seed: int, bits: int, kind: str) -> None:
+def test_one_quantizer_is_idempotent_in_float32_too(seed: int, bits: int, kind: str) -> None:
     generator = np.random.default_rng(seed)
     grid, step = levels_of(kind, bits), float(np.float32(generator.uniform(1e-4, 3)))
     x = generator.normal(0, step * grid.high, 300)
@@ -118,7 +120,7 @@ def test_ties_go_to_even() -> None:
 
 
 @pytest.mark.parametrize("kind", ["weight", "signed", "unsigned"])
-def test_19_lsq_gradients_in_all_three_regions(kind: str) -> None:
+def test_lsq_gradients_in_all_three_regions(kind: str) -> None:
     grid, step = levels_of(kind, 3), 0.5
     below, inside, above = (grid.low - 1.3) * step, 1.2 * step, (grid.high + 1.7) * step
     x = tf.constant([below, inside, above], tf.float64)
@@ -135,7 +137,7 @@ def test_19_lsq_gradients_in_all_three_regions(kind: str) -> None:
 
 
 @pytest.mark.parametrize(("shape", "axes"), [((3, 3, 4, 5), (3,)), ((3, 3, 4, 1), (2, 3)), ((6, 5), (1,))])
-def test_19_step_gradients_are_scaled_by_elements_and_levels(
+def test_step_gradients_are_scaled_by_elements_and_levels(
     shape: tuple[int, ...], axes: tuple[int, ...]
 ) -> None:
     """1 / sqrt(N Q_P) with N the elements that share a step, through the trained logarithm of the step."""
@@ -157,7 +159,7 @@ def test_19_step_gradients_are_scaled_by_elements_and_levels(
     np.testing.assert_allclose(tape.gradient(total, log_step)[0], expected, rtol=1e-11)
 
 
-def test_19_activation_steps_count_the_features_of_one_image() -> None:
+def test_activation_steps_count_the_features_of_one_image() -> None:
     x = np.random.default_rng(2).uniform(0, 2, (5, 4, 4, 3))
     log_step = tf.constant([math.log(0.05)], tf.float64)
     with tf.GradientTape() as tape:
@@ -169,7 +171,7 @@ def test_19_activation_steps_count_the_features_of_one_image() -> None:
     np.testing.assert_allclose(tape.gradient(total, log_step), [expected], rtol=1e-10)
 
 
-def test_20_one_hot_is_the_uniform_quantizer_bitwise() -> None:
+def test_a_one_hot_mixture_is_the_uniform_quantizer_bitwise() -> None:
     generator = np.random.default_rng(3)
     x = tf.constant(generator.normal(size=(20, 7)), tf.float32)
     grids = [weight_levels(b) for b in BITS]
@@ -181,7 +183,7 @@ def test_20_one_hot_is_the_uniform_quantizer_bitwise() -> None:
         np.testing.assert_array_equal(mixed, alone)
 
 
-def test_20_the_order_of_the_candidates_changes_nothing() -> None:
+def test_the_order_of_the_candidates_changes_nothing() -> None:
     generator = np.random.default_rng(4)
     x = tf.constant(generator.normal(size=(30,)))
     grids = [activation_levels(b, True) for b in BITS]
@@ -209,7 +211,7 @@ OPERATORS = {
 
 
 @pytest.mark.parametrize("name", OPERATORS)
-def test_21_mixture_then_one_convolution_is_the_sum_of_all_convolutions(name: str) -> None:
+def test_mixture_then_one_convolution_is_the_sum_of_all_convolutions(name: str) -> None:
     operator, generator = OPERATORS[name], np.random.default_rng(5)
     side = 3 if name == "dense" else 7
     x = tf.constant(generator.normal(size=(2, side, side, 3)))
@@ -247,7 +249,7 @@ def test_21_mixture_then_one_convolution_is_the_sum_of_all_convolutions(name: st
         np.testing.assert_allclose(one, many, rtol=1e-10, atol=1e-10)
 
 
-def test_22_logit_gradients_have_the_closed_form() -> None:
+def test_logit_gradients_have_the_closed_form() -> None:
     generator = np.random.default_rng(6)
     w = tf.constant(generator.normal(size=(3, 3, 2, 5)))
     g = generator.normal(size=w.shape)
@@ -272,7 +274,7 @@ def test_22_logit_gradients_have_the_closed_form() -> None:
 
 
 @pytest.mark.parametrize("kind", ["weight", "signed", "unsigned"])
-def test_24_the_written_gradient_is_that_of_the_straight_through_estimator(kind: str) -> None:
+def test_the_written_gradient_is_that_of_the_straight_through_estimator(kind: str) -> None:
     generator = np.random.default_rng(7)
     x = tf.constant(generator.normal(0, 1.5, (6, 5, 4)))
     grids = [levels_of(kind, b) for b in BITS]

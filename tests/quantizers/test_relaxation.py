@@ -33,7 +33,7 @@ def mixed(x: tf.Tensor, shares: tf.Tensor, bits: list[int]) -> tf.Tensor:
 
 @quick
 @given(bits=candidates, place=st.integers(0, 6))
-def test_23_at_a_candidate_it_is_the_uniform_quantizer(bits: list[int], place: int) -> None:
+def test_at_a_candidate_it_is_the_uniform_quantizer(bits: list[int], place: int) -> None:
     width = bits[place % len(bits)]
     x = np.random.default_rng(width).normal(0, 0.5, 50)
     found = mixed(tf.constant(x), next_to(tf.constant(float(width), tf.float64), bits), bits)
@@ -42,7 +42,7 @@ def test_23_at_a_candidate_it_is_the_uniform_quantizer(bits: list[int], place: i
 
 @quick
 @given(bits=candidates, seed=st.integers(0, 10**6))
-def test_23_it_is_continuous_and_piecewise_linear_in_the_width(bits: list[int], seed: int) -> None:
+def test_it_is_continuous_and_piecewise_linear_in_the_width(bits: list[int], seed: int) -> None:
     generator = np.random.default_rng(seed)
     width = generator.uniform(bits[0], bits[-1])
     x = generator.normal(0, 0.5, 20)
@@ -53,7 +53,7 @@ def test_23_it_is_continuous_and_piecewise_linear_in_the_width(bits: list[int], 
 
 @quick
 @given(seed=st.integers(0, 10**6), at_candidate=st.booleans(), bits=candidates)
-def test_23_the_slope_is_the_difference_of_the_quantizers_next_to_it(
+def test_the_slope_is_the_difference_of_the_quantizers_next_to_it(
     seed: int, at_candidate: bool, bits: list[int]
 ) -> None:
     generator = np.random.default_rng(seed)

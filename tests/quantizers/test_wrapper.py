@@ -94,7 +94,7 @@ def test_gradients_reach_kernel_bias_steps_and_logits() -> None:
     assert all(g is not None and np.any(g != 0) for g in gradients)
 
 
-def test_32_perturbations_act_after_quantization_and_end_with_their_context() -> None:
+def test_perturbations_act_after_quantization_and_end_with_their_context() -> None:
     wrapper = wrapped(layers.Dense(5, name="dense"), (7,), weight_bits=(2, 4))
     x, delta = x_of(2, 7), x_of(7, 5)
     plain = wrapper(x).numpy()

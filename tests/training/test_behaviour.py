@@ -48,7 +48,7 @@ def step(x: Any, noise: Any, rho: Any, flat: bool) -> tuple[Any, Any]:
 
 
 @pytest.mark.parametrize("flat", [True, False])
-def test_property_41_asga_leaves_the_sharp_minimum_for_the_flat_one(flat: bool) -> None:
+def test_asga_leaves_the_sharp_minimum_for_the_flat_one(flat: bool) -> None:
     """From a majority of starts in the sharp one, and SGD does not: the same starts, the same batches."""
     generator = np.random.default_rng(0)
     x = ops.convert_to_tensor((SHARP + generator.uniform(-0.1, 0.1, (STARTS, 2))).astype(np.float32))
@@ -114,7 +114,7 @@ class Search:
 
 
 @pytest.mark.slow
-def test_property_42_asga_finds_flatter_points_than_sgd(searchable: Callable[..., Any]) -> None:
+def test_asga_finds_flatter_points_than_sgd(searchable: Callable[..., Any]) -> None:
     """The gap at one radius, so 2 h / rho^2 too, where both have come down to the same loss: a sign test."""
     made = searchable((2, 4, 8), (8,), build=dense)
     asga = Search(made, SharpnessOptions(RadiusSchedule("inverse", rho_max=0.5, window=20)), 0.05)
@@ -140,7 +140,7 @@ def test_property_42_asga_finds_flatter_points_than_sgd(searchable: Callable[...
     assert binomtest(flatter, seeds, alternative="greater").pvalue < 0.05
 
 
-def test_property_43_a_heavier_cost_leaves_fewer_expected_bit_operations(
+def test_a_heavier_cost_leaves_fewer_expected_bit_operations(
     searchable: Callable[..., Any],
 ) -> None:
     search = Search(searchable((2, 4, 8), (8,), build=small), None, 0.05)

@@ -34,7 +34,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("norm", [False, True])
-def test_33_two_devices_train_as_one_does(trained: Path, norm: bool) -> None:
+def test_two_devices_train_as_one_does(trained: Path, norm: bool) -> None:
     """Weights, statistics, optimizer, norm of the gradient, gap and radius; with BatchNorm, interrupted."""
     with (
         np.load(trained / f"one {norm}" / "after.npz") as one,

@@ -173,7 +173,7 @@ def test_every_step_is_told_and_logged(whole) -> None:
     ]
 
 
-def test_40_same_seed_and_data_same_policy_logits_bitwise(whole, trainer, tmp_path: Path) -> None:
+def test_the_same_seed_and_data_give_the_same_policy_logits_bitwise(whole, trainer, tmp_path: Path) -> None:
     again = run(trainer(), tmp_path, Watcher())
     same(again, whole.result)
     logits = [value for name, value in again.items() if name.endswith("weight_bit_logits")]
@@ -183,7 +183,7 @@ def test_40_same_seed_and_data_same_policy_logits_bitwise(whole, trainer, tmp_pa
 
 
 @pytest.mark.parametrize("interruptions", [(2,), (3, 6), (1, 4, 5)])
-def test_40_an_interrupted_training_ends_as_an_uninterrupted_one(
+def test_an_interrupted_training_ends_as_an_uninterrupted_one(
     whole, trainer, tmp_path: Path, monkeypatch, interruptions: tuple[int, ...]
 ) -> None:
     """Within an epoch, at its end, and in the epochs with frozen statistics; seed generators included."""

@@ -56,7 +56,7 @@ def test_one_schedule_drives_all_rates() -> None:
     np.testing.assert_array_equal(seen[3][1:], seen[4][1:])
 
 
-def test_12_rate_zero_changes_nothing() -> None:
+def test_rate_zero_changes_nothing() -> None:
     variables = [variable(name) for name in ("kernel", "gamma", "log_step", "bit_logits")]
     for value in steps(QuantizationOptimizer(0.0), *variables):
         np.testing.assert_array_equal(value, START)

@@ -29,7 +29,7 @@ def flat(parts) -> np.ndarray:
 
 @settings(max_examples=25, deadline=None)
 @given(seeds, st.floats(0, 2))
-def test_property_10_gsam(seed, alpha):
+def test_gsam_subtracts_the_part_of_the_gradient_across_the_perturbed_one(seed, alpha):
     g, g2 = tensors(seed), tensors(seed + 1)
     update = flat(sharpness.combine_gap_guided(g, g2, alpha))
     a, b = flat(g), flat(g2)
@@ -41,7 +41,7 @@ def test_property_10_gsam(seed, alpha):
     assert update @ (b - a) >= b @ (b - a) - 1e-9
 
 
-def test_property_10_without_alpha_it_is_sam():
+def test_gsam_without_alpha_is_sam():
     g, g2 = tensors(1), tensors(2)
     for got, wanted in zip(sharpness.combine_gap_guided(g, g2, 0.0), g2, strict=True):
         np.testing.assert_array_equal(got, wanted)
@@ -51,7 +51,7 @@ def test_property_10_without_alpha_it_is_sam():
 
 @settings(max_examples=25, deadline=None)
 @given(seeds)
-def test_property_11_what_is_reused_is_orthogonal(seed):
+def test_what_is_reused_is_orthogonal_to_the_gradient(seed):
     g, g2 = tensors(seed), tensors(seed + 1)
     rejection = sharpness.relative_rejection(g, g2)
     for a, b, r in zip(g, g2, rejection, strict=True):
@@ -64,7 +64,7 @@ def test_property_11_what_is_reused_is_orthogonal(seed):
         np.testing.assert_allclose(got, a + np.linalg.norm(a) * np.asarray(r), rtol=1e-12)
 
 
-def test_property_11_a_second_gradient_of_the_same_length_along_g_is_exact():
+def test_a_second_gradient_of_the_same_length_along_g_is_reused_exactly():
     """Where g2 = g + (a part orthogonal to g), nothing is lost by reusing it."""
     (g,), (noise,) = tensors(3, ((6, 2),)), tensors(4, ((6, 2),))
     g2 = g + noise - np.vdot(noise, g) / np.vdot(g, g) * g
@@ -72,7 +72,7 @@ def test_property_11_a_second_gradient_of_the_same_length_along_g_is_exact():
     np.testing.assert_allclose(again, g2, rtol=1e-12)
 
 
-def test_property_11_a_gradient_of_zero_has_nothing_to_reuse():
+def test_a_gradient_of_zero_has_nothing_to_reuse():
     (rejection,) = sharpness.relative_rejection([np.zeros((2, 2))], [np.ones((2, 2))])
     np.testing.assert_array_equal(rejection, np.zeros((2, 2)))
 

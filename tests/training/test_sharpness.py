@@ -63,7 +63,7 @@ seeds = st.integers(0, 2**31)
 
 @settings(max_examples=25, deadline=None)
 @given(seeds, st.floats(1e-3, 1.0), st.floats(0, 0.49))
-def test_property_1_quadratic_is_exact(seed, rho, share):
+def test_on_a_quadratic_the_combined_gradient_has_its_closed_form(seed, rho, share):
     rng = np.random.default_rng(seed)
     root, b, theta = rng.normal(size=(5, 5)), rng.normal(size=5), rng.normal(size=5)
     matrix = root @ root.T
@@ -78,7 +78,7 @@ def test_property_1_quadratic_is_exact(seed, rho, share):
 
 @settings(max_examples=25, deadline=None)
 @given(seeds, st.floats(1e-3, 1.0), st.floats(0, 0.49))
-def test_property_2_the_point_is_sams_at_a_shorter_radius(seed, rho, share):
+def test_the_point_is_sams_at_a_shorter_radius(seed, rho, share):
     g = np.random.default_rng(seed).normal(size=(3, 4))
     norm = np.linalg.norm(g)
     alpha = share * rho / norm
@@ -87,20 +87,20 @@ def test_property_2_the_point_is_sams_at_a_shorter_radius(seed, rho, share):
 
 
 def residual(alpha):
-    """What remains of 1.5(1) after the first-order term."""
+    """What the first-order term in alpha leaves of the loss at the shorter step."""
     g, perturbed = gradient(THETA), THETA + step(gradient(THETA), RHO, 0.0)[0]
     shifted = THETA + step(g, RHO, alpha)[0]
     return loss(shifted) - loss(perturbed) + alpha * gradient(perturbed) @ g
 
 
-def test_property_3_second_order_residual():
+def test_what_the_first_order_in_alpha_leaves_is_of_second_order():
     g, perturbed = gradient(THETA), THETA + step(gradient(THETA), RHO, 0.0)[0]
     assert 0.5 * RHO / np.linalg.norm(g) > 1e-2
     assert residual(1e-2) / residual(1e-3) == pytest.approx(100, rel=0.02)
     assert residual(1e-3) / 1e-6 == pytest.approx(g @ hessian(perturbed) @ g / 2, rel=1e-2)
 
 
-def test_property_4_slope_in_alpha():
+def test_the_slope_in_alpha_is_minus_half_the_hessian_times_the_gradient():
     g, perturbed = gradient(THETA), THETA + step(gradient(THETA), RHO, 0.0)[0]
     wanted = -0.5 * hessian(perturbed) @ g
 
@@ -137,7 +137,7 @@ def network():
     return value, gradients, weights
 
 
-def test_property_5_gradient_of_the_mean_of_both_losses(network):
+def test_the_combined_gradient_is_that_of_the_mean_of_both_losses(network):
     value, gradients, weights = network
     g = gradients(value, weights)
     deltas = sharpness.ascent(g, RHO, 1e-3).deltas
@@ -150,7 +150,7 @@ def test_property_5_gradient_of_the_mean_of_both_losses(network):
         np.testing.assert_allclose(ours, wanted, rtol=1e-13, atol=1e-15)
 
 
-def test_property_6_equal_gradients_combine_to_the_same_bits():
+def test_equal_gradients_combine_to_the_same_bits():
     g = RNG.normal(size=(50,)).astype(np.float32)
     np.testing.assert_array_equal(sharpness.combine([g], [g])[0], g)
     np.testing.assert_array_equal(step(g, 0.0, 0.0)[0], np.zeros_like(g))
@@ -158,7 +158,7 @@ def test_property_6_equal_gradients_combine_to_the_same_bits():
 
 @settings(max_examples=25, deadline=None)
 @given(seeds, st.floats(1e-3, 1.0), st.floats(0, 0.49))
-def test_property_7_length_of_the_step(seed, rho, share):
+def test_the_length_of_the_step_is_rho_less_alpha_times_the_norm(seed, rho, share):
     rng = np.random.default_rng(seed)
     g = [rng.normal(size=shape).astype(np.float32) for shape in ((3, 3, 2, 4), (4,), (1,))]
     norm = math.sqrt(sum(float((a.astype(np.float64) ** 2).sum()) for a in g))
@@ -169,7 +169,7 @@ def test_property_7_length_of_the_step(seed, rho, share):
         assert length == pytest.approx(abs(rho - used * norm), rel=2e-6)
 
 
-def test_property_7_the_guard_keeps_the_step_an_ascent():
+def test_the_guard_keeps_the_step_an_ascent():
     g = RNG.normal(size=9)
     norm = np.linalg.norm(g)
     delta, _, alpha, guarded = step(g, 0.002, 1.0)
@@ -179,7 +179,7 @@ def test_property_7_the_guard_keeps_the_step_an_ascent():
     assert not step(g, 0.002, 0.4 * 0.002 / norm)[3]
 
 
-def test_property_8_second_order_gap(network):
+def test_the_gap_is_slope_and_curvature_along_the_step_to_second_order(network):
     value, gradients, weights = network
     g = gradients(value, weights)
     flat = np.concatenate([np.ravel(a) for a in g])
@@ -207,7 +207,7 @@ def test_property_8_second_order_gap(network):
     assert error[0] / error[1] == pytest.approx(100, rel=0.05)
 
 
-def test_property_8_top_eigenvalue_at_a_minimum():
+def test_at_a_minimum_the_gap_gives_the_top_eigenvalue():
     root = RNG.normal(size=(6, 6))
     matrix = root @ root.T
     values, vectors = np.linalg.eigh(matrix)
@@ -219,7 +219,7 @@ def test_property_8_top_eigenvalue_at_a_minimum():
 
 @settings(max_examples=25, deadline=None)
 @given(seeds, st.floats(0.01, 5))
-def test_property_9_alignment_and_conflict(seed, factor):
+def test_conflict_and_cosine_have_their_closed_forms(seed, factor):
     rng = np.random.default_rng(seed)
     g, other = rng.normal(size=8), rng.normal(size=8)
     assert bool(sharpness.conflict([g], [other])) == (g @ (other - g) < 0)
@@ -230,7 +230,7 @@ def test_property_9_alignment_and_conflict(seed, factor):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
-def test_property_13_zero_gradient(dtype):
+def test_a_gradient_of_zero_moves_nothing(dtype):
     deltas, norm, _, _ = step([np.zeros((2, 3), dtype), np.zeros(4, dtype)], RHO, 1e-3)
     assert norm == 0
     assert all(d.dtype == dtype and not d.any() for d in deltas)
@@ -267,7 +267,7 @@ gaps = st.one_of(
     st.lists(gaps, min_size=1, max_size=8),
     st.floats(0, 1),
 )
-def test_property_14_radius_stays_in_its_bounds(kind, observed, beta):
+def test_the_radius_stays_in_its_bounds(kind, observed, beta):
     automatic = kind == "automatic"
     kind, phi = ("inverse", None) if automatic else (kind, 2e-3 if kind == "inverse" else None)
     schedule = RadiusSchedule(kind, 0.1, phi, beta, window=3)
@@ -280,7 +280,7 @@ def test_property_14_radius_stays_in_its_bounds(kind, observed, beta):
 
 @pytest.mark.parametrize("gap", [0.0, -0.5, math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("kind", ["inverse", "direct"])
-def test_property_14_an_unusable_gap_asks_for_the_largest_radius(kind, gap):
+def test_an_unusable_gap_asks_for_the_largest_radius(kind, gap):
     schedule = RadiusSchedule(kind, 0.1, 1e-3 if kind == "inverse" else None, beta=1.0)
     state = schedule.update(schedule.initial_state("float64"), 0.05)
     assert float(schedule.radius(state)) < 0.1
@@ -289,7 +289,7 @@ def test_property_14_an_unusable_gap_asks_for_the_largest_radius(kind, gap):
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.floats(1e-6, 50), min_size=2, max_size=6))
-def test_property_15_monotone_in_the_gap(values):
+def test_the_radius_is_monotone_in_the_gap(values):
     ordered = np.array(sorted(values))
     inverse = np.array([RadiusSchedule("inverse", 0.1, 5e-3).target(h, 5e-3) for h in ordered])
     direct = np.array([RadiusSchedule("direct", 0.1).target(h, None) for h in ordered])
@@ -297,7 +297,7 @@ def test_property_15_monotone_in_the_gap(values):
     assert (np.diff(direct) >= 0).all()
 
 
-def test_property_15_where_the_cap_is_reached():
+def test_the_largest_radius_is_left_at_the_gap_of_the_closed_form():
     schedule, phi = RadiusSchedule("inverse", 0.1, 5e-3), 5e-3
     corner = math.exp(phi / 0.1) - 1
     assert float(schedule.target(np.float64(corner), phi)) == pytest.approx(0.1, rel=1e-12)
@@ -305,7 +305,7 @@ def test_property_15_where_the_cap_is_reached():
     assert float(schedule.target(np.float64(corner * 1.001), phi)) < 0.1
 
 
-def test_property_16_damping_stops_the_cycle():
+def test_damping_stops_the_cycle_of_the_radius():
     def gap(rho):
         return np.float64(rho + 5 * rho**2)
 
@@ -317,13 +317,13 @@ def test_property_16_damping_stops_the_cycle():
     assert damped[-2] == pytest.approx(damped[-1], abs=1e-9)
 
 
-def test_property_17_without_a_step_the_radius_is_constant():
+def test_a_schedule_that_takes_nothing_from_the_gap_keeps_its_radius():
     radii = run(RadiusSchedule("inverse", 0.07, 1e-3, beta=0.0), lambda rho: np.float64(RNG.uniform()), 20)
     assert set(radii) == {0.07}
     assert set(run(RadiusSchedule("fixed", 0.07), lambda rho: np.float64(1.0), 5)) == {0.07}
 
 
-def test_property_17_a_state_that_was_stored_goes_on_bitwise(tmp_path):
+def test_a_state_that_was_stored_goes_on_bitwise(tmp_path):
     schedule = RadiusSchedule(rho_max=0.1, window=4)
     observed = RNG.uniform(0.01, 1, size=12).astype(np.float32)
     state = schedule.initial_state()

@@ -64,7 +64,9 @@ def without_step(ascent: sharpness.Ascent) -> sharpness.Ascent:
 
 
 @pytest.mark.parametrize("perturb", ["quantized", "latent"])
-def test_06_without_a_perturbation_it_is_the_ordinary_gradient(trainer, monkeypatch, perturb: str) -> None:
+def test_without_a_perturbation_the_step_takes_the_ordinary_gradient(
+    trainer, monkeypatch, perturb: str
+) -> None:
     """Bitwise, dropout included: the second pass sees the mask of the first."""
     plain, plain_state, plain_metrics = trainer(dropout=0.5).update()
     Spy(monkeypatch, without_step)
@@ -78,7 +80,7 @@ def test_06_without_a_perturbation_it_is_the_ordinary_gradient(trainer, monkeypa
             np.testing.assert_array_equal(state[path], value, path)
 
 
-def test_06_small_radii_come_close_to_the_ordinary_gradient(trainer) -> None:
+def test_small_radii_come_close_to_the_ordinary_gradient(trainer) -> None:
     plain, _, _ = trainer().update()
     gradients, _, _ = trainer(asga(rho=1e-6, alpha=0.0)).update()
     for path, gradient in plain.items():
@@ -87,7 +89,9 @@ def test_06_small_radii_come_close_to_the_ordinary_gradient(trainer) -> None:
 
 @pytest.mark.parametrize("perturb", ["quantized", "latent"])
 @pytest.mark.parametrize("alpha", [0.0, 1e-3])
-def test_07_the_length_of_the_perturbation(trainer, monkeypatch, perturb: str, alpha: float) -> None:
+def test_the_length_of_the_perturbation_is_rho_less_alpha_times_the_norm(
+    trainer, monkeypatch, perturb: str, alpha: float
+) -> None:
     spy = Spy(monkeypatch)
     _, _, metrics = trainer(asga(alpha=alpha, perturb=perturb)).update()
     length = np.sqrt(sum(np.sum(np.square(d, dtype=np.float64)) for d in spy.ascents[0].deltas))
@@ -96,7 +100,7 @@ def test_07_the_length_of_the_perturbation(trainer, monkeypatch, perturb: str, a
     assert metrics["alpha_guarded"] == 0.0
 
 
-def test_07_the_ball_holds_kernels_norms_and_biases_but_no_quantizers(trainer, monkeypatch) -> None:
+def test_the_perturbation_moves_kernels_norms_and_biases_but_no_quantizers(trainer, monkeypatch) -> None:
     spy = Spy(monkeypatch)
     made = trainer(asga())
     made.update()
@@ -113,9 +117,7 @@ def test_07_the_ball_holds_kernels_norms_and_biases_but_no_quantizers(trainer, m
     assert all(np.any(d) for d in deltas)
 
 
-def test_26_and_28_case_3_perturbs_the_quantized_kernel_and_gates_the_latent_one(
-    trainer, monkeypatch
-) -> None:
+def test_the_quantized_kernel_is_perturbed_and_the_latent_gradient_is_gated(trainer, monkeypatch) -> None:
     """Epsilon lies between the two kernels; the latent gradient is the gated one of the kernel in use."""
     seen: dict[str, list[np.ndarray]] = {}
     call = keras.layers.Conv2D.call
@@ -166,7 +168,7 @@ def test_latent_perturbations_move_the_latent_kernel(trainer, monkeypatch) -> No
             np.testing.assert_array_equal(old, new)
 
 
-def test_30_batch_norm_statistics_are_those_of_one_forward_pass(trainer) -> None:
+def test_batch_norm_statistics_are_those_of_one_forward_pass(trainer) -> None:
     made = trainer(asga())
     _, state, _ = made.update()
     made.made.quantized(made.made.images, training=True)  # one ordinary pass updates the variables
@@ -178,7 +180,7 @@ def test_30_batch_norm_statistics_are_those_of_one_forward_pass(trainer) -> None
     assert compared == 4
 
 
-def test_30_frozen_statistics_stay(trainer) -> None:
+def test_frozen_statistics_stay(trainer) -> None:
     made = trainer(asga())
     made.model.update_statistics = False
     _, state, _ = made.update()
@@ -187,7 +189,7 @@ def test_30_frozen_statistics_stay(trainer) -> None:
             np.testing.assert_array_equal(state[variable.path], variable.numpy())
 
 
-def test_31_two_passes_with_and_one_without_sharpness(trainer, monkeypatch) -> None:
+def test_two_passes_with_and_one_without_sharpness(trainer, monkeypatch) -> None:
     spy = Spy(monkeypatch)
     trainer(asga()).update()
     assert (len(spy.passes), len(spy.gradients)) == (2, 2)
@@ -195,7 +197,7 @@ def test_31_two_passes_with_and_one_without_sharpness(trainer, monkeypatch) -> N
     assert (len(spy.passes), len(spy.gradients)) == (3, 3)
 
 
-def test_32_nothing_is_perturbed_after_a_failure_between_the_passes(trainer, monkeypatch) -> None:
+def test_nothing_is_perturbed_after_a_failure_between_the_passes(trainer, monkeypatch) -> None:
     made = trainer(asga())
     before = [v.numpy() for v in made.model.variables]
 
@@ -238,7 +240,7 @@ def test_the_gradient_is_the_mean_of_both_passes(trainer, monkeypatch) -> None:
     assert metrics["gap"] == pytest.approx(gap, abs=1e-5)
 
 
-def test_14_the_radius_stays_within_its_bounds(trainer) -> None:
+def test_the_radius_stays_within_its_bounds(trainer) -> None:
     made = trainer(SharpnessOptions(RadiusSchedule("direct", rho_max=0.1, rho_min=0.02)))
     for _ in range(4):
         _, state, metrics = made.update()
@@ -256,7 +258,7 @@ def test_the_guard_is_reported(trainer) -> None:
 LIMITS = {"size": 0.3, "bops": 0.2}
 
 
-def test_37_the_cost_gradient_has_its_closed_form_and_ignores_the_weights(trainer) -> None:
+def test_the_cost_gradient_has_its_closed_form_and_ignores_the_weights(trainer) -> None:
     """With no multiplier yet only the quadratic term acts: penalty * v * p_i (c_i - E c) / limit."""
     without, _, _ = trainer(asga()).update()
     made = trainer(asga(), limits={"weight-bits": 0.3})
@@ -333,7 +335,7 @@ def test_the_loss_and_its_gradient_are_those_of_keras(trainer) -> None:
         np.testing.assert_allclose(gradients[variable.path], gradient, rtol=1e-4, atol=1e-6)
 
 
-def test_12_a_compiled_step_with_rate_zero_leaves_every_weight_bitwise(trainer) -> None:
+def test_a_compiled_step_with_rate_zero_leaves_every_weight_bitwise(trainer) -> None:
     made = trainer(asga(), limits=LIMITS, dropout=0.3)
     made.model.compile(optimizer=QuantizationOptimizer(0.0), jit_compile=False)
     images, labels = made.made.images, made.made.labels

@@ -125,7 +125,7 @@ def advance(made: Any) -> tuple[dict[str, np.ndarray], dict[str, float]]:
     )
 
 
-def test_31_the_second_gradient_is_taken_every_few_steps(trainer, monkeypatch) -> None:
+def test_the_second_gradient_is_taken_every_few_steps(trainer, monkeypatch) -> None:
     """1 + 1/k passes on average; in between the metrics are those of the last one."""
     every, _, always = trainer(options()).update()
     recorded = Recorded(monkeypatch)
@@ -144,7 +144,7 @@ def test_31_the_second_gradient_is_taken_every_few_steps(trainer, monkeypatch) -
         }
 
 
-def test_11_what_is_reused_is_closer_to_what_would_be_taken_than_nothing(trainer) -> None:
+def test_what_is_reused_is_closer_to_what_would_be_taken_than_nothing(trainer) -> None:
     """At the same weights, so that only the part along g is lost."""
     taken, _, _ = trainer(options(alpha=0.0, update="second")).update()
     plain, _, _ = trainer().update()
