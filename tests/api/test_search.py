@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from tfmpq.api import search as searching
-from tfmpq.api.search import search
+from tfmpq.api.search import SearchResult, search
 from tfmpq.errors import UsageError
 from tfmpq.policy.policy import load_policy
 from tfmpq.training.run_folder import read_json
@@ -36,7 +35,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def found(place: Path, out: str, **options: Any) -> searching.SearchResult:
+def found(place: Path, out: str, **options: Any) -> SearchResult:
     return search(str(place / "net.keras"), f"npz:{place / 'data_train.npz'}", out=place / out, **options)
 
 

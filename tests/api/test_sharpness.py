@@ -13,7 +13,6 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from keras import layers
 
-from tfmpq.api import sharpness as flatness
 from tfmpq.api.sharpness import Landscape, sharpness
 from tfmpq.data import load_dataset
 from tfmpq.errors import UsageError
@@ -171,7 +170,7 @@ def test_the_dense_hessian_is_that_of_the_straight_through_loss(landscape) -> No
 
 def test_batches_make_no_difference(landscape, monkeypatch: pytest.MonkeyPatch) -> None:
     made, whole = landscape
-    monkeypatch.setattr(flatness, "BATCH", 5)  # 16 images: three whole batches and a rest
+    monkeypatch.setattr("tfmpq.api.sharpness.BATCH", 5)  # 16 images: three whole batches and a rest
     labels = (np.arange(len(made.images)) % 3).astype(np.int32)
     parts = Landscape(made.quantized, made.images, labels)
     vector = np.random.default_rng(1).normal(size=whole.size)

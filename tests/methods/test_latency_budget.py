@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
 
-from tfmpq.deploy.devices import facts as present
+from tfmpq.deploy.devices import facts
 from tfmpq.errors import UsageError
 from tfmpq.methods import latency_budget
 from tfmpq.methods.latency_budget import latencies, with_latency
@@ -222,7 +222,7 @@ def _table(**changes) -> dict:
 def attach(tmp_path, monkeypatch):
     """Costs with a table of these contents, for these options; and what was said."""
     monkeypatch.setattr(
-        present, "present", lambda on, ssh: ({"name": "ai-edge-litert", "version": "2.3.0"}, {"cpu": "C"})
+        facts, "present", lambda on, ssh: ({"name": "ai-edge-litert", "version": "2.3.0"}, {"cpu": "C"})
     )
 
     def call(changes=None, **given):
@@ -283,17 +283,17 @@ def test_a_table_that_cannot_tell_widths_apart_answers_no_budget(attach) -> None
 
 
 def test_a_device_is_not_asked_unless_it_is_named(attach, monkeypatch) -> None:
-    monkeypatch.setattr(present, "present", lambda *given: pytest.fail("asked"))
+    monkeypatch.setattr(facts, "present", lambda *given: pytest.fail("asked"))
     _, said = attach({"target": {"kind": "ssh", "address": "pi"}, "device": {"cpu": "D"}})
     assert "with --on its processor and runtime are asked" in said[0]
 
 
 def test_this_machine_is_what_the_runner_says() -> None:
-    runtime, device = present.present("local")
+    runtime, device = facts.present("local")
     assert runtime is None or set(runtime) == {"name", "version"}
     assert device["machine"]
     with pytest.raises(UsageError, match="--on is local"):
-        present.present("nowhere")
+        facts.present("nowhere")
 
 
 def test_nothing_changes_without_a_table(attach) -> None:

@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 import tfmpq.methods
 from tfmpq.api.search import search
 from tfmpq.errors import UsageError
-from tfmpq.methods import METHODS, load_method
-from tfmpq.methods import selection as deciding
+from tfmpq.methods import METHODS, load_method, selection
 from tfmpq.methods.options import KNOBS, SearchOptions
 from tfmpq.methods.selection import Learned, decide
 from tfmpq.methods.sensitivity import measure
@@ -241,10 +240,10 @@ def test_the_least_sharp_of_what_was_drawn_is_taken(monkeypatch: pytest.MonkeyPa
         seen.extend(choices)
         return [float(choice.weight_bits["a"]) for choice in choices]
 
-    monkeypatch.setattr(deciding, "surrogate_gaps", gaps)
+    monkeypatch.setattr(selection, "surrogate_gaps", gaps)
     choice = decide(problem(select="least-sharp"), learned(scale=0.1), limits)
     assert choice.weight_bits["a"] == min(c.weight_bits["a"] for c in seen)
-    assert 2 < len(seen) <= deciding.SAMPLES + 1
+    assert 2 < len(seen) <= selection.SAMPLES + 1
     assert len({tuple(c.weight_bits.values()) + tuple(c.activation_bits.values()) for c in seen}) == len(seen)
     for one in seen:
         assert not exceeded(limits, MODEL, one.weight_bits, one.activation_bits)

@@ -11,8 +11,7 @@ import pytest
 from keras import ops
 
 from tfmpq.quantizers.wrapper import _perturbations
-from tfmpq.training import sharpness
-from tfmpq.training import step as training
+from tfmpq.training import sharpness, step
 from tfmpq.training.optimizer import QuantizationOptimizer
 from tfmpq.training.sharpness import RadiusSchedule
 from tfmpq.training.step import QuantizedTraining, SharpnessOptions
@@ -37,7 +36,7 @@ class Spy:
         self.ascents: list[Any] = []
         self.gradients: list[list[np.ndarray]] = []
         self.passes: list[tuple[list[Any], list[Any], Any]] = []
-        ascent, loss, gradient = sharpness.ascent, QuantizedTraining._loss, training.batch_value_and_gradient
+        ascent, loss, gradient = sharpness.ascent, QuantizedTraining._loss, step.batch_value_and_gradient
 
         def watched_ascent(*arguments: Any) -> Any:
             found = ascent(*arguments)
@@ -56,7 +55,7 @@ class Spy:
 
         monkeypatch.setattr(sharpness, "ascent", watched_ascent)
         monkeypatch.setattr(QuantizedTraining, "_loss", watched_loss)
-        monkeypatch.setattr(training, "batch_value_and_gradient", watched_gradient)
+        monkeypatch.setattr(step, "batch_value_and_gradient", watched_gradient)
 
 
 def without_step(ascent: sharpness.Ascent) -> sharpness.Ascent:

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from tfmpq.training import sharpness
-from tfmpq.training import step as training
+from tfmpq.training import sharpness, step
 from tfmpq.training.optimizer import QuantizationOptimizer
 from tfmpq.training.sharpness import RadiusSchedule
 from tfmpq.training.step import QuantizedTraining, SharpnessOptions
@@ -28,7 +27,7 @@ class Recorded:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.gradients: list[list[np.ndarray]] = []
         self.ascents: list[tuple[tuple[Any, ...], sharpness.Ascent]] = []
-        gradient, ascent = training.batch_value_and_gradient, sharpness.ascent
+        gradient, ascent = step.batch_value_and_gradient, sharpness.ascent
 
         def watched(function: Any, inputs: Any) -> Any:
             found = gradient(function, inputs)
@@ -40,7 +39,7 @@ class Recorded:
             self.ascents.append((arguments, found))
             return found
 
-        monkeypatch.setattr(training, "batch_value_and_gradient", watched)
+        monkeypatch.setattr(step, "batch_value_and_gradient", watched)
         monkeypatch.setattr(sharpness, "ascent", watched_ascent)
 
 

@@ -14,7 +14,7 @@ from tfmpq.deploy.devices.protocol import Protocol
 from tfmpq.deploy.devices.transports import transport
 from tfmpq.deploy.latency.measure import measure
 from tfmpq.deploy.latency.profilers import BenchmarkModelProfiler, NoProfiler
-from tfmpq.deploy.profiling import session as profile_session
+from tfmpq.deploy.profiling import session
 from tfmpq.deploy.profiling.profile import profile
 from tfmpq.policy.latency_table import check_device
 
@@ -40,7 +40,7 @@ def test_operators_are_measured_over_ssh(pi, files) -> None:
 
 def test_a_table_is_made_over_ssh_and_is_that_of_the_machine(pi, tmp_path, monkeypatch) -> None:
     monkeypatch.syspath_prepend(Path(__file__).parents[2])
-    monkeypatch.setattr(profile_session, "PLAN", PLAN)
+    monkeypatch.setattr(session, "PLAN", PLAN)
     table = profile(
         "user_networks:small", on="ssh:pi", ssh_config=pi.config, input_shape=(16, 16, 3), classes=10,
         repeats=1, out=tmp_path / "t.json",

@@ -12,10 +12,9 @@ import pytest
 from tfmpq.api.search import search
 from tfmpq.deploy.conversion.surgery import build_tflite
 from tfmpq.deploy.latency import profilers
-from tfmpq.deploy.profiling import profile as profiling
-from tfmpq.deploy.profiling import session as profile_session
+from tfmpq.deploy.profiling import session
 from tfmpq.deploy.profiling.parts import padding
-from tfmpq.deploy.profiling.profile import profile
+from tfmpq.deploy.profiling.profile import _disagreement, profile
 from tfmpq.deploy.profiling.random_network import stand_in
 from tfmpq.deploy.profiling.single_operators import Cutter
 from tfmpq.deploy.proof.verify import verify
@@ -31,8 +30,8 @@ NETWORK = "user_networks:small"
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(Path(__file__).parents[2])
-    short = replace(profile_session.PLAN, runs=20, seconds=0.02, warmup_seconds=0.01)
-    monkeypatch.setattr(profile_session, "PLAN", short)
+    short = replace(session.PLAN, runs=20, seconds=0.02, warmup_seconds=0.01)
+    monkeypatch.setattr(session, "PLAN", short)
 
 
 @pytest.fixture(scope="module")
@@ -131,10 +130,8 @@ def test_without_a_profiler_operators_are_timed_by_themselves(monkeypatch, tmp_p
     program = tmp_path / "program.py"
     program.write_text('print(\'TFMPQ_ERROR {"kind": "no_profiler", "message": "none here"}\')')
     monkeypatch.setattr(profilers, "PROGRAM", program)
-    monkeypatch.setattr(
-        profile_session, "SINGLE_PLAN", replace(profile_session.SINGLE_PLAN, runs=5, seconds=0.0)
-    )
-    monkeypatch.setattr(profile_session, "SINGLE_REPEATS", 1)
+    monkeypatch.setattr(session, "SINGLE_PLAN", replace(session.SINGLE_PLAN, runs=5, seconds=0.0))
+    monkeypatch.setattr(session, "SINGLE_REPEATS", 1)
     table = profile(
         NETWORK, input_shape=(16, 16, 3), classes=10, target="storage", activation_bits=(4, 8), repeats=1,
         out=tmp_path / "t.json",
@@ -213,4 +210,4 @@ def test_a_table_that_misses_whole_networks_says_so(predicted, spread, warned) -
     check = ProfiledNetwork(
         weight_bits=4, activation_bits=8, median_ms=1.0, p10_ms=None, spread=spread, predicted_ms=predicted
     )
-    assert bool(profiling._disagreement([check])) == warned
+    assert bool(_disagreement([check])) == warned

@@ -7,7 +7,7 @@ import pytest
 from tfmpq.api.specialize import specialize
 from tfmpq.deploy.conversion.specialize import specialize as rewritten
 from tfmpq.deploy.conversion.surgery import build_tflite
-from tfmpq.deploy.devices import pushed_runner as runner
+from tfmpq.deploy.devices import pushed_runner
 from tfmpq.deploy.runtime.interpreter import read_metadata
 from tfmpq.deploy.runtime.processor import target_for
 
@@ -40,7 +40,7 @@ def test_auto_asks_the_processor_at_hand(
 ) -> None:
     source, out = tmp_path / "a.tflite", tmp_path / "b.tflite"
     source.write_bytes(build_tflite(make_small(4), "storage"))
-    here = runner.device() | {"machine": machine, "features": features}
+    here = pushed_runner.device() | {"machine": machine, "features": features}
     monkeypatch.setattr("tfmpq.api.specialize.device", lambda: here)
     assert specialize(source, out, "auto").target == target
     assert out.read_bytes() == rewritten(source.read_bytes(), target)
