@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -115,17 +113,11 @@ def test_a_run_is_deployed_to_a_phone_by_a_bundle(arm_phone, bundle, workshop, t
 
 
 @pytest.fixture(scope="module")
-def networks(tmp_path_factory) -> dict[str, Path]:
+def networks(make_small, make_every_layer, tmp_path_factory) -> dict[str, Path]:
     """Four layers in 4 and 8 bits, and a deep network with every kind of layer."""
     from tfmpq.deploy.conversion.surgery import build_tflite
 
-    source = Path(__file__).parents[1] / "conftest.py"
-    spec = importlib.util.spec_from_file_location("networks_for_devices", source)
-    assert spec is not None
-    assert spec.loader is not None
-    fixtures = sys.modules["networks_for_devices"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(fixtures)
-    frozen = {"small4": fixtures.small(4), "small8": fixtures.small(8), "deep8": fixtures.every_layer(8)}
+    frozen = {"small4": make_small(4), "small8": make_small(8), "deep8": make_every_layer(8)}
     folder = tmp_path_factory.mktemp("networks")
     for name, model in frozen.items():
         (folder / f"{name}.tflite").write_bytes(build_tflite(model, "litert"))

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -31,22 +29,10 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def networks() -> ModuleType:
-    """The networks that the tests of files use."""
-    source = Path(__file__).parents[1] / "conftest.py"
-    spec = importlib.util.spec_from_file_location("networks_for_delivery", source)
-    assert spec is not None
-    assert spec.loader is not None
-    fixtures = sys.modules["networks_for_delivery"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(fixtures)
-    return fixtures
-
-
-@pytest.fixture(scope="module")
-def storage(networks, tmp_path_factory) -> Path:
+def storage(make_small, tmp_path_factory) -> Path:
     """A network of 8x8 images in storage form."""
     path = tmp_path_factory.mktemp("storage") / "toy.storage.tflite"
-    path.write_bytes(build_tflite(networks.small(4), "storage"))
+    path.write_bytes(build_tflite(make_small(4), "storage"))
     return path
 
 
@@ -137,12 +123,12 @@ def test_what_cannot_be_delivered(files, tmp_path) -> None:
         deploy(files[0], "digits", out=tmp_path / "out.tflite")
 
 
-def test_16_bit_activations_have_one_form(networks, tmp_path, monkeypatch) -> None:
+def test_16_bit_activations_have_one_form(make_small, tmp_path, monkeypatch) -> None:
     slow = {"machine": "aarch64", "features": "fp asimd"}
     assert choose_form({"runtime": {"name": "ai-edge-litert"}, "device": slow}, wide=True) == "litert"
     with pytest.raises(UsageError, match="Received: a device with tflite-runtime"):
         choose_form({"runtime": {"name": "tflite-runtime"}, "device": slow}, wide=True)
-    frozen = networks.small(8)
+    frozen = make_small(8)
     layers = [replace(layer, grid=replace(layer.grid, bits=16, container=16)) for layer in frozen.layers]
     source = tmp_path / "wide.tflite"
     source.write_bytes(build_tflite(replace(frozen, layers=tuple(layers)), "litert"))
