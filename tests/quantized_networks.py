@@ -17,7 +17,9 @@ from keras import layers, ops
 from tfmpq.graph.fusion import analyse
 from tfmpq.graph.network import Network
 from tfmpq.policy.expected_cost import ExpectedCost
-from tfmpq.quantization.insertion import quantize_model, quantize_wrappers
+from tfmpq.policy.network_cost import cost_model
+from tfmpq.quantization.insertion import quantize_model
+from tfmpq.quantizers.choices import quantize_wrappers
 from tfmpq.training.step import BudgetTerm, Distillation, QuantizedTraining, SharpnessOptions
 
 SHAPE = (8, 8, 3)
@@ -182,7 +184,7 @@ def trainer(searchable) -> Callable[..., Trainer]:
         if limits:
             weights = {node.name: TRAINED_BITS for node in made.network.weighted}
             activations = {name: (4, 8) for name in made.network.tensors} | {"image": (8,)}
-            expected = ExpectedCost(made.network.cost_model(), weights, activations)
+            expected = ExpectedCost(cost_model(made.network), weights, activations)
             budget = BudgetTerm(expected, limits, rate)
         model.configure(options, budget, Distillation(made.model, share) if distillation else None)
         return Trainer(model, made)

@@ -17,7 +17,7 @@ from tfmpq.errors import TfmpqError
 # Keras 3 converts TensorFlow's variables by a call that NumPy 2 warns of.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
-INSPECT = "tfmpq.model_inspection:inspect_model"
+INSPECT = "tfmpq.api.inspect:inspect_model"
 QUICK, THOROUGH = 30, 1000
 
 

@@ -11,8 +11,8 @@ from keras import layers
 
 from tfmpq.api.search import SearchResult, search
 from tfmpq.errors import UsageError
+from tfmpq.files import read_json
 from tfmpq.policy.policy import load_policy
-from tfmpq.training.run_folder import read_json
 
 
 @pytest.fixture(scope="module")

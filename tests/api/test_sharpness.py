@@ -13,13 +13,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from keras import layers
 
-from tfmpq.api.sharpness import Landscape, sharpness
+from tfmpq.api.sharpness import sharpness
 from tfmpq.data import load_dataset
 from tfmpq.errors import UsageError
-from tfmpq.quantization.insertion import quantize_wrappers
+from tfmpq.files import write_json
+from tfmpq.quantizers.choices import quantize_wrappers
 from tfmpq.quantizers.wrapper import QuantizeWrapper
-from tfmpq.training.landscape import MOST_ITERATIONS, top_eigenvalue
-from tfmpq.training.run_folder import Stage, write_json
+from tfmpq.training.landscape import MOST_ITERATIONS, Landscape, top_eigenvalue
+from tfmpq.training.run_folder import Stage
 
 
 def symmetric(eigenvalues: list[float], seed: int) -> np.ndarray:
@@ -170,9 +171,10 @@ def test_the_dense_hessian_is_that_of_the_straight_through_loss(landscape) -> No
 
 def test_batches_make_no_difference(landscape, monkeypatch: pytest.MonkeyPatch) -> None:
     made, whole = landscape
-    monkeypatch.setattr("tfmpq.api.sharpness.BATCH", 5)  # 16 images: three whole batches and a rest
+    monkeypatch.setattr("tfmpq.training.landscape.BATCH", 5)  # 16 images: three whole batches and a rest
     labels = (np.arange(len(made.images)) % 3).astype(np.int32)
     parts = Landscape(made.quantized, made.images, labels)
+    assert len(parts._batches) == 4
     vector = np.random.default_rng(1).normal(size=whole.size)
     np.testing.assert_allclose(parts.hessian_product(vector), whole.hessian_product(vector), atol=1e-5)
     for one, other in zip(

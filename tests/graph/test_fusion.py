@@ -10,6 +10,7 @@ from tfmpq.errors import TfmpqError
 from tfmpq.graph.fusion import analyse
 from tfmpq.graph.network import operator_of, shortcut_channels
 from tfmpq.models.shortcut import PadShortcut
+from tfmpq.policy.network_cost import cost_model
 
 
 def model_of(build, shape=(8, 8, 3)) -> keras.Model:
@@ -55,11 +56,11 @@ def test_the_wrapped_model_has_the_same_analysis(searchable) -> None:
     for plain, node in zip(made.network.nodes, wrapped.nodes, strict=True):
         for field in ("name", "kind", "inputs", "activation", "tensor", "grid_of", "signed", "output_shape"):
             assert getattr(node, field) == getattr(plain, field)
-    assert wrapped.cost_model() == made.network.cost_model()
+    assert cost_model(wrapped) == cost_model(made.network)
 
 
 def test_macs_and_weights_by_hand(searchable) -> None:
-    costs = searchable().network.cost_model()
+    costs = cost_model(searchable().network)
     by_name = {layer.name: layer for layer in costs.layers}
     assert {name: layer.macs for name, layer in by_name.items()} == {
         "stem": 8 * 8 * 3 * 3 * 3 * 6,
@@ -110,7 +111,7 @@ def test_the_grid_goes_through_pooling_padding_reshape_and_dropout() -> None:
         assert not network.node(name).signed
     assert not network.node("image").signed
     assert network.tensors == ("image", "relu", "logits")
-    assert network.cost_model().layers[1].reads == "relu"
+    assert cost_model(network).layers[1].reads == "relu"
 
 
 def test_averages_have_a_grid_of_their_own() -> None:
@@ -136,7 +137,7 @@ def test_padded_shortcuts_cost_a_depthwise_operator_of_ones_where_they_subsample
     assert network.node("short").kind == "zero_padding"
     assert shortcut_channels(network.node("short")) == 4
     assert shortcut_channels(network.node("add")) == 0
-    assert network.cost_model().fixed_bytes == 9 * 4  # one int8 weight, one scale, one bias each
+    assert cost_model(network).fixed_bytes == 9 * 4  # one int8 weight, one scale, one bias each
 
 
 def test_activation_inside_the_layer_and_activation_layers() -> None:
@@ -212,7 +213,7 @@ def test_what_no_operator_absorbs_is_a_factor_and_an_offset_by_channel(build) ->
     network = analyse(model_of(build))
     node = network.node("r")
     assert (node.kind, node.tensor, node.grid_of) == ("affine", "r", "r")
-    assert network.cost_model().fixed_bytes == 9 * 4
+    assert cost_model(network).fixed_bytes == 9 * 4
 
 
 def test_batch_norm_and_activations_of_tensors_that_are_read_elsewhere() -> None:
@@ -248,7 +249,7 @@ def test_concatenated_tensors_share_a_grid_through_pooling_and_further_concatena
         assert network.node(name).grid_of == "third_grid"
     assert network.tensors == ("image", "first_grid", "third_grid", "last")
     assert [node.name for node in network.on_grid("first_grid")] == ["a", "b", "c"]
-    reads = {layer.name: layer.reads for layer in network.cost_model().layers}
+    reads = {layer.name: layer.reads for layer in cost_model(network).layers}
     assert reads == {"a": "image", "b": "first_grid", "c": "first_grid"} | {
         "d": "first_grid",
         "e": "first_grid",
@@ -349,7 +350,7 @@ def test_costs_of_a_transposed_convolution_by_hand() -> None:
         return layers.Dense(2, name="logits")(layers.GlobalAveragePooling2D()(x))
 
     network = analyse(model_of(build))
-    cost = network.cost_model().layers[0]
+    cost = cost_model(network).layers[0]
     assert network.node("up").output_shape == (16, 16, 5)
     assert (cost.operator, cost.weights, cost.channels) == ("conv2d_transpose", 3 * 3 * 5 * 3, 5)
     assert cost.macs == 8 * 8 * 3 * 3 * 5 * 3  # every pixel of the input meets every weight

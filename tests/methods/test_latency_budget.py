@@ -219,13 +219,13 @@ def _table(**changes) -> dict:
 
 
 @pytest.fixture
-def attach(tmp_path, monkeypatch):
+def attach(tmp_path):
     """Costs with a table of these contents, for these options; and what was said."""
-    monkeypatch.setattr(
-        facts, "present", lambda on, ssh: ({"name": "ai-edge-litert", "version": "2.3.0"}, {"cpu": "C"})
-    )
 
-    def call(changes=None, **given):
+    def present(on, ssh):
+        return {"name": "ai-edge-litert", "version": "2.3.0"}, {"cpu": "C"}
+
+    def call(changes=None, present=present, **given):
         path = tmp_path / "t.json"
         path.write_text(json.dumps(_table(**(changes or {}))))
         said: list[str] = []
@@ -236,7 +236,9 @@ def attach(tmp_path, monkeypatch):
             )
         )
         network = SimpleNamespace(input_shape=(8, 8, 3))
-        costs = with_latency(CostModel(LAYERS), network, "net", 4, options, SimpleNamespace(log=said.append))
+        costs = with_latency(
+            CostModel(LAYERS), network, "net", 4, options, present, SimpleNamespace(log=said.append)
+        )
         return costs, said
 
     return call
@@ -282,9 +284,9 @@ def test_a_table_that_cannot_tell_widths_apart_answers_no_budget(attach) -> None
     assert len(said) == 1
 
 
-def test_a_device_is_not_asked_unless_it_is_named(attach, monkeypatch) -> None:
-    monkeypatch.setattr(facts, "present", lambda *given: pytest.fail("asked"))
-    _, said = attach({"target": {"kind": "ssh", "address": "pi"}, "device": {"cpu": "D"}})
+def test_a_device_is_not_asked_unless_it_is_named(attach) -> None:
+    changes = {"target": {"kind": "ssh", "address": "pi"}, "device": {"cpu": "D"}}
+    _, said = attach(changes, present=lambda *given: pytest.fail("asked"))
     assert "with --on its processor and runtime are asked" in said[0]
 
 

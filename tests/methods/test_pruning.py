@@ -14,6 +14,7 @@ from tfmpq.data import ImageBatches, Split
 from tfmpq.graph.fusion import analyse
 from tfmpq.methods.pruning import drop_improbable, leave_out_dropped, train_and_prune
 from tfmpq.policy.expected_cost import ExpectedCost
+from tfmpq.policy.network_cost import cost_model
 from tfmpq.progress import SilentReporter
 from tfmpq.quantization.insertion import quantize_model
 from tfmpq.quantizers.learned_step import LearnedStepQuantizer
@@ -48,7 +49,7 @@ def trainer() -> QuantizedTraining:
     )
     logits_of(quantized.get_layer("logits")).assign([0.0, 0.0, 3.0, 3.0])
     made = QuantizedTraining(quantized.inputs[0], quantized.outputs[0])
-    made.configure(None, BudgetTerm(ExpectedCost(network.cost_model(), weights, tensors), {"size": 0.5}, 0.1))
+    made.configure(None, BudgetTerm(ExpectedCost(cost_model(network), weights, tensors), {"size": 0.5}, 0.1))
     made.compile(optimizer=QuantizationOptimizer(0.05), run_eagerly=True, jit_compile=False)
     return made
 

@@ -12,7 +12,7 @@ from tfmpq.graph.fusion import analyse
 from tfmpq.graph.network import INPUT_QUANTIZER
 from tfmpq.policy.policy import LayerChoice, Policy
 from tfmpq.quantization.discretization import restrict
-from tfmpq.quantization.insertion import quantize_wrappers
+from tfmpq.quantizers.choices import quantize_wrappers
 
 WEIGHT_BITS = {"stem": 8, "dw": 4, "pw": 2, "down": 4, "logits": 8}
 ACTIVATION_BITS = {"add": 4, "gap": 8}

@@ -11,7 +11,7 @@ from keras import layers
 
 from tfmpq.graph.network import INPUT_QUANTIZER
 from tfmpq.models.shortcut import PadShortcut
-from tfmpq.quantization.insertion import quantize_wrappers
+from tfmpq.quantizers.choices import quantize_wrappers
 from tfmpq.quantizers.wrapper import QuantizeWrapper, inner
 from tfmpq.training.run_folder import load_keras
 

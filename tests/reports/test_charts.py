@@ -12,10 +12,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from tfmpq.reports.charts import Point, course, scatter, spread, strip
+from tfmpq.reports.charts import Point, Scale, course, fitted, scatter, spread, strip
 from tfmpq.reports.markup import clean, element, html, standalone_svg
 from tfmpq.reports.networks import front
-from tfmpq.reports.scales import Scale, fitted
 
 NUMBERS = st.floats(-1e12, 1e12).filter(lambda value: value == 0 or abs(value) > 1e-9)
 

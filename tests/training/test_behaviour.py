@@ -12,6 +12,7 @@ from keras import layers, ops
 from scipy.stats import binomtest, spearmanr
 
 from tfmpq.policy.expected_cost import ExpectedCost
+from tfmpq.policy.network_cost import cost_model
 from tfmpq.training import sharpness
 from tfmpq.training.backend import compiled, value_and_gradient
 from tfmpq.training.budget_term import BudgetTerm
@@ -85,7 +86,7 @@ class Search:
     def __init__(self, made: Any, options: SharpnessOptions | None, rate: float) -> None:
         weights = {node.name: (2, 4, 8) for node in made.network.weighted}
         expected = ExpectedCost(
-            made.network.cost_model(), weights, {name: (8,) for name in made.network.tensors}
+            cost_model(made.network), weights, {name: (8,) for name in made.network.tensors}
         )
         self.trainer = QuantizedTraining(made.quantized.inputs[0], made.quantized.outputs[0])
         self.trainer.configure(options, BudgetTerm(expected, {"bops": 1.0}, rate=0.0, penalty=0.0))

@@ -17,6 +17,7 @@ from keras import layers
 from tfmpq.data import ImageBatches, Split
 from tfmpq.errors import TfmpqError
 from tfmpq.policy.expected_cost import ExpectedCost
+from tfmpq.policy.network_cost import cost_model
 from tfmpq.progress import SilentReporter
 from tfmpq.training import loop
 from tfmpq.training.loop import train
@@ -79,7 +80,7 @@ def network() -> keras.Model:
 def trainer(searchable) -> Callable[..., QuantizedTraining]:
     def make(rate: float = 0.1, eager: bool = True) -> QuantizedTraining:
         made = searchable((2, 4, 8), (8,), build=network, seed=3)
-        costs = made.network.cost_model()
+        costs = cost_model(made.network)
         candidates = {name: (8,) for name in made.network.tensors}
         expected = ExpectedCost(costs, {n.name: (2, 4, 8) for n in made.network.weighted}, candidates)
         model = QuantizedTraining(made.quantized.inputs[0], made.quantized.outputs[0])

@@ -15,17 +15,11 @@ import numpy as np
 import pytest
 
 from tfmpq.errors import TfmpqError, UsageError
+from tfmpq.files import read_json, write_atomically, write_json
 from tfmpq.progress import SilentReporter
 from tfmpq.training.checkpoints import described
-from tfmpq.training.run_folder import (
-    Stage,
-    StepLog,
-    load_keras,
-    locked,
-    read_json,
-    write_atomically,
-    write_json,
-)
+from tfmpq.training.logs import StepLog
+from tfmpq.training.run_folder import Stage, load_keras, locked
 
 HOLD = """
 import fcntl, sys

@@ -17,8 +17,8 @@ from tfmpq.deploy.runtime.processor import target_for
 from tfmpq.deploy.tflite.flatbuffer import read_file, read_model, reading
 from tfmpq.deploy.tflite.layout import StoredLayer, stored_layers
 from tfmpq.errors import TfmpqError
+from tfmpq.files import write_atomically
 from tfmpq.graph.containers import WIDE_TARGET, Target
-from tfmpq.training.run_folder import write_atomically
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,8 @@ from tfmpq.deploy.tflite.layout import StoredLayer, stored_layers, tensor_name
 from tfmpq.graph.frozen import FrozenModel
 from tfmpq.graph.fusion import analyse
 from tfmpq.quantization.freeze import freeze
-from tfmpq.quantization.insertion import quantize_model, quantize_wrappers
+from tfmpq.quantization.insertion import quantize_model
+from tfmpq.quantizers.choices import quantize_wrappers
 
 aeq = pytest.importorskip("ai_edge_quantizer", reason="ai-edge-quantizer is not installed")
 

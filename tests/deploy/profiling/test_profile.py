@@ -22,6 +22,7 @@ from tfmpq.deploy.runtime.interpreter import tensor_values
 from tfmpq.errors import UsageError
 from tfmpq.graph.containers import container_for
 from tfmpq.policy.latency_table import ALONE, ProfiledNetwork, conditions, load_table
+from tfmpq.policy.network_cost import cost_model
 from tfmpq.policy.policy import load_policy
 
 NETWORK = "user_networks:small"
@@ -58,7 +59,7 @@ def test_a_table_holds_every_layer_in_every_container(subject, form, tmp_path) -
     )
     table = load_table(out)
     assert table == found.table
-    for layer, node in zip(table.layers, subject.network.cost_model().layers, strict=True):
+    for layer, node in zip(table.layers, cost_model(subject.network).layers, strict=True):
         assert (layer.name, layer.macs, layer.weights) == (node.name, node.macs, node.weights)
         containers = [container_for(node.operator, bits, node.fan_in, form) for bits in (8, 4, 2)]
         held = [(t.bits, t.decode) for t in layer.times]
