@@ -18,7 +18,7 @@ TREES = ("tfmpq", "models", "deploy", "cli")
 ORDER: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("progress",),
-    ("files", "provenance", "results"),
+    ("files", "keras_internals", "provenance", "results"),
     ("quantizers", "data"),
     ("graph",),
     ("policy", "models", "deploy.tflite", "deploy.devices"),

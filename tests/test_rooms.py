@@ -106,11 +106,11 @@ def test_no_file_is_longer_than_four_hundred_lines(tree: str) -> None:
 # -- the reading of imports itself, on a small house ---------------------------------------------------------
 
 HOUSE = {
-    "tfmpq/__init__.py": "from importlib import import_module\nT = {'search': 'api.search'}\nimport_module(T)\n",
+    "tfmpq/__init__.py": "import importlib as i\nT = {'search': 'api.search'}\ni.import_module(T)\n",
     "tfmpq/errors.py": "",
     "tfmpq/api/__init__.py": "",
     "tfmpq/api/search.py": "import tfmpq.errors\ndef f():\n    from tfmpq.deploy import export\n",
-    "tfmpq/methods/__init__.py": "from importlib import import_module\nT = {'asga': 'gradient'}\nimport_module(T)\n",
+    "tfmpq/methods/__init__.py": "import importlib as i\nT = {'asga': 'gradient'}\ni.import_module(T)\n",
     "tfmpq/methods/gradient.py": "NAME = 'errors'\n",
     "deploy/__init__.py": "",
     "deploy/export.py": "CALL = 'tfmpq.deploy.run:main'\nPROGRAM = __file__ + 'run.py'\n",

@@ -17,4 +17,4 @@ class Result:
 
     def to_json(self) -> dict[str, Any]:
         """All fields as JSON types, those of records inside too."""
-        return asdict(self)  # type: ignore[call-overload, no-any-return]  # subclasses are dataclasses
+        return asdict(self)  # type: ignore[call-overload]  # subclasses are dataclasses

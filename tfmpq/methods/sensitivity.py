@@ -64,16 +64,13 @@ def measure(problem: Problem, model: keras.Model) -> tuple[Increases, Increases]
     """
     images = problem.task.calibration_images()
     images = images[:LARGE_IMAGES] if min(images.shape[1:3]) >= LARGE_SIDE else images
-    found: tuple[Increases, Increases] = ({}, {})
+    found: dict[str, Increases] = {"weight": {}, "activation": {}}
     choices: list[tuple[Increases, str, LearnedStepQuantizer]] = []
     for wrapper in quantize_wrappers(model):
-        for increases, quantizer in zip(
-            found, (wrapper.weight_quantizer, wrapper.output_quantizer), strict=True
-        ):
-            if quantizer is not None:
-                quantizer.kept = ()  # float
-                if len(quantizer.bits) > 1:
-                    choices.append((increases, wrapper.name, quantizer))
+        for kind, quantizer, _ in wrapper.quantizers:
+            quantizer.kept = ()  # float
+            if len(quantizer.bits) > 1:
+                choices.append((found[kind], wrapper.name, quantizer))
     expected = _log_probabilities(model, images)
     problem.reporter.start("sensitivity", sum(len(quantizer.bits) for _, _, quantizer in choices))
     for increases, name, quantizer in choices:
@@ -87,9 +84,9 @@ def measure(problem: Problem, model: keras.Model) -> tuple[Increases, Increases]
         increases[name] = np.minimum.accumulate(np.maximum(rises, 0.0))
     problem.reporter.finish()
     for wrapper in quantize_wrappers(model):
-        for quantizer in filter(None, (wrapper.weight_quantizer, wrapper.output_quantizer)):
+        for _, quantizer, _ in wrapper.quantizers:
             quantizer.kept = tuple(range(len(quantizer.bits)))
-    return found
+    return found["weight"], found["activation"]
 
 
 def _log_probabilities(model: keras.Model, images: np.ndarray) -> np.ndarray:

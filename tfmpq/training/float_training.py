@@ -14,6 +14,7 @@ from tfmpq.tasks.task import Task
 from tfmpq.training.backend import TrainStep, batch_value_and_gradient, mean_over_replicas
 from tfmpq.training.loop import train
 from tfmpq.training.run_folder import Stage
+from tfmpq.training.variables import AFFINE
 
 _RATE = 0.1
 _ADAPTING_RATE = 0.01
@@ -48,7 +49,7 @@ def pretrain(
         alpha=0.0,
     )
     optimizer = keras.optimizers.SGD(schedule, momentum=0.9, nesterov=True, weight_decay=_WEIGHT_DECAY)
-    optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
+    optimizer.exclude_from_weight_decay(var_names=list(AFFINE))
     trainer.compile(optimizer=optimizer, jit_compile=keras.backend.backend() == "jax")
     train(trainer, batches, epochs=epochs, stage=stage, reporter=reporter, label="float training")
 

@@ -25,6 +25,7 @@ from tfmpq.quantizers.choices import quantize_wrappers
 from tfmpq.quantizers.learned_step import twice_differentiable
 from tfmpq.quantizers.wrapper import perturbed_kernels
 from tfmpq.training.backend import compiled, value_and_gradient
+from tfmpq.training.variables import AFFINE, positions
 
 TOLERANCE = 1e-4
 """Relative change of the estimate, twice in a row, at which the iteration ends."""
@@ -92,10 +93,6 @@ BATCH = 64
 """Images that are held at once."""
 
 
-AFFINE = ("gamma", "beta", "bias")
-"""Ends of the paths of variables that are perturbed beside the quantized kernels."""
-
-
 class Landscape:
     """The loss around a quantized model, as a function of one flat perturbation (see the head of the file).
 
@@ -111,7 +108,7 @@ class Landscape:
     def __init__(self, model: keras.Model, images: np.ndarray, labels: np.ndarray) -> None:
         self._model = model
         self._names = [w.name for w in quantize_wrappers(model) if w.weight_quantizer is not None]
-        self._affine = [i for i, v in enumerate(model.trainable_variables) if v.path.endswith(AFFINE)]
+        self._affine = positions(model.trainable_variables, AFFINE)
         shapes = [model.get_layer(name).layer.kernel.shape for name in self._names]
         shapes += [model.trainable_variables[i].shape for i in self._affine]
         self._shapes = [tuple(shape) for shape in shapes]
