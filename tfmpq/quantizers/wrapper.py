@@ -92,11 +92,12 @@ class QuantizeWrapper(keras.layers.Wrapper):
     @property
     def quantizers(self) -> list[Quantized]:
         """Its quantizers, with the variables that they learn: the weights' before the output's."""
-        found = (
-            Quantized("weight", self.weight_quantizer, self.weight_variables),
-            Quantized("activation", self.output_quantizer, self.output_variables),
-        )
-        return [each for each in found if each.quantizer is not None]
+        found = []
+        if self.weight_quantizer is not None:
+            found.append(Quantized("weight", self.weight_quantizer, self.weight_variables))
+        if self.output_quantizer is not None:
+            found.append(Quantized("activation", self.output_quantizer, self.output_variables))
+        return found
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """The inner layer's."""
