@@ -74,13 +74,35 @@ json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object to stdout; all else goes to stderr."
 )
 
-data_dir = click.option(
+
+def _leave_out_damaged(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value:
+        from tfmpq.data.damaged import skip_damaged
+
+        ctx.with_resource(skip_damaged())
+
+
+_skip_damaged = click.option(
+    "--skip-damaged",
+    is_flag=True,
+    expose_value=False,
+    callback=_leave_out_damaged,
+    help="Leave out images that cannot be decoded, and say which; otherwise they are errors.",
+)
+
+_data_dir = click.option(
     "--data-dir",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     envvar="TFMPQ_DATA_DIR",
     show_envvar=True,
     help="Folder that is looked in first for data sets, for example for cifar10_train.npz.",
 )
+
+
+def data_dir(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Options of every verb that reads data."""
+    return _data_dir(_skip_damaged(function))
+
 
 preprocess = click.option(
     "--preprocess",

@@ -270,9 +270,9 @@ class ImageBatches(keras.utils.PyDataset):
         return self.plan.chosen(step)[self._part], self.plan.boxes(step)[self._part]
 
     def _run(self, step: int) -> tuple[range, int]:
-        """Batches from this one on that are equally large but for the last, and the images in them."""
+        """Batches to read from this one on, equally large but for the last, and the images in them."""
         count = len(range(self.batch_size)[self._part])
-        if not self.plan.uneven:
+        if self.plan.drop_remainder:
             return range(step, step + _ENDLESS), count * _ENDLESS
         number, place = divmod(step, self.steps_per_pass)
         return range(step, (number + 1) * self.steps_per_pass), len(self.split) - place * count

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tfmpq.data.damaged import LeftOut, damaged_image
 from tfmpq.data.images import decode_image
 from tfmpq.data.places import Places
 from tfmpq.errors import TfmpqError, UsageError
@@ -16,27 +17,6 @@ from tfmpq.progress import Reporter
 _SAMPLED_IMAGES = 16
 _TRAIN_SHARE = 0.8
 _SPLIT_SEED = 0
-
-
-class LeftOut:
-    """Counts damaged images, and says of each where it is.
-
-    Args:
-        reporter: Told once about each.
-
-    Attributes:
-        places: Where they are.
-    """
-
-    def __init__(self, reporter: Reporter) -> None:
-        self.places: list[str] = []
-        self._reporter = reporter
-
-    def note(self, place: str) -> None:
-        """Count the image at a place, unless it is known."""
-        if place not in self.places:
-            self.places.append(place)
-            self._reporter.log(f"Left out: damaged image number {len(self.places)}, {place}.")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -101,14 +81,6 @@ class Split:
             return self.encoded.read(index)
         except (OSError, ValueError) as error:
             raise damaged_image(self.encoded.name(index), error) from error
-
-
-def damaged_image(place: str, error: Exception) -> TfmpqError:
-    """The error for a compressed image that cannot be read or decoded."""
-    return TfmpqError(
-        f"Images must be whole PNG, JPEG or WebP files. Received: {place} ({type(error).__name__}). Remove "
-        "or replace that image."
-    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -9,8 +9,10 @@ from typing import Protocol
 
 import numpy as np
 
-from tfmpq.data.dataset import Split, damaged_image
-from tfmpq.data.images import decode_image, with_channels
+from tfmpq.data.augment import random_resized_crop
+from tfmpq.data.damaged import damaged_image
+from tfmpq.data.dataset import Split
+from tfmpq.data.images import decode_image, resize_for, with_channels
 from tfmpq.data.places import Places
 from tfmpq.errors import TfmpqError, UsageError
 
@@ -40,7 +42,7 @@ class Executor(Protocol):
     def stream(
         self, places: Places, order: Order, batch_size: int, steps: range, images: int
     ) -> Iterator[np.ndarray]:
-        """Batches, uint8 (N, height, width, channels), prepared ahead in threads.
+        """Batches, uint8 (N, height, width, channels), prepared ahead in threads; ends the stream before it.
 
         Args:
             places: Where the images are.
@@ -79,6 +81,19 @@ def executor(pixels: Pixels) -> Executor:
         "Compressed images are decoded by TensorFlow or by Grain. Received: an environment without either. "
         "Install one of them, for example with pip install grain."
     )
+
+
+def by_pillow(content: bytes, box: np.ndarray, pixels: Pixels) -> np.ndarray:
+    """Pixels of one image, uint8 (height, width, channels): decoded and resized with antialiasing by Pillow.
+
+    Raises:
+        UsageError: It is not grey, and another number of channels is wanted.
+        Exception: It cannot be decoded.
+    """
+    image = with_channels(decode_image(content), pixels.channels)
+    if pixels.cropped:
+        return random_resized_crop(image, pixels.size, box)
+    return resize_for(image, pixels.size)
 
 
 class Reader:

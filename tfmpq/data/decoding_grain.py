@@ -8,9 +8,7 @@ from functools import lru_cache
 import grain
 import numpy as np
 
-from tfmpq.data.augment import random_resized_crop
-from tfmpq.data.decoding import Order, Pixels
-from tfmpq.data.images import decode_image, resize_for, with_channels
+from tfmpq.data.decoding import Order, Pixels, by_pillow
 from tfmpq.data.indexing import processors
 from tfmpq.data.places import Places
 
@@ -39,13 +37,11 @@ class GrainExecutor:
             chosen, boxes = known(steps.start + step)
             return self.one(places.read(chosen[place]), boxes[place])
 
-        options = grain.ReadOptions(num_threads=processors() + _READERS, prefetch_buffer_size=2 * batch_size)
+        threads = processors() + _READERS
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, 2 * batch_size))
         data = grain.MapDataset.range(images).map(item).to_iter_dataset(options).batch(batch_size)
         yield from data
 
     def one(self, content: bytes, box: np.ndarray) -> np.ndarray:
         """Pixels of one image, as `decoding.Executor` says."""
-        image = with_channels(decode_image(content), self._pixels.channels)
-        if self._pixels.cropped:
-            return random_resized_crop(image, self._pixels.size, box)
-        return resize_for(image, self._pixels.size)
+        return by_pillow(content, box, self._pixels)

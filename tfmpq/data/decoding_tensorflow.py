@@ -11,8 +11,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfmpq.data.augment import MIRRORED_BELOW, crop_box
-from tfmpq.data.decoding import Order, Pixels
-from tfmpq.data.images import decode_image, fitted, with_channels
+from tfmpq.data.decoding import Order, Pixels, by_pillow
+from tfmpq.data.images import fitted
 from tfmpq.data.indexing import processors
 from tfmpq.data.places import Places
 
@@ -28,9 +28,9 @@ _ACCURATE = "INTEGER_ACCURATE"
 class TensorflowExecutor:
     """See `decoding.Executor`.
 
-    A random part is cut out at whole pixels while the image is decoded, reduced by the decoder if it is at
-    least twice as large as the result, and resized bilinearly. An image that is fitted is resized with
-    antialiasing.
+    A random part of a JPEG is cut out at whole pixels while the image is decoded, reduced by the decoder if
+    it is at least twice as large as the result, and resized bilinearly. A JPEG that is fitted is resized with
+    antialiasing, and so is everything of other formats.
 
     Args:
         pixels: What becomes of an image.
@@ -39,18 +39,30 @@ class TensorflowExecutor:
     def __init__(self, pixels: Pixels) -> None:
         if keras.backend.backend() != "tensorflow":
             _leave_accelerators_alone()
-        self._size, self._channels, self._cropped = pixels.size, pixels.channels, pixels.cropped
+        self._pixels, self._size, self._channels = pixels, pixels.size, pixels.channels
         self._single = tf.function(self._image, autograph=False)
+        self._pool = ThreadPoolExecutor(_READERS)
+        self._first, self._batches = 0, None
+        self._wanted: tuple[Places, Order, int, int] | None = None
 
     def stream(
         self, places: Places, order: Order, batch_size: int, steps: range, images: int
     ) -> Iterator[np.ndarray]:
-        """Batches in order, as `decoding.Executor` says."""
-        pool = ThreadPoolExecutor(_READERS)
+        """Batches in order, as `decoding.Executor` says; one stream at a time."""
+        self._first = steps.start
+        wanted = (places, order, batch_size, len(steps))
+        if self._wanted != wanted:
+            self._wanted, self._batches = wanted, self._dataset(*wanted)
+        return self._batches.as_numpy_iterator()
+
+    def _dataset(self, places: Places, order: Order, batch_size: int, steps: int) -> Any:
+        """So many batches from `self._first` on; to trace it takes longer than a batch."""
 
         def read(step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            chosen, boxes = order(int(step))
-            parts = pool.map(lambda part: [places.read(i) for i in part], np.array_split(chosen, _READERS))
+            chosen, boxes = order(self._first + int(step))
+            parts = self._pool.map(
+                lambda part: [places.read(i) for i in part], np.array_split(chosen, _READERS)
+            )
             contents = np.empty(len(chosen), object)
             contents[:] = [content for part in parts for content in part]
             return contents, boxes
@@ -64,8 +76,8 @@ class TensorflowExecutor:
         options.threading.private_threadpool_size = processors()
         options.threading.max_intra_op_parallelism = 1
         with tf.device("CPU"):
-            batches = (
-                tf.data.Dataset.range(steps.start, steps.stop)
+            return (
+                tf.data.Dataset.range(steps)
                 .map(batch, num_parallel_calls=_READ_AHEAD)
                 .unbatch()
                 .map(self._image, num_parallel_calls=processors())
@@ -73,10 +85,6 @@ class TensorflowExecutor:
                 .prefetch(_DECODED_AHEAD)
                 .with_options(options)
             )
-        try:
-            yield from batches.as_numpy_iterator()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
 
     def one(self, content: bytes, box: np.ndarray) -> np.ndarray:
         """Pixels of one image, as `decoding.Executor` says."""
@@ -87,14 +95,12 @@ class TensorflowExecutor:
         image = tf.cond(
             tf.io.is_jpeg(content), lambda: self._jpeg(content, box), lambda: self._other(content, box)
         )
-        if self._cropped:
-            image = tf.cond(box[4] < MIRRORED_BELOW, lambda: tf.reverse(image, [1]), lambda: image)
-        return tf.ensure_shape(image, (*self._size, self._channels))
+        return tf.ensure_shape(image, (*self._pixels.size, self._pixels.channels))
 
     def _jpeg(self, content: Any, box: Any) -> Any:
         # Whether an image is grey is only looked at where colours would be an error.
         channels = 3 if self._channels == 3 else 0
-        if not self._cropped:
+        if not self._pixels.cropped:
             image = tf.io.decode_jpeg(content, channels=channels, dct_method=_ACCURATE)
             return self._fitted(self._checked(image))
         height, width = tf.unstack(tf.cast(tf.io.extract_jpeg_shape(content)[:2], tf.float64))
@@ -113,27 +119,17 @@ class TensorflowExecutor:
 
         choice = sum(tf.cast(excess >= reduction, tf.int32) for reduction in _REDUCTIONS[1:])
         image = tf.switch_case(choice, [lambda by=by: reduced(by) for by in _REDUCTIONS])
-        return self._resized(self._checked(image))
+        resized = _rounded(tf.image.resize(self._checked(image), self._size))
+        return tf.cond(box[4] < MIRRORED_BELOW, lambda: tf.reverse(resized, [1]), lambda: resized)
 
     def _other(self, content: Any, box: Any) -> Any:
-        def decoded(content: bytes) -> np.ndarray:
-            return np.ascontiguousarray(with_channels(decode_image(content), self._channels))
+        def decoded(content: bytes, box: np.ndarray) -> np.ndarray:
+            return np.ascontiguousarray(by_pillow(content, box, self._pixels))
 
-        image = tf.ensure_shape(tf.numpy_function(decoded, [content], tf.uint8), (None, None, self._channels))
-        if not self._cropped:
-            return self._fitted(image)
-        height, width = tf.unstack(tf.cast(tf.shape(image)[:2], tf.float64))
-        left, top, part_width, part_height = crop_box(height, width, box, tf.math)
-        top, left, rows, columns = tf.unstack(
-            _window((height, width), (top, left), (part_height, part_width))
-        )
-        return self._resized(image[top : top + rows, left : left + columns])
+        return tf.numpy_function(decoded, [content, box], tf.uint8)
 
     def _checked(self, image: Any) -> Any:
         return tf.ensure_shape(image, (None, None, self._channels))
-
-    def _resized(self, image: Any) -> Any:
-        return _rounded(tf.image.resize(image, self._size))
 
     def _fitted(self, image: Any) -> Any:
         shape = tf.shape(image)[:2]

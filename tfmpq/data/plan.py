@@ -30,7 +30,7 @@ class Plan:
     Attributes:
         steps_per_pass: Batches in which every image comes once.
         steps_per_epoch: Batches per epoch.
-        uneven: Whether the last batch of a pass is smaller.
+        drop_remainder: Whether all batches have as many images.
 
     Raises:
         UsageError: An argument is out of range.
@@ -53,7 +53,6 @@ class Plan:
         self.steps_per_pass = math.floor(whole) if drop_remainder else math.ceil(whole)
         self.steps_per_epoch = steps_per_epoch or self.steps_per_pass
         self.drop_remainder = drop_remainder
-        self.uneven = not drop_remainder and images % batch_size > 0
         self._images = images
         self._order: tuple[int, np.ndarray] = (-1, np.arange(images) if not shuffle else np.arange(0))
 
