@@ -180,7 +180,7 @@ def test_any_images_are_read_by_number(photographs: Split) -> None:
 
 @pytest.mark.parametrize("executor", EXECUTORS)
 def test_colours_for_a_grey_network_are_refused(photographs: Split, executor, monkeypatch) -> None:
-    monkeypatch.setattr("tfmpq.data.decoding.executor", executor)
+    monkeypatch.setattr("tfmpq.data.reading.executor", executor)
     grey = photographs.take(np.array([0, 5, 10]))
     assert batches(grey, image_shape=(32, 32, 1), size=3)[0][0].shape == (3, 32, 32, 1)
     with pytest.raises(UsageError, match="Only grey images"):
@@ -196,7 +196,7 @@ def with_damage(folder: Path, damaged: LeftOut | None = None) -> Split:
 
 @pytest.mark.parametrize("executor", EXECUTORS)
 def test_a_damaged_image_is_an_error_with_its_place(tmp_path: Path, executor, monkeypatch) -> None:
-    monkeypatch.setattr("tfmpq.data.decoding.executor", executor)
+    monkeypatch.setattr("tfmpq.data.reading.executor", executor)
     source = batches(with_damage(tmp_path), shuffle=False, augment="none", size=3)
     assert len(source[0][0]) == 3
     with pytest.raises(TfmpqError, match=r"4\.image, byte 0") as caught:
@@ -206,7 +206,7 @@ def test_a_damaged_image_is_an_error_with_its_place(tmp_path: Path, executor, mo
 
 @pytest.mark.parametrize("executor", EXECUTORS)
 def test_damaged_images_are_left_out_counted_and_said(tmp_path: Path, executor, monkeypatch) -> None:
-    monkeypatch.setattr("tfmpq.data.decoding.executor", executor)
+    monkeypatch.setattr("tfmpq.data.reading.executor", executor)
     said: list[str] = []
 
     class Listener(SilentReporter):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from threading import Lock
 from typing import Any
 
@@ -13,11 +14,12 @@ import numpy as np
 
 from tfmpq.data.augment import crop, random_resized_crop
 from tfmpq.data.dataset import Split
-from tfmpq.data.decoding import Pixels, Reader
+from tfmpq.data.decoding import Pixels
 from tfmpq.data.images import resize_for, with_channels
 from tfmpq.data.on_device import Compiler, DeviceImages, DeviceScaling, fits
 from tfmpq.data.plan import Augmentation, Plan
 from tfmpq.data.preprocess import affine, preprocess
+from tfmpq.data.reading import Reader
 from tfmpq.errors import TfmpqError
 
 __all__ = ["Augmentation", "ImageBatches", "read"]
@@ -243,7 +245,8 @@ class ImageBatches(keras.utils.PyDataset):
             if self._reader is None:
                 pixels = Pixels(self._size, self.image_shape[2], self.augment == "imagenet")
                 count = len(range(self.batch_size)[self._part])
-                self._reader = Reader(self.split, pixels, self._order, count, self._run)
+                order = partial(self._order, self._part)
+                self._reader = Reader(self.split, pixels, order, count, self._run)
             images, intact = self._reader.read(step)
         chosen = self.plan.chosen(step)[self._part]
         if len(intact) == len(chosen):
@@ -265,9 +268,9 @@ class ImageBatches(keras.utils.PyDataset):
             return images
         return crop(images, self.plan.crops(step, self._size)[self._part][places])
 
-    def _order(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """What a `decoding.Executor` asks for."""
-        return self.plan.chosen(step)[self._part], self.plan.boxes(step)[self._part]
+    def _order(self, part: slice, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """What a `decoding.Executor` asks for, which may go on for a while when the part has changed."""
+        return self.plan.chosen(step)[part], self.plan.boxes(step)[part]
 
     def _run(self, step: int) -> tuple[range, int]:
         """Batches to read from this one on, equally large but for the last, and the images in them."""

@@ -42,7 +42,8 @@ class TensorflowExecutor:
         self._pixels, self._size, self._channels = pixels, pixels.size, pixels.channels
         self._single = tf.function(self._image, autograph=False)
         self._pool = ThreadPoolExecutor(_READERS)
-        self._first, self._batches = 0, None
+        self._first = 0
+        self._batches: Any = None
         self._wanted: tuple[Places, Order, int, int] | None = None
 
     def stream(
