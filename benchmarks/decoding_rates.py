@@ -11,8 +11,8 @@ the longer side that is asked for.
 - `fit`: a model that does next to nothing is trained with the batches.
 
 Every number of processors has a process of its own. In it the ways alternate, each begins with nothing
-prepared and ends before the next one begins, and of the rounds the median is taken. The machine may be shared:
-CPU time per image depends less on that, and the load of the machine is in the report.
+prepared and ends before the next one begins, and of the rounds the median is taken. The machine may be
+shared: CPU time per image depends less on that, and the load of the machine is in the report.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def resident_megabytes() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def measure(folder: Path, processors: int, steps: int, rounds: int) -> dict[str, Any]:
+def measure(folder: Path, processors: int, passes: int, rounds: int) -> dict[str, Any]:
     """All ways with so many processors, in this process."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:processors])
     import keras
@@ -122,6 +122,7 @@ def measure(folder: Path, processors: int, steps: int, rounds: int) -> dict[str,
     from tfmpq.training.float_training import FloatTraining
 
     split = load_dataset(f"folder:{folder}").train
+    steps = passes * -(-len(split) // BATCH)
 
     def source() -> ImageBatches:
         return ImageBatches(
@@ -132,6 +133,7 @@ def measure(folder: Path, processors: int, steps: int, rounds: int) -> dict[str,
             augment="imagenet",
             seed=SEED,
             steps_per_epoch=steps,
+            drop_remainder=False,  # so that nothing is read ahead of the end of a pass
         )
 
     class Before(keras.utils.PyDataset):
@@ -156,7 +158,7 @@ def measure(folder: Path, processors: int, steps: int, rounds: int) -> dict[str,
 
     def fit(name: str, data: Any) -> int:
         models[name].fit(data, epochs=1, verbose=0, shuffle=False)
-        return steps * BATCH
+        return passes * len(split)
 
     ways: dict[str, Callable[[], int]] = {
         "before": lambda: sum(len(before(plain, index)[0]) for index in range(steps)),
@@ -187,21 +189,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", help="data set of JPEG images")
     parser.add_argument("--longer-side", type=int, default=0, help="0: as they are")
-    parser.add_argument("--steps", type=int, default=16, help="batches in a round")
+    parser.add_argument("--passes", type=int, default=2, help="over the images, in a round")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--processors", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.folder:
         (processors,) = arguments.processors
-        print(json.dumps(measure(arguments.folder, processors, arguments.steps, arguments.rounds)))
+        print(json.dumps(measure(arguments.folder, processors, arguments.passes, arguments.rounds)))
         return
     with tempfile.TemporaryDirectory(prefix="tfmpq-") as name:
         mean_bytes = write_folder(arguments.data, arguments.longer_side, Path(name))
         parts = []
         for processors in arguments.processors:
             command = [sys.executable, __file__, "--folder", name, "--processors", str(processors)]
-            command += ["--steps", str(arguments.steps), "--rounds", str(arguments.rounds)]
+            command += ["--passes", str(arguments.passes), "--rounds", str(arguments.rounds)]
             load = os.getloadavg()[0]
             done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
             parts.append(json.loads(done.stdout) | {"load_before": round(load, 1)})

@@ -120,8 +120,9 @@ class Replicas:
                 norm.synchronized = False
 
     def part(self, count: int) -> slice:
-        """Which images of a batch this process has to prepare: all, of which its devices take theirs."""
-        return slice(0, count)
+        """Which images of a batch this process has to prepare: those of its own devices."""
+        size = count // self.processes
+        return slice(self.process * size, (self.process + 1) * size)
 
     def from_chief(self, values: np.ndarray) -> np.ndarray:
         """The chief's int32 values (n,), of which every process has as many."""
@@ -185,11 +186,12 @@ class TrainStep:
 def _on_all_devices(
     strategy: tf.distribute.Strategy, update: Callable[[Any, Any], Any], images: Any, labels: Any
 ) -> Any:
-    """What the first device of this process finds, each device having got its part of the batch."""
+    """What the first device of this process finds, each having got its part of what this process prepared."""
+    devices = len(strategy.extended.worker_devices)  # of this process, whose numbers follow one another
 
     def mine() -> Any:
-        index = tf.distribute.get_replica_context().replica_id_in_sync_group
-        size = tf.shape(labels)[0] // strategy.num_replicas_in_sync
+        index = tf.distribute.get_replica_context().replica_id_in_sync_group % devices
+        size = tf.shape(labels)[0] // devices
         part = slice(index * size, (index + 1) * size)
         return update(images[part], labels[part])
 
