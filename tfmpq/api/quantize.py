@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 from tfmpq.api.export import AGREEMENT_IMAGES, WIDE_WARNING, check_export, write
-from tfmpq.data.preprocess import value_range
+from tfmpq.data.preprocess import pixel_step, value_range
 from tfmpq.errors import UsageError
 from tfmpq.graph.containers import Target
 from tfmpq.graph.frozen import FrozenModel
@@ -209,6 +209,7 @@ def _quantized(subject: Subject, bits: Policy, fitting: bool, reporter: Reporter
         {name: (width,) for name, width in bits.activation_bits(network.tensors).items()},
         images[:CALIBRATION_IMAGES],
         value_range(subject.preprocessing),
+        pixel_step=pixel_step(subject.preprocessing),
     )
     if real:
         reconstruct(quantized, model, network, images, reporter, kernels=fitting)
