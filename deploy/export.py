@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tfmpq.deploy.conversion.app_file import FileOptions, as_app_file
 from tfmpq.deploy.conversion.specialize import specialize
 from tfmpq.deploy.conversion.surgery import build_tflite
 from tfmpq.deploy.conversion.topology import deployable
+from tfmpq.deploy.proof.interface import interface_failures, split_interface
 from tfmpq.deploy.proof.verify import Verification, verify
 from tfmpq.deploy.runtime.interpreter import load
 from tfmpq.deploy.runtime.quiet import quiet_stderr
@@ -111,6 +113,7 @@ def export_tflite(
     path: Path,
     target: Target = "litert",
     *,
+    file: FileOptions | None = None,
     images: np.ndarray | None = None,
     agreement: tuple[np.ndarray, np.ndarray] | None = None,
     reporter: Reporter | None = None,
@@ -121,13 +124,14 @@ def export_tflite(
         frozen: The network.
         path: File to write; replaced only when the new one is proved.
         target: What the file is for; see `tfmpq.graph.containers`.
+        file: Types, softmax and labels that are asked for; None for the network's own codes.
         images: float32 (N, height, width, channels), preprocessed, for recomputing every operator; None
             for noise.
         agreement: Images and the trained model's logits (N, classes), to be compared with the file's.
         reporter: Told about progress.
 
     Raises:
-        UsageError: Unknown target, or `path` is a folder.
+        UsageError: Unknown target, `path` is a folder, or the network has no such ends.
         TfmpqError: A layer has no form in a file, or the file is not what was trained (the first mismatch is
             named); no file is left behind.
     """
@@ -137,7 +141,8 @@ def export_tflite(
     refuse_folder(path)
     reporter = reporter or SilentReporter()
     reporter.start("export", 2)
-    content = build_tflite(frozen, target)
+    core = build_tflite(frozen, target)
+    content = as_app_file(core, deployable(frozen), target, file or FileOptions())
     reporter.advance()
     found: list[tuple[Verification, Agreement | None]] = []
 
@@ -164,14 +169,18 @@ def _prove(
     agreement: tuple[np.ndarray, np.ndarray] | None,
 ) -> tuple[Verification, Agreement | None]:
     """Verify what was written and compare its choices with the trained model's."""
-    proof = verify(frozen, written, target, images)
-    if not proof.passed:
-        more = f" (and {len(proof.failures) - 1} more)" if len(proof.failures) > 1 else ""
+    core, interface = split_interface(written, str(path))
+    proof = verify(frozen, core, target, images)
+    failures = list(proof.failures)
+    if proof.passed and not interface.empty:
+        failures += interface_failures(written, core, interface, deployable(frozen), images)
+    if failures:
+        more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
         raise TfmpqError(
             f"A written file has to hold and compute what was trained. Received: {path}, where "
-            f"{proof.failures[0]}{more}. The file was removed; please report the model."
+            f"{failures[0]}{more}. The file was removed; please report the model."
         )
-    return proof, None if agreement is None else _agreement(written, target, *agreement)
+    return proof, None if agreement is None else _agreement(core, target, *agreement)
 
 
 def exported_layers(frozen: FrozenModel, target: Target) -> Iterator[ExportedLayer]:

@@ -11,6 +11,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from tfmpq.deploy.runtime.soundness import refuse_wrong
+from tfmpq.deploy.tflite.app_metadata import attach_files
 from tfmpq.deploy.tflite.flatbuffer import (
     BITS_OF_TYPE,
     TYPE_OF_BITS,
@@ -35,6 +36,7 @@ from tfmpq.deploy.tflite.layout import (
     weight_source,
 )
 from tfmpq.deploy.tflite.metadata import read_weight_bits
+from tfmpq.deploy.tflite.read_app_metadata import attached_files
 from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.graph.containers import SPECIALIZED, WIDE_TARGET, Builtin, Operator, Target, container_for
 
@@ -74,7 +76,7 @@ def specialize(content: bytes, target: Target = "litert", name: str | Path = "mo
             if builtin_name(model, operator) in CHANNEL_AXIS and len(operator.inputs) > 1:
                 _rewrite(model, operator, producers, bits, target)
         _drop_dead_operators(graph)
-        return write_model(model)
+        return attach_files(write_model(model), attached_files(content))
 
 
 def has_wide_activations(model: Any) -> bool:

@@ -139,7 +139,7 @@ def verify(
     failures = list(mismatches(frozen, read_model(content), target))
     if target not in DELEGATED:
         failures += [f"specialized: {line}" for line in mismatches(frozen, read_model(fast), "litert")]
-    batch = _noise(frozen) if images is None else np.asarray(images, np.float32)
+    batch = noise(frozen) if images is None else np.asarray(images, np.float32)
     partitions: int | None = None
     checks: list[OperatorCheck] = []
     by_layer: list[LayerCheck] = []
@@ -225,7 +225,7 @@ def _failures(checks: Sequence[OperatorCheck]) -> Iterator[str]:
             )
 
 
-def _noise(frozen: FrozenModel) -> np.ndarray:
+def noise(frozen: FrozenModel) -> np.ndarray:
     """Two images: white noise over the whole input range, and coarse patches that reach deep layers."""
     generator = np.random.default_rng(0)
     height, width, channels = frozen.input_shape
