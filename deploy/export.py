@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfmpq.deploy.conversion.app_file import FileOptions, as_app_file
+from tfmpq.deploy.conversion.microcontroller_form import as_written
 from tfmpq.deploy.conversion.specialize import specialize
 from tfmpq.deploy.conversion.surgery import build_tflite
-from tfmpq.deploy.conversion.topology import deployable
+from tfmpq.deploy.microcontroller.c_source import write_c_source
+from tfmpq.deploy.microcontroller.options import MicroOptions
+from tfmpq.deploy.microcontroller.report import MicroReport, micro_report, refuse_arena
 from tfmpq.deploy.proof.interface import interface_failures, split_interface
 from tfmpq.deploy.proof.verify import Verification, verify
 from tfmpq.deploy.runtime.interpreter import load
@@ -87,6 +90,7 @@ class ExportReport:
         layers: Layers with weights, in order.
         verification: The proof.
         agreement: Comparison with the trained model; None if no logits were given.
+        microcontroller: What the file takes on a microcontroller; None for other targets.
     """
 
     path: str
@@ -97,6 +101,7 @@ class ExportReport:
     layers: tuple[ExportedLayer, ...]
     verification: Verification
     agreement: Agreement | None = None
+    microcontroller: MicroReport | None = None
 
     def to_json(self) -> dict[str, Any]:
         """All fields, and the form that the size refers to; in `layers` the container is `container`."""
@@ -114,6 +119,7 @@ def export_tflite(
     target: Target = "litert",
     *,
     file: FileOptions | None = None,
+    micro: MicroOptions | None = None,
     images: np.ndarray | None = None,
     agreement: tuple[np.ndarray, np.ndarray] | None = None,
     reporter: Reporter | None = None,
@@ -125,6 +131,7 @@ def export_tflite(
         path: File to write; replaced only when the new one is proved.
         target: What the file is for; see `tfmpq.graph.containers`.
         file: Types, softmax and labels that are asked for; None for the network's own codes.
+        micro: What is asked of a file for microcontrollers; for `tflm` only.
         images: float32 (N, height, width, channels), preprocessed, for recomputing every operator; None
             for noise.
         agreement: Images and the trained model's logits (N, classes), to be compared with the file's.
@@ -141,23 +148,49 @@ def export_tflite(
     refuse_folder(path)
     reporter = reporter or SilentReporter()
     reporter.start("export", 2)
-    core = build_tflite(frozen, target)
-    content = as_app_file(core, deployable(frozen), target, file or FileOptions())
+    micro = micro or MicroOptions()
+    micro.require(target)
+    written = as_written(frozen, target, micro.prefer or "flash")
+    core = build_tflite(written, target)
+    content = as_app_file(core, written, target, file or FileOptions())
+    measured = _microcontroller(frozen, content, core, written, images, micro) if target == "tflm" else None
     reporter.advance()
     found: list[tuple[Verification, Agreement | None]] = []
 
     def write(temporary: Path) -> None:
         temporary.write_bytes(content)
-        found.append(_prove(frozen, temporary.read_bytes(), path, target, images, agreement))
+        found.append(_prove(written, temporary.read_bytes(), path, target, images, agreement))
 
     _write(path, write)
     ((proof, agreed),) = found
     reporter.advance()
     reporter.finish()
-    layers = tuple(exported_layers(frozen, target))
+    if micro.c_source is not None:
+        arena = None if measured is None else measured.arena_bytes
+        write_c_source(content, micro.c_source, path.name.split(".")[0], arena)
+    layers = tuple(exported_layers(written, target))
     size = sum(layer.bytes for layer in layers)
     digest = hashlib.sha256(content).hexdigest()
-    return ExportReport(str(path), len(content), digest, target, size, layers, proof, agreed)
+    return ExportReport(str(path), len(content), digest, target, size, layers, proof, agreed, measured)
+
+
+def _microcontroller(
+    frozen: FrozenModel,
+    content: bytes,
+    core: bytes,
+    written: FrozenModel,
+    images: np.ndarray | None,
+    options: MicroOptions,
+) -> MicroReport:
+    """Measure a file for microcontrollers, and hold it against the memory that there is."""
+    report = micro_report(content, core, written, images)
+    reports = {"this": report}
+    if options.arena is not None and options.prefer != "ram":
+        other = as_written(frozen, "tflm", "ram")
+        other_core = build_tflite(other, "tflm")
+        reports["--prefer ram"] = micro_report(other_core, other_core, other, images)
+    refuse_arena(options.arena, reports)
+    return report
 
 
 def _prove(
@@ -173,7 +206,7 @@ def _prove(
     proof = verify(frozen, core, target, images)
     failures = list(proof.failures)
     if proof.passed and not interface.empty:
-        failures += interface_failures(written, core, interface, deployable(frozen), images)
+        failures += interface_failures(written, core, interface, frozen, images)
     if failures:
         more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
         raise TfmpqError(
@@ -185,7 +218,7 @@ def _prove(
 
 def exported_layers(frozen: FrozenModel, target: Target) -> Iterator[ExportedLayer]:
     """How the layers with weights are written, in order."""
-    for layer in deployable(frozen).weighted:
+    for layer in frozen.weighted:
         weights = layer.weights
         if weights is not None:
             container = container_of(frozen, layer, target)

@@ -148,18 +148,20 @@ def _facts(frozen: FrozenModel, interface: Interface, options: FileOptions, mode
     name = str(metadata.get("model", frozen.name))
     outputs = tuple(
         TensorFacts(
-            ("probability" if interface.softmax else "score") if len(frozen.returned) == 1 else layer,
-            "Probability of each class."
-            if interface.softmax
-            else "Score of each class, not normalized."
-            if len(graph.tensors[int(index)].shape) == 2
-            else "Output of the network.",
+            layer,
+            _said_of_output(interface, len(graph.tensors[int(index)].shape)),
             range=(0.0, 1.0) if interface.softmax else None,
             labels=bool(options.labels),
         )
         for layer, index in zip(frozen.returned, graph.outputs, strict=True)
     )
     return ModelFacts(name, _description(name, frozen, options), (_input_facts(frozen, interface),), outputs)
+
+
+def _said_of_output(interface: Interface, rank: int) -> str:
+    if interface.softmax:
+        return "Probability of each class."
+    return "Score of each class, not normalized." if rank == 2 else "Output of the network."
 
 
 def _description(name: str, frozen: FrozenModel, options: FileOptions) -> str:
@@ -169,11 +171,11 @@ def _description(name: str, frozen: FrozenModel, options: FileOptions) -> str:
 
 
 def _input_facts(frozen: FrozenModel, interface: Interface) -> TensorFacts:
-    height, width, channels = frozen.input_shape
+    name, (height, width, channels) = frozen.layers[0].name, frozen.input_shape
     preprocessing = str(frozen.metadata.get("preprocessing"))
     rule = PREPROCESSINGS.get(preprocessing)
     if rule is None or height == 1 or channels not in (1, 3):
-        return TensorFacts("image", "Input of the network, as it was trained.")
+        return TensorFacts(name, "Input of the network, as it was trained.")
     mean, std = normalization(preprocessing)
     takes_pixels = interface.pixels is not None
     # A program that reads these metadata hands over red, green, blue.
@@ -183,5 +185,5 @@ def _input_facts(frozen: FrozenModel, interface: Interface) -> TensorFacts:
     span = (0.0, 255.0) if byte else value_range(preprocessing)
     order = ", channels in the order blue, green, red" if reversed_ else ""
     return TensorFacts(
-        "image", f"Image of {height} x {width} pixels{order}.", (height, width), colors, mean, std, span
+        name, f"Image of {height} x {width} pixels{order}.", (height, width), colors, mean, std, span
     )

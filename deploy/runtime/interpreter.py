@@ -123,7 +123,7 @@ def tensor_values(
         TfmpqError: The runtime refuses the file, or a tensor is not there.
     """
     if names is not None:
-        content = _with_outputs(content, names)
+        content = with_outputs(content, names)
     interpreter = open_interpreter(content, kernels, threads)
     source = interpreter.get_input_details()[0]["index"]
     outputs = interpreter.get_output_details()
@@ -136,7 +136,12 @@ def tensor_values(
     return {name: np.concatenate(arrays) for name, arrays in found.items()}
 
 
-def _with_outputs(content: bytes, names: Sequence[str]) -> bytes:
+def with_outputs(content: bytes, names: Sequence[str]) -> bytes:
+    """A file whose outputs are the tensors of these names.
+
+    Raises:
+        TfmpqError: A tensor is not there.
+    """
     model = read_model(content)
     graph = model.subgraphs[0]
     index = {(tensor.name or b"").decode(errors="replace"): i for i, tensor in enumerate(graph.tensors)}
