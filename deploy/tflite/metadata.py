@@ -96,6 +96,13 @@ def read_forms(model: Any, name: str | Path = "model") -> Forms:
         raise _damaged(name) from error
 
 
+def replace_forms(model: Any, forms: Forms) -> None:
+    """Say other reasons in a file that has a record; one that has none stays as it is."""
+    if forms != read_forms(model) and any(entry.name == ENTRY for entry in model.metadata or []):
+        record = _read(model, "model")
+        write_record(model, record.get("metadata", {}), record.get("weight_bits", {}), forms)
+
+
 def _read(model: Any, name: str | Path) -> dict[str, Any]:
     entry = next((entry for entry in model.metadata or [] if entry.name == ENTRY), None)
     if entry is None:
