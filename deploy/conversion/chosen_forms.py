@@ -108,9 +108,10 @@ def held_containers(
         if frozen.wide or held is None or layer.weights is None:
             continue
         order, work = forms.order(layer.name), work_of(layer, shapes)
+        unfolded = work.operator == "conv2d"
+        if unfolded != (order is not None) or (unfolded and work.window is None):
+            continue
         for other in alternatives(work.operator, work.bits, work.fan_in, target):
-            unfolded = work.operator == "conv2d"
-            if other.bits == held.container_bits and unfolded == (order is not None):
-                if not unfolded or work.window is not None:
-                    found[layer.name] = replace(other, order=order)
+            if other.bits == held.container_bits:
+                found[layer.name] = replace(other, order=order)
     return found

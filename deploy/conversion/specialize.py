@@ -12,14 +12,6 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from tfmpq.deploy.conversion.chosen_forms import DeviceTimes, entry_of
-from tfmpq.deploy.conversion.unfold import (
-    Unfolder,
-    become_fully_connected,
-    fold,
-    source_image,
-    unfolded_input,
-    window_of,
-)
 from tfmpq.deploy.runtime.soundness import refuse_wrong
 from tfmpq.deploy.tflite.flatbuffer import (
     BITS_OF_TYPE,
@@ -45,6 +37,14 @@ from tfmpq.deploy.tflite.layout import (
     weight_source,
 )
 from tfmpq.deploy.tflite.metadata import Forms, read_forms, read_weight_bits, replace_forms
+from tfmpq.deploy.tflite.unfold import (
+    Unfolder,
+    become_fully_connected,
+    fold,
+    source_image,
+    unfolded_input,
+    window_of,
+)
 from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.graph.containers import (
     SPECIALIZED,
@@ -115,7 +115,7 @@ def has_wide_activations(model: Any) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """An operator with weights as it was read; a convolution that is unfolded as the convolution that it is."""
+    """An operator with weights as it was read; an unfolded convolution has the row of the convolution."""
 
     name: str
     row: Operator
@@ -167,9 +167,9 @@ class _Rewriting:
             return []
         held = self._held(operator, stored, activation, bits)
         container = self._container(held, operator)
-        if (container.bits, container.builtin, container.order) == (bits, held.builtin, held.order):
-            if stored is read:
-                return []
+        same = (container.bits, container.builtin, container.order) == (bits, held.builtin, held.order)
+        if same and stored is read:
+            return []
         integers = unpack(data, bits, math.prod(held.shape))
         shape, before = self._reform(operator, held, container, activation.quantization)
         kind, packed = TYPE_OF_BITS[container.bits], _packed(integers, container.bits, held.name)

@@ -10,7 +10,6 @@ from ai_edge_litert import schema_py_generated as schema
 
 from tfmpq.deploy.conversion.chosen_forms import DeviceTimes, choose_forms, forms_record
 from tfmpq.deploy.conversion.topology import deployable, geometry
-from tfmpq.deploy.conversion.unfold import Unfolder, become_fully_connected, window_of
 from tfmpq.deploy.tflite.flatbuffer import (
     TYPE_OF_BITS,
     add_tensor,
@@ -32,6 +31,7 @@ from tfmpq.deploy.tflite.layout import (
     file_layout,
 )
 from tfmpq.deploy.tflite.metadata import Forms, write_record
+from tfmpq.deploy.tflite.unfold import Unfolder, become_fully_connected, window_of
 from tfmpq.errors import TfmpqError
 from tfmpq.graph.containers import Container, Target
 from tfmpq.graph.forms import Choice, FormOptions

@@ -11,10 +11,10 @@ from ai_edge_litert import schema_py_generated as schema
 
 from tfmpq.deploy.conversion.chosen_forms import held_containers, window_of_layer
 from tfmpq.deploy.conversion.topology import output_shapes
-from tfmpq.deploy.conversion.unfold import unfolded_input
 from tfmpq.deploy.tflite.flatbuffer import TYPE_NAMES, builtin_name, printable
 from tfmpq.deploy.tflite.layout import StoredLayer, bias_type, file_layout, stored_layers, tensor_name
 from tfmpq.deploy.tflite.metadata import read_forms, read_weight_bits
+from tfmpq.deploy.tflite.unfold import unfolded_input
 from tfmpq.graph.containers import Container, Target
 from tfmpq.graph.frozen import FrozenLayer, FrozenModel
 

@@ -151,20 +151,20 @@ class _Grid(schema.QuantizationParametersT):
     def of(cls, parameters: Any) -> _Grid:
         """The same parameters; the object form of the schema has no other way to share them."""
         grid = cls()
-        vars(grid).update(vars(parameters))
+        for name, value in vars(parameters).items():
+            setattr(grid, name, value)
         return grid
 
     def Pack(self, builder: _Builder) -> int:
         """Write them, or say where they are."""
-        key = tuple((name, str(value)) for name, value in sorted(vars(self).items()) if not _is_array(value))
-        key += tuple(np.asarray(v).tobytes() for _, v in sorted(vars(self).items()) if _is_array(v))
+        key = tuple(_hashable(value) for _, value in sorted(vars(self).items()))
         if key not in builder.grids:
             builder.grids[key] = super().Pack(builder)
         return builder.grids[key]
 
 
-def _is_array(value: Any) -> bool:
-    return isinstance(value, (np.ndarray, list))
+def _hashable(value: Any) -> Any:
+    return np.asarray(value).tobytes() if isinstance(value, (np.ndarray, list)) else value
 
 
 def write_model(model: Any) -> bytes:

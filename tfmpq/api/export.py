@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
+from tfmpq.api.form_choice import form_choice
 from tfmpq.data import load_dataset
 from tfmpq.data.preprocess import value_range
 from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.graph.containers import TARGETS, Target, require_wide_target
+from tfmpq.graph.forms import FormOptions, FormRequest
 from tfmpq.graph.frozen import FrozenModel
 from tfmpq.graph.fusion import analyse
 from tfmpq.policy.policy import Policy, policy_of_run
@@ -23,6 +25,7 @@ from tfmpq.tasks.task import first_images, versions
 from tfmpq.training.run_folder import Stage, proof_path, read_json, write_json
 
 if TYPE_CHECKING:
+    from tfmpq.deploy.conversion.chosen_forms import DeviceTimes
     from tfmpq.deploy.export import ExportReport
 
 PROOF_IMAGES = 4
@@ -111,6 +114,7 @@ def export(
     *,
     target: Target = "litert",
     out: str | Path | None = None,
+    forms: FormRequest | None = None,
     data_dir: str | Path | None = None,
     reporter: Reporter | None = None,
 ) -> ExportReport:
@@ -120,6 +124,8 @@ def export(
         run: Run folder of a fine-tuning.
         target: `litert` is fast on the CPUs that have INT4 fully-connected kernels, `storage` is smallest.
         out: File to write; None for `MODEL.TARGET.tflite` in the run folder.
+        forms: What decides where layers have a choice of forms; None for small ones that run at int8's speed
+            on this machine.
         data_dir: Folder that is looked in first for the images of the proof.
         reporter: Told about progress.
 
@@ -136,8 +142,9 @@ def export(
         require_wide_target(target)
         reporter.log(WIDE_WARNING)
     path = Path(out) if out else Path(run) / f"{finetuned.result['model']}.{target}.tflite"
+    choice = form_choice(forms or FormRequest(), target, frozen)
     images = _images(finetuned, data_dir, reporter)
-    report = write(frozen, path, target, images, finetuned.model, reporter)
+    report = write(frozen, path, target, choice, images, finetuned.model, reporter)
     _keep(report, proof_path(Path(run), path), reporter)
     return report
 
@@ -174,6 +181,7 @@ def write(
     frozen: FrozenModel,
     path: Path,
     target: Target,
+    choice: tuple[FormOptions | None, DeviceTimes | None],
     images: np.ndarray,
     model: keras.Model | None,
     reporter: Reporter,
@@ -184,6 +192,7 @@ def write(
         frozen: The network.
         path: File to write.
         target: Which form of the file.
+        choice: What decides between the forms of layers, from `form_choice`.
         images: Preprocessed images, float32 (N, height, width, channels).
         model: Classifier that the file has to agree with on all images; None to compare operators only.
         reporter: Told about progress.
@@ -198,6 +207,8 @@ def write(
         frozen,
         path,
         target,
+        options=choice[0],
+        times=choice[1],
         images=images[:PROOF_IMAGES],
         agreement=None if logits is None else (images, logits),
         reporter=reporter,

@@ -1,9 +1,9 @@
 """The form of a layer in a file for running: bytes that are saved against the time that they cost.
 
-The rule table says which containers are sound (`tfmpq.graph.containers`); where it leaves a choice, this is the
-one place that takes it. Times come from a latency table of the device where there is one, else from a small
-cost model: multiplications, what an unfolding copies, and the kernels of a kind of processor. Its numbers are
-in kernel_costs.json, which benchmarks/kernel_costs.py writes; all times are relative to the int8 form.
+The rule table says which containers are sound (`tfmpq.graph.containers`); where it leaves a choice, this is
+the one place that takes it. Times come from a latency table of the device where there is one, else from a
+small cost model: multiplications, what an unfolding copies, and the kernels of a kind of processor. Its
+numbers are in kernel_costs.json, which benchmarks/kernel_costs.py writes.
 """
 
 from __future__ import annotations
@@ -23,10 +23,12 @@ Preference = Literal["balanced", "size", "speed"]
 PREFERENCES: tuple[Preference, ...] = ("balanced", "size", "speed")
 
 Processor = Literal["x86-avx2", "x86-vnni", "arm-dotprod"]
-"""Kinds of processors by the kernels that XNNPACK has for them: x86 with AVX2, the same with VNNI (for AVX2 or
-AVX-512), ARM with dot product."""
+"""Kinds of processors by XNNPACK's kernels for them: x86 with AVX2, with VNNI, and ARM with dot product."""
 
 PROCESSORS: tuple[Processor, ...] = ("x86-avx2", "x86-vnni", "arm-dotprod")
+
+CHOOSING_TARGET: Target = "litert"
+"""The target whose layers have a choice of forms."""
 
 BALANCED_SLOWDOWN = 1.05
 """What `balanced` lets a smaller form take, relative to the int8 form of the same layer."""
@@ -45,9 +47,9 @@ class FormOptions:
     """What decides where there is a choice.
 
     Attributes:
-        prefer: `size`: the fewest bytes. `speed`: the least time. `balanced`: the fewest bytes in at most 1.05
-            times the time of the int8 form.
-        processor: What the file is for; None for a file that has no choice.
+        prefer: `size`: the fewest bytes. `speed`: the least time. `balanced`: the fewest bytes in at most
+            1.05 times the time of the int8 form.
+        processor: What the file is for.
         max_scratch: Most bytes that one unfolding may keep in memory.
     """
 
@@ -61,6 +63,49 @@ class FormOptions:
             raise UsageError(
                 f"A form is chosen for {', '.join(PREFERENCES)} on {', '.join(PROCESSORS)}. Received: "
                 f"{self.prefer} on {self.processor}. Choose one of each."
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class FormRequest:
+    """What a person says about forms; what is left out is None.
+
+    Attributes:
+        prefer: As in `FormOptions`; None for what the file says, or else `balanced`.
+        processor: The same; None for what the file says, or else that of this machine.
+        max_scratch: Bytes; None for what the file says, or else 32 MiB.
+        latency_table: A file of `tfmpq profile`, whose times decide instead of the cost model.
+    """
+
+    prefer: Preference | None = None
+    processor: Processor | None = None
+    max_scratch: int | None = None
+    latency_table: str | Path | None = None
+
+    def complete(self, here: Processor, said: FormOptions | None = None) -> FormOptions:
+        """What decides, after all.
+
+        Args:
+            here: Kind of the processor at hand.
+            said: What the file says.
+        """
+        said = said or FormOptions(processor=here)
+        return FormOptions(
+            self.prefer or said.prefer,
+            self.processor or said.processor,
+            said.max_scratch if self.max_scratch is None else self.max_scratch,
+        )
+
+    def require(self, target: Target) -> None:
+        """Refuse wishes for a target that has no choice.
+
+        Raises:
+            UsageError: There are some.
+        """
+        if target != CHOOSING_TARGET and self != FormRequest():
+            raise UsageError(
+                f"A form is chosen for --target {CHOOSING_TARGET}; others have one form of each layer. "
+                f"Received: {target}. Leave out --prefer, --processor, --max-scratch and --latency-table."
             )
 
 
@@ -135,8 +180,7 @@ def choose(
     chosen = pick(allowed, options.prefer)
     smallest = min(found, key=lambda candidate: candidate.bytes)
     rejected = None if smallest is chosen else smallest
-    where = f"measured in {options.processor}'s place" if measured else options.processor
-    reason = _reason(chosen, rejected, options, "as measured" if measured else f"on {where}")
+    reason = _reason(chosen, rejected, options, "as measured" if measured else _where(options.processor))
     return Choice(replace(chosen, container=replace(chosen.container, reason=reason)), rejected, reason)
 
 
@@ -184,18 +228,21 @@ def _bytes(work: Work, container: Container) -> int:
     return container.stored_bytes(work.fan_in * work.channels, work.channels)
 
 
+def _where(processor: Processor) -> str:
+    return f"on {processor}" + ("" if kernel_costs(processor).measured else " (an estimate, not measured)")
+
+
 def _reason(chosen: Candidate, rejected: Candidate | None, options: FormOptions, where: str) -> str:
     held = chosen.container
-    form = f"INT{held.bits} product, unfolded {held.order}," if held.order else held.reason
-    if rejected is None:
-        return f"{form}: {chosen.time:.2f} of the int8 time {where}" if held.order else held.reason
-    if rejected.scratch > options.max_scratch:
-        why = f"an INT{rejected.container.bits} product keeps {rejected.scratch} bytes in memory"
-    else:
-        why = f"an INT{rejected.container.bits} product takes {rejected.time:.2f} of the int8 time {where}"
+    kind = "int8" if held.bits == 8 else f"INT{held.bits}"
     if held.order:
-        return f"{form} {chosen.time:.2f} of the int8 time {where}; {why}"
-    return f"{'int8' if held.bits == 8 else f'INT{held.bits}'}: {why}"
+        kind = f"INT{held.bits} product unfolded {held.order}, {chosen.time:.2f} of the int8 time {where}"
+    if rejected is None:
+        return kind if held.order else f"{kind}: no other form is smaller"
+    other = f"INT{rejected.container.bits} product"
+    if rejected.scratch > options.max_scratch:
+        return f"{kind}: an {other} would keep {rejected.scratch} bytes in memory"
+    return f"{kind}: an {other} would take {rejected.time:.2f} of the int8 time {where}"
 
 
 @dataclass(frozen=True, slots=True)

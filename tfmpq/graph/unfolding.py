@@ -12,12 +12,11 @@ columns apart becomes neighbours, by a RESHAPE.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
-
-import numpy as np
 
 Order = Literal["at once", "rows first"]
 """`at once`: all shifts are concatenated. `rows first`: the shifts along a row, then those of whole rows."""
@@ -271,8 +270,9 @@ class _Plan:
         if len(pieces) == 1:
             return pieces[0]
         if len(pieces) > MOST_CONCATENATED:
-            parts = np.array_split(pieces, -(-len(pieces) // MOST_CONCATENATED))
-            return self._concatenate([self._concatenate(part.tolist()) for part in parts])
+            parts = -(-len(pieces) // MOST_CONCATENATED)
+            ends = [len(pieces) * part // parts for part in range(parts + 1)]
+            return self._concatenate([self._concatenate(pieces[a:b]) for a, b in itertools.pairwise(ends)])
         shapes = [self._shape(piece) for piece in pieces]
         total = sum(shape[2] for shape in shapes)
         return self._add(Step("CONCATENATION", tuple(pieces), (*shapes[0][:2], total)))
