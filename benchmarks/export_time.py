@@ -22,9 +22,9 @@ from tfmpq.deploy.conversion.surgery import build_tflite
 from tfmpq.deploy.export import export_tflite
 from tfmpq.graph.fusion import analyse
 from tfmpq.models.registry import load_model
+from tfmpq.policy.search_space import activation_candidates, weight_candidates
 from tfmpq.quantization.freeze import freeze, snap_biases
 from tfmpq.quantization.insertion import quantize_model
-from tfmpq.tasks.task import activation_candidates, weight_candidates
 
 
 def main() -> None:

@@ -33,16 +33,17 @@ from tfmpq.data.preprocess import value_range
 from tfmpq.deploy.conversion.surgery import build_tflite
 from tfmpq.deploy.export import export_float, export_tflite
 from tfmpq.deploy.latency.measure import measure
+from tfmpq.files import write_json, write_text
 from tfmpq.graph.frozen import FrozenModel
 from tfmpq.graph.fusion import analyse
 from tfmpq.models.registry import LoadedModel, load_model
 from tfmpq.policy.budget import parse_budgets
 from tfmpq.policy.greedy import drawn
+from tfmpq.policy.network_cost import cost_model
+from tfmpq.policy.search_space import activation_candidates, weight_candidates
 from tfmpq.progress import PlainReporter
 from tfmpq.quantization.freeze import freeze, snap_biases
 from tfmpq.quantization.insertion import quantize_model
-from tfmpq.tasks.task import activation_candidates, weight_candidates
-from tfmpq.training.run_folder import write_json, write_text
 
 NETWORKS = {
     "resnet8": (32, 10),
@@ -116,7 +117,7 @@ def noise(side: int, span: tuple[float, float]) -> np.ndarray:
 def assignments(loaded: LoadedModel) -> dict[str, dict[str, int]]:
     """Weight bits by layer of each quantized form."""
     network = analyse(loaded.model, value_range(loaded.preprocessing)[0] < 0)
-    costs = network.cost_model()
+    costs = cost_model(network)
     space = (weight_candidates(network, (2, 4, 8)), activation_candidates(network, (8,)))
     zeros = tuple({layer: np.zeros(len(widths)) for layer, widths in part.items()} for part in space)
     budgets = parse_budgets(["size=0.5x"], costs)

@@ -27,8 +27,10 @@ from tfmpq.methods import load_method
 from tfmpq.methods.gradient import search_trainer
 from tfmpq.models.registry import load_model
 from tfmpq.policy.budget import parse_budgets
+from tfmpq.policy.network_cost import cost_model
+from tfmpq.policy.search_space import activation_candidates, weight_candidates
 from tfmpq.quantization.insertion import quantize_model
-from tfmpq.tasks.task import activation_candidates, weight_candidates
+from tfmpq.training.backend import compiled
 from tfmpq.training.step import QuantizedTraining
 
 _CALIBRATION = 32
@@ -73,7 +75,7 @@ def searcher(name: str, method: str, images: np.ndarray) -> QuantizedTraining:
     loaded = load_model(name, input_shape=images.shape[1:], classes=10)
     values = value_range(loaded.preprocessing)
     network = analyse(loaded.model, values[0] < 0)
-    costs = network.cost_model()
+    costs = cost_model(network)
     space = (weight_candidates(network, (2, 4, 8)), activation_candidates(network, (8,)))
     quantized = quantize_model(loaded.model, network, *space, images, values)
     limits = parse_budgets(["size=0.5x"], costs)
@@ -117,7 +119,7 @@ def main() -> None:
         for _ in range(2)
     )
     rate = cpu_rate(host, steps)
-    pixels = device.hold_on_device()
+    pixels = device.hold_on_device(compiled)
     trainers = {
         name: searcher(arguments.model, arguments.method, host.batch(0, 0)[0][:_CALIBRATION])
         for name in ("host", "device")

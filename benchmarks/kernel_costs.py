@@ -1,12 +1,13 @@
 """The cost model of the forms of convolutions, fitted to measurements: tfmpq/graph/kernel_costs.json.
 
-    python benchmarks/kernel_costs.py                        # measure here, fit, replace this processor's numbers
-    python benchmarks/kernel_costs.py --fit FILE --as x86-avx2    # fit ratios that FILE says, measured elsewhere
+    python benchmarks/kernel_costs.py       # measure here, fit, replace this processor's numbers
+    python benchmarks/kernel_costs.py --fit benchmarks/kernel_ratios_avx2.json --as x86-avx2
 
-Every shape runs as int8 CONV_2D and as INT8, INT4 and INT2 products of its windows in both orders; 1x1
-convolutions of stride 1 are those products as they are. The forms of a shape take turns, round after round, so
-that other load on the machine meets all of them; a time is the 20th percentile of its rounds. Small layers lie
-several times side by side in a file, so that a call's own time counts less.
+The latter fits ratios that were measured elsewhere. Every shape runs as int8 CONV_2D and as INT8, INT4 and
+INT2 products of its windows in both orders; 1x1 convolutions of stride 1 are those products as they are. The forms
+of a shape take turns, round after round, so that other load on the machine meets all of them; a time is the
+20th percentile of its rounds. Small layers lie several times side by side in a file, so that a call's own time
+counts less.
 
 The fit is that of non-negative least squares of relative errors. `error` is the median and the 90th percentile
 of |predicted / measured - 1| of ratios to the int8 form, each shape predicted by a fit to all other shapes.
@@ -134,7 +135,7 @@ def _runner(window: Window, channels: int, form: str, layers: int) -> Any:
 
 
 def read_ratios(path: Path) -> list[Sample]:
-    """Ratios to int8 of shapes, as `{"shapes": [{"image": ..., "channels": ..., "ratios": {form: ratio}}]}`."""
+    """Ratios to int8 of shapes: `{"shapes": [{"image": ..., "channels": ..., "ratios": {form: ratio}}]}`."""
     found = []
     for row in json.loads(path.read_text())["shapes"]:
         image = (row["image"][0], row["image"][1], row["image"][2])

@@ -27,7 +27,8 @@ from tfmpq.deploy.latency.measurement import Measurement
 from tfmpq.deploy.profiling.profile import profile
 from tfmpq.deploy.profiling.random_network import StandIn, stand_in
 from tfmpq.policy.latency_table import LatencyTable, load_table
-from tfmpq.tasks.task import activation_candidates, weight_candidates
+from tfmpq.policy.network_cost import cost_model
+from tfmpq.policy.search_space import activation_candidates, weight_candidates
 
 MEASURES = ("median_ms", "p10_ms", "cpu_ms")
 Policy = tuple[dict[str, int], dict[str, int]]
@@ -81,7 +82,7 @@ def agreement(predicted: Sequence[float], measured: Sequence[float]) -> dict[str
 def compare(subject: StandIn, table: LatencyTable, arguments: argparse.Namespace) -> dict[str, Any]:
     """Write, measure and predict all policies."""
     policies = draw(subject, arguments)
-    costs = subject.network.cost_model()
+    costs = cost_model(subject.network)
     with tempfile.TemporaryDirectory() as folder:
         paths = []
         for number, (weights, activations) in enumerate(policies):

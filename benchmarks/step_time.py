@@ -24,8 +24,9 @@ from tfmpq.methods import load_method
 from tfmpq.methods.gradient import search_trainer
 from tfmpq.models.registry import load_model
 from tfmpq.policy.budget import parse_budgets
+from tfmpq.policy.network_cost import cost_model
+from tfmpq.policy.search_space import activation_candidates, weight_candidates
 from tfmpq.quantization.insertion import quantize_model
-from tfmpq.tasks.task import activation_candidates, weight_candidates
 from tfmpq.training.float_training import FloatTraining
 from tfmpq.training.optimizer import QuantizationOptimizer
 from tfmpq.training.step import QuantizedTraining
@@ -36,7 +37,7 @@ def variants(name: str, side: int, images: np.ndarray) -> dict[str, keras.Model]
     loaded = load_model(name, input_shape=(side, side, 3), classes=10)
     signed = value_range(loaded.preprocessing)
     network = analyse(loaded.model, signed[0] < 0)
-    costs = network.cost_model()
+    costs = cost_model(network)
     limits = parse_budgets(["size=0.5x"], costs)
     activations = activation_candidates(network, (8,))
 

@@ -23,11 +23,11 @@ from tfmpq.deploy.tflite.flatbuffer import read_model, write_model
 from tfmpq.deploy.tflite.layout import bias_type, container_of
 from tfmpq.deploy.tflite.metadata import write_record
 from tfmpq.errors import TfmpqError, UsageError
+from tfmpq.files import write_atomically
 from tfmpq.graph.containers import DELEGATED, TARGETS, Target
 from tfmpq.graph.forms import CHOOSING_TARGET, FormOptions
 from tfmpq.graph.frozen import FrozenModel
 from tfmpq.progress import Reporter, SilentReporter
-from tfmpq.training.run_folder import write_atomically
 
 if TYPE_CHECKING:
     import keras

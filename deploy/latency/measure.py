@@ -26,8 +26,8 @@ from tfmpq.deploy.latency.operator_times import ProfiledProcess, operator_profil
 from tfmpq.deploy.latency.profilers import NoProfiler, operator_profiler
 from tfmpq.deploy.runtime.soundness import refuse_wrong_file
 from tfmpq.errors import TfmpqError, UsageError
+from tfmpq.files import write_json
 from tfmpq.progress import Reporter, SilentReporter
-from tfmpq.training.run_folder import write_json
 
 DeviceProgram = BenchmarkModel | PythonRunner
 

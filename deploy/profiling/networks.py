@@ -9,7 +9,8 @@ from tfmpq.deploy.profiling.random_network import BITS, StandIn
 from tfmpq.graph.containers import Target, container_for
 from tfmpq.graph.frozen import FrozenModel
 from tfmpq.policy.cost import CostModel
-from tfmpq.tasks.task import activation_candidates
+from tfmpq.policy.network_cost import cost_model
+from tfmpq.policy.search_space import activation_candidates
 
 Held = tuple[int, str]
 """What distinguishes containers of one layer for a runtime: bits, and `native` or `cast`."""
@@ -43,7 +44,7 @@ def planned_networks(
         weight_bits: Widths of weights to choose from.
         activation_bits: Widths of activations to choose from.
     """
-    costs = subject.network.cost_model()
+    costs = cost_model(subject.network)
     found: list[PlannedNetwork] = []
     for bits in sorted({BITS, *weight_bits}, reverse=True):
         containers = _containers(costs, bits, target)

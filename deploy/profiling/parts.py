@@ -14,6 +14,7 @@ from tfmpq.deploy.profiling.random_network import BITS
 from tfmpq.graph.frozen import FrozenModel
 from tfmpq.graph.fusion import Network
 from tfmpq.policy.latency_table import ContainerTime, LayerTimes, TensorTime
+from tfmpq.policy.network_cost import cost_model
 
 CLAMP = "QUANTIZE"
 """Operators behind a signed tensor of fewer than 8 bits (see `tfmpq.deploy.conversion.surgery`)."""
@@ -100,7 +101,7 @@ def layer_times(network: Network, times: Mapping[str, list[ContainerTime]]) -> t
             fan_in=cost.fan_in,
             times=times[cost.name],
         )
-        for cost in network.cost_model().layers
+        for cost in cost_model(network).layers
     )
 
 

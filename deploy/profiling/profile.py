@@ -27,12 +27,12 @@ from tfmpq.deploy.profiling.random_network import StandIn, stand_in
 from tfmpq.deploy.profiling.session import Session, Whole
 from tfmpq.deploy.profiling.single_operators import single_parts
 from tfmpq.errors import TfmpqError, UsageError
+from tfmpq.files import write_json
 from tfmpq.graph.containers import TARGETS, Target
 from tfmpq.models.registry import MODEL_FILES
 from tfmpq.policy.latency_table import ALONE, FORMAT, RESOLUTION_MS, LatencyTable, ProfiledNetwork
 from tfmpq.progress import Reporter, SilentReporter
-from tfmpq.tasks.task import versions
-from tfmpq.training.run_folder import write_json
+from tfmpq.provenance import versions
 
 REPEATS = 5
 _LARGE_ERROR = 0.08

@@ -18,8 +18,8 @@ from tfmpq.deploy.runtime.known_kernels import kernel_for
 from tfmpq.deploy.runtime.probe_models import Case, all_cases, make_probe
 from tfmpq.deploy.runtime.sandbox import Sandbox
 from tfmpq.errors import TfmpqError
+from tfmpq.files import write_json
 from tfmpq.progress import Reporter, SilentReporter
-from tfmpq.training.run_folder import write_json
 
 Answer = Literal["exact", "off by one", "close", "wrong", "refused", "crashed"]
 """`close` is for float activations, whose input the runtime quantizes on the way."""

@@ -15,6 +15,7 @@ from tfmpq.data import ImageBatches, Split, on_device
 from tfmpq.data.preprocess import PREPROCESSINGS
 from tfmpq.progress import SilentReporter
 from tfmpq.training import loop
+from tfmpq.training.backend import compiled
 from tfmpq.training.float_training import FloatTraining
 from tfmpq.training.loop import train
 from tfmpq.training.run_folder import Stage
@@ -41,7 +42,7 @@ def test_the_device_makes_what_the_host_makes(
 ) -> None:
     array = COLOUR[..., :1] if grey else COLOUR
     source = batches(array, seed=seed, preprocessing=preprocessing, augment=augment)
-    make = source.hold_on_device()
+    make = source.hold_on_device(compiled)
     recipe, labels = source.recipe(epoch, 2)
     expected, expected_labels = source.batch(epoch, 2)
     assert recipe.dtype == np.int32
@@ -51,18 +52,18 @@ def test_the_device_makes_what_the_host_makes(
 
 def test_what_cannot_lie_on_the_device_is_made_by_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
     for source in (batches(augment="imagenet"), batches(image_shape=(8, 8, 3))):
-        assert source.hold_on_device() is None
+        assert source.hold_on_device(compiled) is None
         assert source[0][0].dtype == np.float32
     monkeypatch.setattr(on_device, "MOST_BYTES", COLOUR.nbytes - 1)
-    assert batches().hold_on_device() is None
+    assert batches().hold_on_device(compiled) is None
     # Grey images get three channels there.
-    assert batches(COLOUR[..., :1]).hold_on_device() is None
+    assert batches(COLOUR[..., :1]).hold_on_device(compiled) is None
 
 
 def test_images_are_copied_once() -> None:
     """A search that drops candidates trains anew in every epoch."""
     source = batches()
-    assert source.hold_on_device() is source.hold_on_device()
+    assert source.hold_on_device(compiled) is source.hold_on_device(compiled)
 
 
 def trained(folder: Path) -> list[np.ndarray]:

@@ -20,7 +20,8 @@ from tfmpq.graph.fusion import analyse
 from tfmpq.methods import load_method
 from tfmpq.methods.gradient import search_trainer
 from tfmpq.policy.budget import parse_budgets
-from tfmpq.quantization.insertion import quantize_wrappers
+from tfmpq.policy.network_cost import cost_model
+from tfmpq.quantizers.choices import quantize_wrappers
 from tfmpq.training.step import QuantizedTraining
 
 STEPS = 40
@@ -42,7 +43,7 @@ def trainer_of() -> Callable[[keras.Model], QuantizedTraining]:
 
     def make(quantized: keras.Model) -> QuantizedTraining:
         network = analyse(quantized, input_signed=False)
-        costs = network.cost_model()
+        costs = cost_model(network)
         configs = {w.name: w.quantize_config for w in quantize_wrappers(quantized)}
         weights = {node.name: configs[node.name].weight_bits for node in network.weighted}
         space = (weights, dict.fromkeys(network.tensors, (8,)))

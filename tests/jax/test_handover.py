@@ -11,9 +11,11 @@ import pytest
 from keras import ops
 
 from tfmpq.api.evaluate import evaluate
-from tfmpq.api.export import Finetuned, export
+from tfmpq.api.export import export
+from tfmpq.files import read_json
+from tfmpq.quantization.finished_runs import Finetuned
 from tfmpq.quantizers.wrapper import QuantizeWrapper
-from tfmpq.training.run_folder import load_keras, read_json
+from tfmpq.training.run_folder import load_keras
 from tfmpq.training.step import QuantizedTraining
 
 if keras.backend.backend() != "tensorflow":

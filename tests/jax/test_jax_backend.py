@@ -27,6 +27,7 @@ from tfmpq.errors import UsageError
 from tfmpq.methods.precision import computing_in
 from tfmpq.progress import SilentReporter
 from tfmpq.training import loop
+from tfmpq.training.backend import compiled
 from tfmpq.training.distribution import strategy
 from tfmpq.training.float_training import FloatTraining
 from tfmpq.training.loop import train
@@ -148,7 +149,7 @@ def test_layers_are_written_for_tensorflow(chain, handover: Path) -> None:
 
 
 def test_frozen_integers_are_written_for_tensorflow(chain, handover: Path) -> None:
-    from tfmpq.api.export import Finetuned
+    from tfmpq.quantization.finished_runs import Finetuned
 
     frozen = Finetuned.load(chain.folder).frozen()
     arrays = {}
@@ -337,7 +338,7 @@ def test_images_on_the_device_change_nothing(
     """Batches are made there, and are those of the host."""
     monkeypatch.setattr(loop, "accelerated", lambda: True)
     source = batches(BATCHES)
-    assert source.hold_on_device() is not None
+    assert source.hold_on_device(compiled) is not None
     images, labels = source[0]
     assert isinstance(images, jax.Array)
     for found, expected in zip((images, labels), batches(BATCHES).batch(0, 0), strict=True):

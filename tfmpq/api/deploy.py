@@ -25,8 +25,8 @@ from tfmpq.deploy.tflite.metadata import read_metadata
 from tfmpq.errors import UsageError
 from tfmpq.graph.containers import TARGETS, WIDE_TARGET, Target
 from tfmpq.graph.forms import CHOOSING_TARGET, FormRequest
-from tfmpq.policy.policy import policy_of_run
 from tfmpq.progress import Reporter, SilentReporter
+from tfmpq.quantization.finished_runs import policy_of_run
 from tfmpq.training.run_folder import Stage
 
 LEAST_AGREEMENT = 0.9

@@ -161,9 +161,7 @@ def _from_tflite(path: Path, preprocessing: str | None) -> Classifier:
 
 def _from_keras(path: Path, preprocessing: str | None) -> Classifier:
     from tfmpq.models.registry import load_model
-    from tfmpq.quantization.insertion import (
-        quantize_wrappers,  # registers the layers that a quantized file names
-    )
+    from tfmpq.quantizers.choices import quantize_wrappers
 
     loaded = load_model(str(path), input_shape=(0, 0, 0), classes=0, several_outputs=True)
     quantized = bool(quantize_wrappers(loaded.model))
@@ -171,8 +169,8 @@ def _from_keras(path: Path, preprocessing: str | None) -> Classifier:
 
 
 def _from_run(path: Path, preprocessing: str | None) -> Classifier:
-    from tfmpq.quantization.discretization import finished_model
-    from tfmpq.training.run_folder import read_json
+    from tfmpq.files import read_json
+    from tfmpq.quantization.finished_runs import finished_model
 
     found = finished_model(path)
     if found is None:

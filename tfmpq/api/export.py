@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
 
 from tfmpq.api.form_choice import form_choice
 from tfmpq.data import load_dataset
-from tfmpq.data.preprocess import value_range
 from tfmpq.errors import TfmpqError, UsageError
+from tfmpq.files import write_json
 from tfmpq.graph.containers import TARGETS, Target, require_wide_target
 from tfmpq.graph.forms import FormOptions, FormRequest
 from tfmpq.graph.frozen import FrozenModel
-from tfmpq.graph.fusion import analyse
-from tfmpq.policy.policy import Policy, policy_of_run
 from tfmpq.progress import Reporter, SilentReporter
-from tfmpq.quantization.freeze import freeze
-from tfmpq.tasks.task import first_images, versions
-from tfmpq.training.run_folder import Stage, proof_path, read_json, write_json
+from tfmpq.quantization.finished_runs import Finetuned
+from tfmpq.tasks.task import first_images
+from tfmpq.training.run_folder import proof_path
 
 if TYPE_CHECKING:
     from tfmpq.deploy.conversion.chosen_forms import DeviceTimes
@@ -38,75 +34,6 @@ WIDE_WARNING = (
     "16-bit activations run in LiteRT's own kernels: 3 times slower than 8 bits where 32-bit accumulators "
     "suffice, up to 100 times elsewhere, as in depthwise convolutions."
 )
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Finetuned:
-    """A finished fine-tuning as it lies in its run folder."""
-
-    model: keras.Model
-    policy: Policy
-    options: dict[str, Any]
-    result: dict[str, Any]
-
-    @classmethod
-    def load(cls, run: Path) -> Finetuned:
-        """Read a run folder.
-
-        Raises:
-            UsageError: The folder has no finished fine-tuning, or its policy was changed since.
-            TfmpqError: A file of it is damaged.
-        """
-        stage = Stage(run, "finetune")
-        if not stage.finished:
-            raise UsageError(
-                f"A file is that of a fine-tuned run. Received: {run}, not fine-tuned. Run tfmpq finetune "
-                f"{run}."
-            )
-        return cls(
-            stage.load_model(),
-            policy_of_run(stage),
-            read_json(stage.path(".json")),
-            read_json(stage.path(".result.json")),
-        )
-
-    def frozen(self) -> FrozenModel:
-        """The network as integers."""
-        preprocessing = self.options["preprocessing"]
-        network = analyse(self.model, value_range(preprocessing)[0] < 0)
-        facts = file_facts(
-            self.result["model"],
-            preprocessing,
-            int(self.model.output_shape[-1]),
-            self.policy.weight_bits,
-            self.policy.activation_bits(network.tensors),
-            self.result["top1"],
-            self.result["data"],
-        )
-        return freeze(self.model, network, facts)
-
-
-def file_facts(
-    model: str,
-    preprocessing: str,
-    classes: int,
-    weight_bits: Mapping[str, int],
-    activation_bits: Mapping[str, int],
-    top1: float | None,
-    data: str,
-) -> dict[str, Any]:
-    """What travels inside a file, as JSON types."""
-    return {
-        "format": "tfmpq-tflite/1",
-        "model": model,
-        "preprocessing": preprocessing,
-        "classes": classes,
-        "weight_bits": dict(weight_bits),
-        "activation_bits": dict(activation_bits),
-        "top1": top1,
-        "data": data,
-        "versions": versions(),
-    }
 
 
 def export(

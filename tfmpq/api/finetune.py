@@ -9,19 +9,22 @@ from typing import Any
 import keras
 
 from tfmpq.data.preprocess import value_range
+from tfmpq.files import write_json
 from tfmpq.graph.fusion import analyse
 from tfmpq.models.registry import display_name
 from tfmpq.policy.fixed_widths import refuse_inexact
+from tfmpq.policy.network_cost import cost_model
 from tfmpq.policy.policy import Policy, load_policy, save_policy
 from tfmpq.progress import Reporter, SilentReporter
+from tfmpq.provenance import fingerprint, versions
 from tfmpq.quantization.freeze import snap_biases
 from tfmpq.quantization.starting_point import Origin, Start, begin, choose_weights
 from tfmpq.tasks.scoring import Score, score_model
-from tfmpq.tasks.task import Task, fingerprint, load_task, versions
+from tfmpq.tasks.task import Task, load_task
 from tfmpq.training.distribution import run_folder
 from tfmpq.training.loop import train
 from tfmpq.training.optimizer import QuantizationOptimizer
-from tfmpq.training.run_folder import Stage, default_folder, write_json
+from tfmpq.training.run_folder import Stage, default_folder
 from tfmpq.training.step import Distillation, QuantizedTraining
 
 _RATE = 0.01
@@ -258,9 +261,7 @@ def _result(
     started: Start,
     reached: Score,
 ) -> FinetuneResult:
-    report = task.network.cost_model().report(
-        policy.weight_bits, policy.activation_bits(task.network.tensors)
-    )
+    report = cost_model(task.network).report(policy.weight_bits, policy.activation_bits(task.network.tensors))
     return FinetuneResult(
         run=str(stage.folder),
         model=task.loaded.name,

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 
-from tfmpq.api.export import AGREEMENT_IMAGES, WIDE_WARNING, check_export, file_facts, write
+from tfmpq.api.export import AGREEMENT_IMAGES, WIDE_WARNING, check_export, write
 from tfmpq.api.form_choice import form_choice
-from tfmpq.calibration import RANDOM, Subject, load_subject
 from tfmpq.data.preprocess import value_range
 from tfmpq.errors import UsageError
 from tfmpq.graph.containers import Target
@@ -20,11 +19,14 @@ from tfmpq.graph.fusion import analyse
 from tfmpq.graph.network import Network
 from tfmpq.models.registry import display_name
 from tfmpq.policy.fixed_widths import check_widths, choose_policy
+from tfmpq.policy.network_cost import cost_model
 from tfmpq.policy.policy import Policy
 from tfmpq.progress import Reporter, SilentReporter
+from tfmpq.quantization.finished_runs import file_facts
 from tfmpq.quantization.freeze import freeze, snap_biases
 from tfmpq.quantization.insertion import quantize_model
 from tfmpq.quantization.reconstruction import affordable_images, reconstruct
+from tfmpq.tasks.calibration import RANDOM, Subject, load_subject
 from tfmpq.tasks.outputs import Output
 from tfmpq.tasks.scoring import OutputScore, Scores, predictor, score_outputs
 from tfmpq.tasks.task import CALIBRATION_IMAGES, begins_trained
@@ -154,7 +156,7 @@ def quantize(
     bits = choose_policy(subject.network, model, weight_bits, activation_bits, given)
     fitting = subject.dataset is not None and reconstruct is not False and not subject.loaded.new_classifier
     quantized = _quantized(subject, bits, fitting, reporter)
-    report = subject.network.cost_model().report(
+    report = cost_model(subject.network).report(
         bits.weight_bits, bits.activation_bits(subject.network.tensors)
     )
     scores = _scores(subject, quantized, reporter)

@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from tfmpq.errors import TfmpqError, UsageError
+from tfmpq.files import write_text
 from tfmpq.reports.comparison import compare
 from tfmpq.reports.folders import Run, read_run
 from tfmpq.reports.markup import Element, html, standalone_svg
 from tfmpq.reports.networks import measurements, networks, timings
-from tfmpq.reports.page import page
+from tfmpq.reports.page import drawing_style, page
 from tfmpq.reports.results import read_given
 from tfmpq.reports.run_section import missing
-from tfmpq.reports.style import drawing_style
-from tfmpq.training.run_folder import write_text
 
 _NAMED = 4
 """Runs that a title names."""

@@ -15,10 +15,11 @@ from tfmpq.api.finetune import FinetuneResult, finetune
 from tfmpq.api.search import SearchResult, search
 from tfmpq.data import load_dataset
 from tfmpq.errors import UsageError
+from tfmpq.files import write_json
 from tfmpq.policy.policy import load_policy, save_policy, uniform_policy
 from tfmpq.progress import Reporter, SilentReporter
 from tfmpq.tasks.task import begins_trained, image_shape, load_task
-from tfmpq.training.run_folder import Stage, default_folder, load_keras, write_json
+from tfmpq.training.run_folder import Stage, default_folder, load_keras
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,32 +11,26 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
+from tfmpq.deploy.devices.facts import present
 from tfmpq.errors import UsageError
+from tfmpq.files import write_json
 from tfmpq.methods import load_method
 from tfmpq.methods.latency_budget import latencies, latency_record, with_latency
 from tfmpq.methods.method import Choice, Outcome, Problem
 from tfmpq.methods.options import SearchOptions
 from tfmpq.policy.allocation import check_feasible_together
 from tfmpq.policy.budget import Budget, parse_budgets
+from tfmpq.policy.network_cost import cost_model
 from tfmpq.policy.policy import BudgetRecord, LayerChoice, Policy, SearchSpace, save_policy
+from tfmpq.policy.search_space import activation_candidates, weight_candidates
 from tfmpq.progress import Reporter, SilentReporter
+from tfmpq.provenance import fingerprint, versions
 from tfmpq.quantization.discretization import restrict
 from tfmpq.tasks.scoring import score_model
-from tfmpq.tasks.task import (
-    Task,
-    activation_candidates,
-    begins_trained,
-    fingerprint,
-    first_images,
-    is_trained,
-    load_task,
-    target_network,
-    versions,
-    weight_candidates,
-)
+from tfmpq.tasks.task import Task, begins_trained, first_images, is_trained, load_task, target_network
 from tfmpq.training.distribution import run_folder
 from tfmpq.training.float_training import pretrain
-from tfmpq.training.run_folder import Stage, default_folder, write_json
+from tfmpq.training.run_folder import Stage, default_folder
 
 _EVALUATED_IMAGES = 1000
 
@@ -232,7 +226,7 @@ def _problem(
     """
     network = target_network(options.model, task, options.target_input, options.target_classes)
     classes = options.target_classes or task.loaded.classes
-    costs = with_latency(network.cost_model(), network, task.loaded.name, classes, options, reporter)
+    costs = with_latency(cost_model(network), network, task.loaded.name, classes, options, present, reporter)
     other_classes = classes != task.loaded.classes
     space = (
         weight_candidates(task.network, options.weight_bits, other_classes),

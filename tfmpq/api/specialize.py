@@ -20,9 +20,9 @@ from tfmpq.deploy.tflite.flatbuffer import read_file, read_model, reading
 from tfmpq.deploy.tflite.layout import StoredLayer, stored_layers
 from tfmpq.deploy.tflite.metadata import read_forms
 from tfmpq.errors import TfmpqError
+from tfmpq.files import write_atomically
 from tfmpq.graph.containers import WIDE_TARGET, Target
 from tfmpq.graph.forms import CHOOSING_TARGET, FormOptions, FormRequest
-from tfmpq.training.run_folder import write_atomically
 
 
 @dataclass(frozen=True, slots=True)

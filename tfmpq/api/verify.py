@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfmpq.api.export import Finetuned
 from tfmpq.data import ImageBatches, load_dataset
 from tfmpq.deploy.proof.verified_layers import VerifiedLayer, verified_layers
 from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.graph.containers import DELEGATED, TARGETS, WIDE_TARGET, Target
 from tfmpq.graph.frozen import FrozenModel
 from tfmpq.progress import Reporter, SilentReporter
+from tfmpq.quantization.finished_runs import Finetuned
 
 if TYPE_CHECKING:
     from tfmpq.deploy.runtime.sandbox import Sandbox

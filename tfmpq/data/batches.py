@@ -12,7 +12,7 @@ import numpy as np
 from tfmpq.data.augment import crop, drawn_crops, margins, random_resized_crop
 from tfmpq.data.dataset import Split
 from tfmpq.data.images import resize_for
-from tfmpq.data.on_device import DeviceImages, fits
+from tfmpq.data.on_device import Compiler, DeviceImages, fits
 from tfmpq.data.preprocess import affine, preprocess
 from tfmpq.errors import UsageError
 
@@ -102,10 +102,13 @@ class ImageBatches(keras.utils.PyDataset):
             self._ahead[following] = thread.submit(self._delivered, *following)
         return batch
 
-    def hold_on_device(self) -> DeviceImages | None:
+    def hold_on_device(self, compiled: Compiler) -> DeviceImages | None:
         """Keep the images in the memory of the device from now on, and crop, mirror and scale them there.
 
         Batches stay bit for bit what they are.
+
+        Args:
+            compiled: Compiles a function of tensors, as the backend does it.
 
         Returns:
             What makes images from recipes, for a training step that gets these; None if nothing changes:
@@ -113,7 +116,7 @@ class ImageBatches(keras.utils.PyDataset):
         """
         array, channels = self._ready_images, self.image_shape[2]
         if self._device is None and array is not None and fits(array, channels):
-            self._device = DeviceImages(_with_channels(array, channels), self.preprocessing)
+            self._device = DeviceImages(_with_channels(array, channels), self.preprocessing, compiled)
         return self._device
 
     def set_epoch(self, epoch: int) -> None:

@@ -6,6 +6,7 @@ preprocessing's own results, so that batches are bit for bit those that the host
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,12 @@ from keras import ops
 
 from tfmpq.data.augment import margins
 from tfmpq.data.preprocess import affine, preprocess
-from tfmpq.training.backend import compiled
 
 MOST_BYTES = 2**30
 """Size from which on images stay in the memory of the host."""
+
+
+Compiler = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 class DeviceImages:
@@ -25,9 +28,10 @@ class DeviceImages:
     Args:
         images: uint8 (M, H, W, C).
         preprocessing: Name of a preprocessing.
+        compiled: Compiles a function of tensors, as the backend does it.
     """
 
-    def __init__(self, images: np.ndarray, preprocessing: str) -> None:
+    def __init__(self, images: np.ndarray, preprocessing: str, compiled: Compiler) -> None:
         _, self._height, self._width, self._channels = images.shape
         self._reverse = affine(preprocessing).reverse
         self._pixels = ops.convert_to_tensor(images.reshape(-1, self._channels), dtype="uint8")

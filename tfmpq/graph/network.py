@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import keras
@@ -10,7 +9,6 @@ import keras
 from tfmpq.graph.containers import Operator
 from tfmpq.graph.frozen import SCALE_PRESERVING, Activation
 from tfmpq.graph.layers import WEIGHTED, NodeKind, fixed_step, type_name
-from tfmpq.policy.cost import CostModel, LayerCost
 from tfmpq.quantizers.wrapper import inner
 
 INPUT_QUANTIZER = "input_quantizer"
@@ -109,34 +107,6 @@ class Network:
         """The nodes whose output is put on the grid of that name."""
         return tuple(node for node in self.nodes if node.grid_of == name and node.rounds)
 
-    def cost_model(self) -> CostModel:
-        """MACs, weights and channels by layer, at this input size."""
-        return CostModel(
-            layers=tuple(self._layer_cost(node) for node in self.weighted),
-            fixed_bytes=sum(9 * helper_channels(node) for node in self.nodes),
-        )
-
-    def _layer_cost(self, node: Node) -> LayerCost:
-        kernel = node.main.kernel.shape
-        weights = math.prod(kernel)
-        transposed = node.kind == "conv2d_transpose"
-        # A transposed convolution spreads every pixel of its input over a window of its output.
-        shape = node.layers[0].input.shape[1:] if transposed else node.output_shape
-        positions = math.prod(int(size) for size in shape[:-1])
-        channels = {
-            "depthwise_conv2d": kernel[-1] * kernel[-2],
-            "conv2d_transpose": kernel[-2],
-        }.get(node.kind, kernel[-1])
-        return LayerCost(
-            name=node.name,
-            operator=operator_of(node),
-            macs=positions * weights,
-            weights=weights,
-            channels=channels,
-            fan_in=weights // channels,
-            reads=self.node(node.inputs[0]).grid_of,
-        )
-
 
 def operator_of(node: Node) -> Operator:
     """Row of the rule table for a node with a kernel."""
@@ -153,9 +123,3 @@ def shortcut_channels(node: Node) -> int:
     """Channels that a parameter-free shortcut copies by a depthwise operator of ones; 0 for other nodes."""
     subsamples = type_name(node.main) == "PadShortcut" and node.main.strides > 1
     return int(node.layers[0].input.shape[-1]) if subsamples else 0
-
-
-def helper_channels(node: Node) -> int:
-    """Output channels of the depthwise 8-bit operators that a node without a kernel needs in a file."""
-    operators = {"affine": 1, "leaky_relu": 3}.get(node.kind, 0)
-    return shortcut_channels(node) + operators * node.output_shape[-1]

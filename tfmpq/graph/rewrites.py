@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import keras
 import numpy as np
@@ -15,11 +15,9 @@ from keras import layers
 
 from tfmpq.graph.activations import gelu_tanh
 from tfmpq.graph.layers import activation_of, function_name
+from tfmpq.graph.replay import Replay
 
-if TYPE_CHECKING:
-    from tfmpq.graph.lowering import Lowering
-
-Rewrite = Callable[["Lowering", Any, tuple[Any, ...]], Any]
+Rewrite = Callable[[Replay, Any, tuple[Any, ...]], Any]
 
 _GATES = {"silu": "sigmoid", "swish": "sigmoid", "hard_silu": "hard_sigmoid", "hard_swish": "hard_sigmoid"}
 """Activations x * gate(x), which are two operators on a phone."""
@@ -49,10 +47,6 @@ class Channels:
     def then(self, other: Channels) -> Channels:
         """This, then the other."""
         return Channels(self.factor * other.factor, self.offset * other.factor + other.offset)
-
-    def is_identity(self) -> bool:
-        """Whether nothing changes."""
-        return bool((self.factor == 1).all() and (self.offset == 0).all())
 
     def config(self) -> dict[str, Any]:
         """Arguments of `keras.layers.Rescaling`."""
@@ -110,7 +104,7 @@ def takes_affine(reader: Any, step: Channels) -> bool:
     return reader.padding == "valid" or not step.offset.any()
 
 
-def fold_into(lowering: Lowering, layer: Any, source: Any, step: Channels) -> Any:
+def fold_into(replay: Replay, layer: Any, source: Any, step: Channels) -> Any:
     """Copy a convolution with a factor and an offset of its input in its weights.
 
     It gets another name, so that weights of the one are not taken for those of the other.
@@ -129,67 +123,65 @@ def fold_into(lowering: Lowering, layer: Any, source: Any, step: Channels) -> An
     if layer.use_bias or step.offset.any():
         config["use_bias"] = True
         weights.append(added + (np.asarray(layer.bias, np.float64) if layer.use_bias else 0.0))
-    config["name"] = lowering.name(f"{layer.name}_rescaled")
+    config["name"] = replay.name(f"{layer.name}_rescaled")
     if activation_of(layer) is None:
         config["activation"] = "linear"
     copy = type(layer).from_config(config)
     outputs = copy(source)
     copy.set_weights(weights)
-    return _finish(lowering, layer, outputs)
+    return _finish(replay, layer, outputs)
 
 
-def _activation(lowering: Lowering, layer: Any, args: tuple[Any, ...]) -> Any:
-    return _activated(lowering, function_name(layer), layer.name, args[0])
+def _activation(replay: Replay, layer: Any, args: tuple[Any, ...]) -> Any:
+    return _activated(replay, function_name(layer), layer.name, args[0])
 
 
-def _activated(lowering: Lowering, function: str, name: str, source: Any) -> Any:
+def _activated(replay: Replay, function: str, name: str, source: Any) -> Any:
     """An activation x * gate(x) as its two operators; None for other functions."""
     if function == "leaky_relu":
-        return lowering.call(layers.LeakyReLU, name, source, negative_slope=0.2)
+        return replay.call(layers.LeakyReLU, name, source, negative_slope=0.2)
     if function not in _GATES:
         return None
-    gate = lowering.call(layers.Activation, f"{name}_gate", source, activation=_GATES[function])
-    return lowering.call(layers.Multiply, name, [source, gate])
+    gate = replay.call(layers.Activation, f"{name}_gate", source, activation=_GATES[function])
+    return replay.call(layers.Multiply, name, [source, gate])
 
 
-def _function(lowering: Lowering, operation: Any, args: tuple[Any, ...]) -> Any:
+def _function(replay: Replay, operation: Any, args: tuple[Any, ...]) -> Any:
     """An operation of `keras.ops` as a layer."""
     function = _FUNCTIONS[type(operation).__name__]
-    made = _activated(lowering, function, operation.name, args[0])
+    made = _activated(replay, function, operation.name, args[0])
     if made is not None:
         return made
     tanh = function == "gelu" and operation.approximate
-    return lowering.call(
-        layers.Activation, operation.name, args[0], activation=gelu_tanh if tanh else function
-    )
+    return replay.call(layers.Activation, operation.name, args[0], activation=gelu_tanh if tanh else function)
 
 
-def _weighted(lowering: Lowering, layer: Any, args: tuple[Any, ...]) -> Any:
+def _weighted(replay: Replay, layer: Any, args: tuple[Any, ...]) -> Any:
     """Take an activation that no operator absorbs out of a layer with weights."""
     if activation_of(layer) is not None:
         return None
-    config = layer.get_config() | {"activation": "linear", "name": lowering.name(layer.name)}
+    config = layer.get_config() | {"activation": "linear", "name": replay.name(layer.name)}
     copy = type(layer).from_config(config)
     value = copy(args[0])
     copy.set_weights(layer.get_weights())
-    return _finish(lowering, layer, value)
+    return _finish(replay, layer, value)
 
 
-def _dense(lowering: Lowering, layer: Any, args: tuple[Any, ...]) -> Any:
+def _dense(replay: Replay, layer: Any, args: tuple[Any, ...]) -> Any:
     """A dense layer on every pixel is a 1x1 convolution."""
     if len(args[0].shape) != 4:
-        return _weighted(lowering, layer, args)
+        return _weighted(replay, layer, args)
     kernel, *bias = layer.get_weights()
-    value = lowering.call(
+    value = replay.call(
         layers.Conv2D, layer.name, args[0], [kernel[None, None], *bias], **_conv(layer, layer.units)
     )
-    return _finish(lowering, layer, value)
+    return _finish(replay, layer, value)
 
 
-def _separable(lowering: Lowering, layer: Any, args: tuple[Any, ...]) -> Any:
+def _separable(replay: Replay, layer: Any, args: tuple[Any, ...]) -> Any:
     """A depthwise and a 1x1 convolution, each with weights of its own bit-width."""
     depthwise, pointwise, *bias = layer.get_weights()
-    value = lowering.call(
+    value = replay.call(
         layers.DepthwiseConv2D,
         f"{layer.name}_depthwise",
         args[0],
@@ -201,8 +193,8 @@ def _separable(lowering: Lowering, layer: Any, args: tuple[Any, ...]) -> Any:
         depth_multiplier=layer.depth_multiplier,
         use_bias=False,
     )
-    value = lowering.call(layers.Conv2D, layer.name, value, [pointwise, *bias], **_conv(layer, layer.filters))
-    return _finish(lowering, layer, value)
+    value = replay.call(layers.Conv2D, layer.name, value, [pointwise, *bias], **_conv(layer, layer.filters))
+    return _finish(replay, layer, value)
 
 
 def _conv(layer: Any, filters: int) -> dict[str, Any]:
@@ -211,20 +203,18 @@ def _conv(layer: Any, filters: int) -> dict[str, Any]:
     return {"filters": filters, "kernel_size": 1, "use_bias": layer.use_bias, "activation": absorbed}
 
 
-def _finish(lowering: Lowering, layer: Any, value: Any) -> Any:
+def _finish(replay: Replay, layer: Any, value: Any) -> Any:
     """Apply the activation of a layer if the operator did not absorb it."""
     if activation_of(layer) is not None:
         return value
     name = f"{layer.name}_activation"
-    made = _activated(lowering, function_name(layer), name, value)
+    made = _activated(replay, function_name(layer), name, value)
     return (
-        made
-        if made is not None
-        else lowering.call(layers.Activation, name, value, activation=layer.activation)
+        made if made is not None else replay.call(layers.Activation, name, value, activation=layer.activation)
     )
 
 
-def _pairwise(lowering: Lowering, layer: Any, args: tuple[Any, ...]) -> Any:
+def _pairwise(replay: Replay, layer: Any, args: tuple[Any, ...]) -> Any:
     """Sums and products of more than two tensors, two at a time; operators between tensors as layers."""
     operands = list(args[0]) if isinstance(args[0], (list, tuple)) else list(args)
     if isinstance(layer, layers.Layer) and len(operands) == 2:
@@ -234,16 +224,16 @@ def _pairwise(lowering: Lowering, layer: Any, args: tuple[Any, ...]) -> Any:
     kind = layers.Add if type(layer).__name__ == "Add" else layers.Multiply
     value = operands[0]
     for number, operand in enumerate(operands[1:-1], 1):
-        value = lowering.call(kind, f"{layer.name}_part{number}", [value, operand])
-    return lowering.call(kind, layer.name, [value, operands[-1]])
+        value = replay.call(kind, f"{layer.name}_part{number}", [value, operand])
+    return replay.call(kind, layer.name, [value, operands[-1]])
 
 
-def _global_max(lowering: Lowering, layer: Any, args: tuple[Any, ...]) -> Any:
+def _global_max(replay: Replay, layer: Any, args: tuple[Any, ...]) -> Any:
     """The largest value of an image is that of one window as large as the image."""
     _, height, width, channels = args[0].shape
-    value = lowering.call(layers.MaxPooling2D, f"{layer.name}_window", args[0], pool_size=(height, width))
+    value = replay.call(layers.MaxPooling2D, f"{layer.name}_window", args[0], pool_size=(height, width))
     shape = (1, 1, channels) if layer.keepdims else (channels,)
-    return lowering.call(layers.Reshape, layer.name, value, target_shape=shape)
+    return replay.call(layers.Reshape, layer.name, value, target_shape=shape)
 
 
 def hard_sigmoid_source(operation: Any) -> Any | None:

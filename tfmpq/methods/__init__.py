@@ -1,4 +1,4 @@
-"""Search methods: the module with a method's name holds its `METHOD`.
+"""Search methods.
 
 Nothing is imported before a method is used; see `tfmpq.methods.method.Method` for what one has to offer.
 """
@@ -13,7 +13,20 @@ from tfmpq.errors import UsageError
 if TYPE_CHECKING:
     from tfmpq.methods.method import Method
 
-METHODS = ("asga", "fracbits", "gsam", "random", "sagm", "sam", "sensitivity", "sgd", "uniform")
+_HOME = {
+    "asga": "gradient",
+    "fracbits": "gradient",
+    "gsam": "gradient",
+    "random": "controls",
+    "sagm": "gradient",
+    "sam": "gradient",
+    "sensitivity": "sensitivity",
+    "sgd": "gradient",
+    "uniform": "controls",
+}
+"""Name of a method to the module of this package whose `METHODS` has it."""
+
+METHODS = tuple(_HOME)
 """Names of the methods."""
 
 
@@ -25,5 +38,5 @@ def load_method(name: str) -> Method:
     """
     if name not in METHODS:
         raise UsageError(f"A method is one of {', '.join(METHODS)}. Received: {name}. Take one of them.")
-    method: Method = importlib.import_module(f"{__name__}.{'controls' if name == 'uniform' else name}").METHOD
+    method: Method = importlib.import_module(f"{__name__}.{_HOME[name]}").METHODS[name]
     return method

@@ -1,4 +1,4 @@
-"""The control without a choice: the same width everywhere, the widest that fits the budgets."""
+"""Controls: policies that nothing was learned for, one without a choice and one by chance."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from tfmpq.methods.method import Choice, Outcome, Problem, refuse_foreign_knobs
 from tfmpq.methods.options import SearchOptions
 from tfmpq.policy.allocation import select
 from tfmpq.policy.budget import Budget, exceeded
-from tfmpq.quantization.insertion import Candidates
+from tfmpq.policy.greedy import drawn
+from tfmpq.policy.search_space import Candidates
 
 
 class _Uniform:
+    """The same width everywhere, the widest that fits the budgets."""
+
     def check(self, options: SearchOptions) -> None:
         """No knobs."""
         refuse_foreign_knobs(options, ())
@@ -55,4 +58,29 @@ def _everywhere(candidates: Candidates, width: int) -> dict[str, int]:
     }
 
 
-METHOD = _Uniform()
+class _Random:
+    """Widths drawn uniformly, narrowed and widened at random until the budgets are used.
+
+    A search that does not beat this at equal cost has found nothing.
+    """
+
+    def check(self, options: SearchOptions) -> None:
+        """No knobs."""
+        refuse_foreign_knobs(options, ())
+
+    def run(self, problem: Problem) -> Outcome:
+        """Nothing is trained; every budget gets a draw of its own from the seed."""
+        return Outcome(problem.searchable(), lambda budgets: _drawn(problem, budgets), seconds=0.0)
+
+
+def _drawn(problem: Problem, budgets: Sequence[Budget]) -> Choice:
+    weights, activations = (
+        {name: np.zeros(len(widths)) for name, widths in candidates.items()} for candidates in problem.space
+    )
+    generator = np.random.default_rng(problem.options.seed)
+    bits = drawn(problem.costs, budgets, problem.space, (weights, activations), generator)
+    return Choice(*bits, repaired=True)
+
+
+METHODS = {"uniform": _Uniform(), "random": _Random()}
+"""The controls, by name."""

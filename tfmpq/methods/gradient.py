@@ -22,12 +22,14 @@ from tfmpq.methods.selection import Learned, decide, likeliest
 from tfmpq.policy.budget import Budget
 from tfmpq.policy.cost import CostModel
 from tfmpq.policy.expected_cost import ExpectedCost
-from tfmpq.quantization.insertion import Candidates, bit_choices
+from tfmpq.policy.search_space import Candidates
+from tfmpq.quantizers.choices import bit_choices
 from tfmpq.quantizers.relaxation import Relaxation, scores
 from tfmpq.tasks.task import begins_trained
 from tfmpq.training.budget_term import BudgetTerm
 from tfmpq.training.loop import train
 from tfmpq.training.optimizer import QuantizationOptimizer
+from tfmpq.training.presets import PRESETS
 from tfmpq.training.sharpness import RadiusSchedule
 from tfmpq.training.step import Distillation, QuantizedTraining, SharpnessOptions
 
@@ -156,3 +158,16 @@ def bit_scores(model: keras.Model, kind: str) -> dict[str, np.ndarray]:
         for c in bit_choices(model)
         if c.kind == kind
     }
+
+
+METHODS = {
+    "asga": GradientMethod(PRESETS["asga"], ("radius", "phi", "alpha")),
+    "sagm": GradientMethod(PRESETS["sagm"], ("alpha",)),
+    "sam": GradientMethod(PRESETS["sam"]),
+    "gsam": GradientMethod(PRESETS["gsam"], ("alpha",)),
+    # The plain differentiable search of EdMIPS and GMPQ: one gradient, nothing about sharpness.
+    "sgd": GradientMethod(None),
+    # FracBits (arXiv 2007.02017, AAAI 2021): one real-valued width a choice, plain gradients.
+    "fracbits": GradientMethod(None, relaxation="fractional"),
+}
+"""The methods of this family, by name."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from tfmpq.errors import UsageError
@@ -12,11 +13,20 @@ from tfmpq.methods.options import SearchOptions
 from tfmpq.policy.cost import CostModel
 from tfmpq.policy.latency_table import LatencyTable, check_device, check_network, load_table
 from tfmpq.progress import Reporter
-from tfmpq.tasks.task import fingerprint
+from tfmpq.provenance import fingerprint
+
+Present = Callable[[str, str | Path | None], tuple[dict[str, Any] | None, dict[str, Any]]]
+"""From a device (`local`, `ssh:HOST`, `adb[:SERIAL]`) and an ssh configuration to its runtime and facts."""
 
 
 def with_latency(
-    costs: CostModel, network: Network, model: str, classes: int, options: SearchOptions, reporter: Reporter
+    costs: CostModel,
+    network: Network,
+    model: str,
+    classes: int,
+    options: SearchOptions,
+    present: Present,
+    reporter: Reporter,
 ) -> CostModel:
     """The costs of a network with the times of the table that the options name, if any.
 
@@ -26,6 +36,7 @@ def with_latency(
         model: Its name.
         classes: Its number of logits.
         options: Name the table, the device and the threads that the latency is for.
+        present: Tells runtime and facts of a device (`tfmpq.deploy.devices.facts.present`).
         reporter: Told what the latency is that of.
 
     Raises:
@@ -44,7 +55,7 @@ def with_latency(
     table = load_table(options.latency_table)
     check_network(table, model, network.input_shape, classes, costs)
     _check_resolution(table, options, reporter)
-    _check_device(table, options, reporter)
+    _check_device(table, options, present, reporter)
     device = table.device.get("board") or table.device.get("cpu") or table.device.get("machine")
     runtime = " ".join(str(part) for part in (table.runtime["name"], table.runtime["version"]) if part)
     reporter.log(
@@ -67,10 +78,8 @@ def _check_resolution(table: LatencyTable, options: SearchOptions, reporter: Rep
     reporter.log("Most layers are too short for the latency table: it cannot tell their widths apart.")
 
 
-def _check_device(table: LatencyTable, options: SearchOptions, reporter: Reporter) -> None:
+def _check_device(table: LatencyTable, options: SearchOptions, present: Present, reporter: Reporter) -> None:
     """Ask the device that is named, and this machine for a table that was measured without a way to one."""
-    from tfmpq.deploy.devices.facts import present
-
     kind, address = table.target.get("kind"), table.target.get("address")
     on = options.on or ("local" if kind == "local" else None)
     if on is None:

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from tfmpq.methods.method import Choice, Problem
-from tfmpq.quantization.insertion import bit_choices, quantize_wrappers
+from tfmpq.quantizers.choices import bit_choices, quantize_wrappers
 from tfmpq.training.sharpness import RadiusSchedule
 from tfmpq.training.step import Distillation, QuantizedTraining, SharpnessOptions
 

@@ -13,8 +13,9 @@ from tfmpq.errors import UsageError
 from tfmpq.methods.options import SearchOptions
 from tfmpq.policy.budget import Budget
 from tfmpq.policy.cost import CostModel
+from tfmpq.policy.search_space import Candidates
 from tfmpq.progress import Reporter
-from tfmpq.quantization.insertion import Candidates, quantize_model
+from tfmpq.quantization.insertion import quantize_model
 from tfmpq.quantizers.relaxation import Relaxation
 from tfmpq.tasks.task import Task
 from tfmpq.training.run_folder import Stage

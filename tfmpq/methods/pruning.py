@@ -15,7 +15,7 @@ from scipy.special import softmax
 
 from tfmpq.data import ImageBatches
 from tfmpq.progress import Reporter
-from tfmpq.quantization.insertion import bit_choices
+from tfmpq.quantizers.choices import bit_choices
 from tfmpq.training.checkpoints import described
 from tfmpq.training.loop import train
 from tfmpq.training.run_folder import Stage

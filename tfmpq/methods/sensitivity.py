@@ -14,13 +14,13 @@ import keras
 import numpy as np
 from scipy.special import log_softmax
 
+from tfmpq.files import write_json
 from tfmpq.methods.method import Choice, Outcome, Problem, refuse_foreign_knobs
 from tfmpq.methods.options import SearchOptions
 from tfmpq.policy.allocation import select
 from tfmpq.policy.budget import Budget
-from tfmpq.quantization.insertion import quantize_wrappers
+from tfmpq.quantizers.choices import quantize_wrappers
 from tfmpq.quantizers.learned_step import LearnedStepQuantizer
-from tfmpq.training.run_folder import write_json
 
 BATCH = 32
 LARGE_SIDE, LARGE_IMAGES = 96, 64
@@ -110,4 +110,5 @@ def _least(problem: Problem, weights: Increases, activations: Increases, budgets
     return Choice(found.weight_bits, found.activation_bits, found.repaired)
 
 
-METHOD = _Sensitivity()
+METHODS = {"sensitivity": _Sensitivity()}
+"""The method, by name."""

@@ -9,7 +9,7 @@ from tfmpq.graph.containers import WEIGHT_BITS, require_wide_target
 from tfmpq.graph.frozen import INEXACT_WIDE, WIDE
 from tfmpq.graph.network import Network
 from tfmpq.policy.policy import Activations, Policy, load_policy, uniform_policy
-from tfmpq.tasks.task import PINNED_BITS
+from tfmpq.policy.search_space import PINNED_BITS
 
 
 def check_widths(

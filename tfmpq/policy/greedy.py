@@ -13,7 +13,7 @@ from scipy.special import softmax
 from tfmpq.policy.allocation import select
 from tfmpq.policy.budget import Budget, exceeded
 from tfmpq.policy.cost import CostModel
-from tfmpq.quantization.insertion import Candidates
+from tfmpq.policy.search_space import Candidates
 
 Bits = tuple[Mapping[str, int], Mapping[str, int]]
 """Weight bits by layer and activation bits by tensor."""

@@ -8,7 +8,6 @@ required; the rest is provenance.
 from __future__ import annotations
 
 import difflib
-import json
 import math
 import os
 import reprlib
@@ -31,10 +30,10 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from tfmpq.errors import UsageError
+from tfmpq.files import write_text
 from tfmpq.graph.containers import WEIGHT_BITS
 from tfmpq.graph.frozen import WIDE
 from tfmpq.policy.cost import REFERENCE_BITS, CostKey
-from tfmpq.training.run_folder import Stage, read_json, write_text
 
 FORMAT = "tfmpq-policy/1"
 MAX_FILE_BYTES = 2**20
@@ -220,23 +219,6 @@ def load_policy(path: str | os.PathLike[str]) -> Policy:
         return Policy.model_validate(content)
     except ValidationError as error:
         raise UsageError(f"{path}: {_explain(error)}") from None
-
-
-def policy_of_run(stage: Stage) -> Policy:
-    """The policy of a finished fine-tuning.
-
-    Raises:
-        UsageError: Its file has other bit-widths than those that were trained.
-    """
-    path = stage.folder / "policy.yaml"
-    policy = load_policy(path)
-    trained = Policy.model_validate_json(json.dumps(read_json(stage.path(".json"))["policy"]))
-    if (policy.layers, policy.activations) != (trained.layers, trained.activations):
-        raise UsageError(
-            f"A policy stays what a run was fine-tuned with. Received: {path}, whose bit-widths were changed "
-            "afterwards. Fine-tune it with another --out, or undo the change."
-        )
-    return policy
 
 
 def save_policy(policy: Policy, path: str | os.PathLike[str]) -> None:

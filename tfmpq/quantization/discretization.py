@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
 
 import keras
 import numpy as np
 
 from tfmpq.errors import UsageError
-from tfmpq.policy.policy import Policy, load_policy
-from tfmpq.quantization.insertion import quantize_wrappers
+from tfmpq.policy.policy import Policy
+from tfmpq.quantizers.choices import quantize_wrappers
 from tfmpq.quantizers.config import MixedPrecisionQuantizeConfig
 from tfmpq.quantizers.wrapper import QuantizeWrapper, inner
-from tfmpq.training.run_folder import Stage
 
 _ADVICE = "Give --weights to start from a float network instead."
 
@@ -92,22 +90,3 @@ def _copy_steps(source: QuantizeWrapper, copy: QuantizeWrapper) -> None:
         if old is not None and new is not None:
             steps = np.asarray(old_variables["log_step"])
             new_variables["log_step"].assign(np.asarray([steps[old.bits.index(new.bits[0])]]))
-
-
-def finished_model(run: Path) -> tuple[Stage, keras.Model] | None:
-    """The fine-tuned model of a run folder or, before that, the network of its searched policy.
-
-    Returns:
-        The stage and its model; None if neither is finished.
-
-    Raises:
-        TfmpqError: A file is damaged.
-    """
-    for name in ("finetune", "search"):
-        stage = Stage(run, name)
-        if stage.finished:
-            model = stage.load_model()
-            if name == "search":
-                model = restrict(model, load_policy(run / "policy.yaml"))
-            return stage, model
-    return None

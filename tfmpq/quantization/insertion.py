@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 
 from tfmpq.graph.network import INPUT_QUANTIZER, Network
+from tfmpq.policy.search_space import Candidates
+from tfmpq.quantizers.choices import quantize_wrappers
 from tfmpq.quantizers.config import MixedPrecisionQuantizeConfig
-from tfmpq.quantizers.learned_step import LearnedStepQuantizer
 from tfmpq.quantizers.relaxation import Relaxation
 from tfmpq.quantizers.wrapper import QuantizeWrapper, inner
-
-Candidates = Mapping[str, Sequence[int]]
-"""Layer or tensor name to its candidate bit-widths."""
 
 SMALLEST_PEAK = 1e-4
 """Magnitude below which a tensor counts as always zero."""
@@ -137,39 +134,6 @@ def _shared_quantizers(
 def _like(structure: Any, tensor: Any) -> Any:
     """`tensor` in the nesting that the model's input has (a bare tensor or a list of one)."""
     return [tensor] if isinstance(structure, (list, tuple)) else tensor
-
-
-def quantize_wrappers(model: keras.Model) -> list[QuantizeWrapper]:
-    """The wrapped layers of a quantized model."""
-    return [layer for layer in model.layers if isinstance(layer, QuantizeWrapper)]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class BitChoice:
-    """A bit-width that a searchable model can still choose.
-
-    Attributes:
-        kind: Whether it is that of weights or of an activation tensor.
-        name: Of the layer or tensor.
-        quantizer: Has the candidates.
-        logits: Variable (candidates,).
-    """
-
-    kind: Literal["weight", "activation"]
-    name: str
-    quantizer: LearnedStepQuantizer
-    logits: Any
-
-
-def bit_choices(model: keras.Model) -> Iterator[BitChoice]:
-    """All choices of a searchable model."""
-    for wrapper in quantize_wrappers(model):
-        if wrapper.weight_quantizer is not None and "bit_logits" in wrapper.weight_variables:
-            logits = wrapper.weight_variables["bit_logits"]
-            yield BitChoice("weight", wrapper.name, wrapper.weight_quantizer, logits)
-        if wrapper.output_quantizer is not None and "bit_logits" in wrapper.output_variables:
-            logits = wrapper.output_variables["bit_logits"]
-            yield BitChoice("activation", wrapper.name, wrapper.output_quantizer, logits)
 
 
 def _initialise_weight_steps(model: keras.Model) -> None:

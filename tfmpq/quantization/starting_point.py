@@ -9,6 +9,7 @@ import keras
 
 from tfmpq.data.preprocess import value_range
 from tfmpq.errors import UsageError
+from tfmpq.files import read_json
 from tfmpq.graph.fusion import analyse
 from tfmpq.models.registry import is_users_code
 from tfmpq.policy.policy import Policy, load_policy
@@ -17,7 +18,7 @@ from tfmpq.quantization.discretization import refuse_unsearched, restrict
 from tfmpq.quantization.insertion import quantize_model
 from tfmpq.quantization.reconstruction import affordable_images, reconstruct
 from tfmpq.tasks.task import CALIBRATION_IMAGES, Task, begins_trained, is_trained
-from tfmpq.training.run_folder import Stage, load_keras, read_json
+from tfmpq.training.run_folder import Stage, load_keras
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import math
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,9 +15,10 @@ import numpy as np
 from pydantic import BaseModel
 
 from tfmpq.errors import TfmpqError, UsageError
+from tfmpq.files import read_json
 from tfmpq.policy.policy import Policy, load_policy
 from tfmpq.reports.results import Finetune, Job, Search, checked, read_result
-from tfmpq.training.run_folder import Stage, read_json
+from tfmpq.training.run_folder import Stage
 
 Steps = Mapping[str, np.ndarray]
 """Columns of a step log, float64 of shape (steps,); NaN where a value is missing."""
@@ -178,3 +180,32 @@ def _shape(file: Any) -> tuple[int, ...]:
     if version not in read:
         raise ValueError(f"version {version}")
     return read[version](file)[0]
+
+
+def places(path: str, source: Path) -> tuple[Path, Path]:
+    """Where the file of a result may be: where it was, and of its name beside the result.
+
+    Args:
+        path: The file, as the result has it.
+        source: File of the result.
+    """
+    return Path(path), source.parent / Path(path).name
+
+
+def digests(files: Iterable[Path]) -> list[str]:
+    """SHA-256 of those files that can be read."""
+    made = []
+    for path in files:
+        try:
+            made.append(hashlib.sha256(path.read_bytes()).hexdigest())
+        except OSError:
+            continue
+    return made
+
+
+def replaced(sha256: str | None, files: Iterable[Path]) -> bool:
+    """Whether files are at hand, but none with the bytes that a result is about; False if it records none."""
+    if sha256 is None:
+        return False
+    found = digests(files)
+    return bool(found) and sha256 not in found

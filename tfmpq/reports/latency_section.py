@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tfmpq.reports.charts import spread
-from tfmpq.reports.digests import places, replaced
-from tfmpq.reports.folders import Run
+from tfmpq.reports.charts import Scale, spread
+from tfmpq.reports.folders import Run, places, replaced
 from tfmpq.reports.markup import SHORT, Child, Element, bar, element, table
 from tfmpq.reports.networks import conditions_of
 from tfmpq.reports.results import Compared, Delivered, Measured, Measurements, OperatorTimes
-from tfmpq.reports.scales import Scale
 from tfmpq.reports.units import bytes_text
 
 

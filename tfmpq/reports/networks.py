@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tfmpq.policy.latency_table import conditions
-from tfmpq.reports.digests import replaced
-from tfmpq.reports.folders import Run
+from tfmpq.reports.folders import Run, replaced
 from tfmpq.reports.results import (
     Delivered,
     Evaluated,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tfmpq.reports.digests import digests, places, replaced
+from tfmpq.reports.folders import digests, places, replaced
 from tfmpq.reports.markup import Child, Element, element, table
 from tfmpq.reports.results import Exported, OperatorCheck, Verified
 from tfmpq.reports.units import bytes_text

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import platform
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib import metadata
 from pathlib import Path
 
 import keras
@@ -25,12 +21,6 @@ IMAGENET_SIDE = 224
 """Side to which data sets of encoded photographs are brought."""
 
 CALIBRATION_IMAGES = 256
-
-PINNED_BITS = 8
-"""The first layer, the image and the logits keep 8 bits: they cost little and lose much (SAQ's rule)."""
-
-SAFE_BITS = 4
-"""Least bits of a classifier that the search has not seen."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -178,30 +168,6 @@ def first_images(split: Split, count: int, shape: tuple[int, int, int], preproce
     return np.asarray(batches[0][0], np.float32)
 
 
-def weight_candidates(
-    network: Network, bits: Sequence[int], other_classes: bool = False
-) -> dict[str, tuple[int, ...]]:
-    """Candidate widths of every layer; the first layer keeps 8 bits.
-
-    Args:
-        network: The network.
-        bits: Candidate widths.
-        other_classes: Whether the deployed classifier is not the searched one. What the proxy's classifier
-            can bear says nothing about it then, so it gets none of the narrowest widths.
-    """
-    found = {node.name: tuple(bits) for node in network.weighted}
-    if other_classes:
-        found[network.weighted[-1].name] = tuple(b for b in bits if b >= SAFE_BITS) or tuple(bits)
-    return found | {network.weighted[0].name: (PINNED_BITS,)}
-
-
-def activation_candidates(network: Network, bits: Sequence[int]) -> dict[str, tuple[int, ...]]:
-    """Candidate widths of every activation tensor; image, logits and grids that are given keep 8 bits."""
-    found = {name: tuple(bits) for name in network.tensors}
-    pinned = (network.tensors[0], network.tensors[-1], *network.fixed_tensors)
-    return found | dict.fromkeys(pinned, (PINNED_BITS,))
-
-
 def target_network(model: str, task: Task, side: int | None, classes: int | None) -> Network:
     """The network whose cost the budget counts: the proxy's, or the same topology as it will be deployed.
 
@@ -220,21 +186,3 @@ def target_network(model: str, task: Task, side: int | None, classes: int | None
             f"{len(found)} layers instead of {len(names)} for {model} at {shape}. Use a built-in network."
         )
     return network
-
-
-def fingerprint(path: str | None) -> str | None:
-    """sha256 of a file, to notice that weights have changed between two calls; None for no file."""
-    if path is None or not Path(path).is_file():
-        return path
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-
-
-def versions() -> dict[str, str]:
-    """Versions of what decides a result."""
-    found = {"python": platform.python_version(), "backend": keras.backend.backend()}
-    for package in ("tfmpq", "keras", "tensorflow", "jax", "numpy"):
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found

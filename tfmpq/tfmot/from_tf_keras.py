@@ -15,10 +15,10 @@ from tfmpq.graph.layers import KINDS, WEIGHTED
 from tfmpq.graph.network import Network
 from tfmpq.policy.cost import REFERENCE_BITS
 from tfmpq.policy.policy import LayerChoice, Policy
+from tfmpq.policy.search_space import PINNED_BITS, weight_candidates
 from tfmpq.progress import Reporter, SilentReporter
 from tfmpq.quantizers.config import MixedPrecisionQuantizeConfig
 from tfmpq.quantizers.learned_step import LearnedStepQuantizer
-from tfmpq.tasks.task import PINNED_BITS, weight_candidates
 from tfmpq.tfmot.apply import mixed_wrappers
 from tfmpq.tfmot.layers import copy_weights, to_keras3
 from tfmpq.tfmot.packages import is_annotation, is_wrapper, tf_keras

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from tfmpq.errors import TfmpqError, UsageError
-from tfmpq.quantization.discretization import finished_model
+from tfmpq.quantization.finished_runs import finished_model
 from tfmpq.quantizers.wrapper import QuantizeWrapper, inner
 from tfmpq.tfmot.apply import PREFIX, AsAnnotated, check_configs, mixed_wrappers
 from tfmpq.tfmot.layers import copy_weights, to_legacy

@@ -1,12 +1,30 @@
-"""The largest eigenvalue of a symmetric matrix that is known by its products with vectors only."""
+"""The loss around a quantized model, and the largest eigenvalue of its Hessian.
+
+What is measured is the network as it is deployed: one bit-width in every quantizer, BatchNorm with its moving
+statistics. Its loss L(d) is the mean cross-entropy on training images, not augmented, as a function of a
+perturbation d that is added to the *quantized* kernels, the biases and BatchNorm's affine parameters: the
+ball of the search. Gaps are differences of that loss, activations really rounded.
+
+Rounding has no second derivative, so the Hessian is that of the straight-through loss: every activation
+quantizer Q is taken as clip(x) + r, with its rounding error r = Q(x) - clip(x) at d = 0 held constant. There
+this function has the value of L and the gradient that training uses, and its Hessian exists and is symmetric.
+"""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import keras
 import numpy as np
+from keras import ops
+
+from tfmpq.quantizers.choices import quantize_wrappers
+from tfmpq.quantizers.learned_step import twice_differentiable
+from tfmpq.quantizers.wrapper import perturbed_kernels
+from tfmpq.training.backend import compiled, value_and_gradient
 
 TOLERANCE = 1e-4
 """Relative change of the estimate, twice in a row, at which the iteration ends."""
@@ -68,3 +86,97 @@ def _iterate(product: Callable[[np.ndarray], np.ndarray], size: int, seed: int) 
         before, vector = value, image / length
     distance = float(np.linalg.norm(image - value * vector))
     return Eigenvalue(value, count, distance / (abs(value) or length or 1.0))
+
+
+BATCH = 64
+"""Images that are held at once."""
+
+
+AFFINE = ("gamma", "beta", "bias")
+"""Ends of the paths of variables that are perturbed beside the quantized kernels."""
+
+
+class Landscape:
+    """The loss around a quantized model, as a function of one flat perturbation (see the head of the file).
+
+    Args:
+        model: Functional quantized model.
+        images: (N, height, width, channels) float32.
+        labels: (N,) integers.
+
+    Attributes:
+        size: Number of perturbed values: all quantized kernels, then biases and BatchNorm's affine.
+    """
+
+    def __init__(self, model: keras.Model, images: np.ndarray, labels: np.ndarray) -> None:
+        self._model = model
+        self._names = [w.name for w in quantize_wrappers(model) if w.weight_quantizer is not None]
+        self._affine = [i for i, v in enumerate(model.trainable_variables) if v.path.endswith(AFFINE)]
+        shapes = [model.get_layer(name).layer.kernel.shape for name in self._names]
+        shapes += [model.trainable_variables[i].shape for i in self._affine]
+        self._shapes = [tuple(shape) for shape in shapes]
+        self.size = sum(int(np.prod(shape)) for shape in self._shapes)
+        cuts = range(BATCH, len(labels), BATCH)
+        self._batches = list(zip(np.split(images, cuts), np.split(labels, cuts), strict=True))
+        self._count = len(labels)
+        self._loss = compiled(self._batch_loss)
+        self._slope = compiled(self._batch_gradient)
+        self._product = compiled(self._batch_product)
+
+    def loss(self, point: np.ndarray) -> float:
+        """Loss at a perturbation (size,)."""
+        return self._mean(lambda *batch: float(self._loss(self._tensors(point), *batch)))
+
+    def loss_and_gradient(self, point: np.ndarray) -> tuple[float, np.ndarray]:
+        """Loss and straight-through gradient (size,) at a perturbation (size,)."""
+
+        def both(*batch: Any) -> np.ndarray:
+            value, gradients = self._slope(self._tensors(point), *batch)
+            return np.append(_flat(gradients), float(value))
+
+        result = self._mean(both)
+        return float(result[-1]), result[:-1]
+
+    def hessian_product(self, vector: np.ndarray) -> np.ndarray:
+        """The straight-through loss's Hessian at no perturbation, times a vector (size,)."""
+        vectors = self._tensors(vector)
+        return self._mean(lambda *batch: _flat(self._product(vectors, *batch)))
+
+    def _mean(self, function: Any) -> Any:
+        """Mean of a function of batches over all images."""
+        values = [function(images, labels) * (len(labels) / self._count) for images, labels in self._batches]
+        return sum(values)
+
+    def _tensors(self, flat: np.ndarray) -> list[Any]:
+        parts = np.split(flat.astype(np.float32), np.cumsum([int(np.prod(s)) for s in self._shapes])[:-1])
+        return [ops.convert_to_tensor(p.reshape(s)) for p, s in zip(parts, self._shapes, strict=True)]
+
+    def _batch_loss(self, deltas: Sequence[Any], images: Any, labels: Any) -> Any:
+        kernels = dict(zip(self._names, deltas, strict=False))
+        trainable = [ops.convert_to_tensor(v) for v in self._model.trainable_variables]
+        state = [ops.convert_to_tensor(v) for v in self._model.non_trainable_variables]
+        for position, delta in zip(self._affine, deltas[len(self._names) :], strict=True):
+            trainable[position] = trainable[position] + delta
+        with perturbed_kernels(kernels), twice_differentiable():
+            logits, _ = self._model.stateless_call(trainable, state, images, training=False)
+        logits = ops.cast(logits, "float32")
+        return ops.mean(keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True))
+
+    def _batch_gradient(self, deltas: Sequence[Any], images: Any, labels: Any) -> tuple[Any, list[Any]]:
+        (loss, _), gradients = value_and_gradient(
+            lambda tensors: (self._batch_loss(tensors, images, labels), ()), deltas
+        )
+        return loss, gradients
+
+    def _batch_product(self, vectors: Sequence[Any], images: Any, labels: Any) -> list[Any]:
+        """Gradient of <gradient, vectors> at no perturbation."""
+
+        def along(tensors: Sequence[Any]) -> tuple[Any, tuple[()]]:
+            _, gradients = self._batch_gradient(tensors, images, labels)
+            return sum(ops.sum(g * v) for g, v in zip(gradients, vectors, strict=True)), ()
+
+        return value_and_gradient(along, [ops.zeros_like(v) for v in vectors])[1]
+
+
+def _flat(tensors: Sequence[Any]) -> np.ndarray:
+    return np.concatenate([np.asarray(ops.convert_to_numpy(t), np.float64).ravel() for t in tensors])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import keras
 
+from tfmpq.files import write_atomically
 from tfmpq.progress import Reporter
 from tfmpq.training.run_folder import Stage
 
@@ -69,3 +71,48 @@ class EventLog:
                 tf.summary.experimental.write_raw_pb(record, step=int(row["step"]))
         self._writer.flush()
         self._pending = []
+
+
+class StepLog:
+    """Appends the metrics of every step to a CSV file; on resume, drops what lies beyond the checkpoint.
+
+    Attributes:
+        kept: The rows that a resumed training begins with.
+    """
+
+    def __init__(self, path: Path, steps_done: int) -> None:
+        self.path = path
+        rows: list[dict[str, str]] = []
+        if steps_done and path.exists():
+            with path.open(newline="") as file:
+                # A last row without all its values was cut off, its step's number perhaps too.
+                complete = (row for row in csv.DictReader(file) if None not in row.values())
+                rows = [row for row in complete if int(row["step"]) < steps_done]
+        self.kept = rows
+        self._fields = list(rows[0]) if rows else []
+        self._pending: list[dict[str, Any]] = list(rows)
+        self._fresh = True
+
+    def add(self, step: int, metrics: Mapping[str, float]) -> dict[str, Any]:
+        """Remember one row, which `flush` writes; returns it."""
+        row = {"step": step, **{key: f"{value:.7g}" for key, value in metrics.items()}}
+        self._pending.append(row)
+        self._fields = self._fields or list(row)
+        return row
+
+    def flush(self) -> None:
+        """Write what was added."""
+        if not self._pending:
+            return
+        if self._fresh:
+            write_atomically(self.path, lambda temporary: self._write(temporary, "w"))
+        else:
+            self._write(self.path, "a")
+        self._fresh, self._pending = False, []
+
+    def _write(self, path: Path, mode: str) -> None:
+        with path.open(mode, newline="") as file:
+            writer = csv.DictWriter(file, self._fields, extrasaction="ignore")
+            if mode == "w":
+                writer.writeheader()
+            writer.writerows(self._pending)

@@ -15,14 +15,14 @@ import keras
 import numpy as np
 
 from tfmpq.data import ImageBatches
-from tfmpq.diagnosis import first_not_finite
 from tfmpq.errors import TfmpqError
 from tfmpq.progress import Reporter
 from tfmpq.training import distribution
-from tfmpq.training.backend import accelerated
+from tfmpq.training.backend import accelerated, compiled
 from tfmpq.training.checkpoints import described
-from tfmpq.training.logs import event_log
-from tfmpq.training.run_folder import Stage, StepLog
+from tfmpq.training.diagnosis import first_not_finite
+from tfmpq.training.logs import StepLog, event_log
+from tfmpq.training.run_folder import Stage
 
 CHECKPOINT_SECONDS = 30.0
 
@@ -64,7 +64,7 @@ def train(
     """
     steps = len(batches)
     if accelerated():
-        model.pixels = batches.hold_on_device()
+        model.pixels = batches.hold_on_device(compiled)
     model.optimizer.build(model.trainable_variables)
     initial = [np.asarray(v) for v in _variables(model)]
     position = stage.load_checkpoint(_variables(model), described(model), reporter) or {"step": 0}

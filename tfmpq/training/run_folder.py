@@ -3,70 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import json
-import os
 import re
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tfmpq.errors import TfmpqError, UsageError
+from tfmpq.files import _TEMPORARY, read_json, write_atomically, write_json
 from tfmpq.progress import Reporter, SilentReporter
 from tfmpq.training import checkpoints
 
 FORMAT = "tfmpq-run/1"
-
-_TEMPORARY = ".tmp-"
-"""What the names of unfinished files contain."""
-
-
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Have `write` fill a temporary file beside `path`, then move it there: nothing half-written is seen."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}{_TEMPORARY}", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        temporary.chmod(0o644)
-        # The name must not reach the disk before the content does.
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically."""
-
-    def write(temporary: Path) -> None:
-        temporary.write_text(text, encoding="utf-8")
-
-    write_atomically(path, write)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically."""
-    write_text(path, json.dumps(value, indent=2, sort_keys=False) + "\n")
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file of a run folder.
-
-    Raises:
-        TfmpqError: Missing or damaged.
-    """
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise TfmpqError(
-            f"A run folder holds '{path.name}'. Received: {path.parent}, which has none."
-        ) from error
-    except (ValueError, OSError) as error:
-        raise TfmpqError(f"'{path.name}' of a run folder is JSON. Received: {path}: {error}.") from error
 
 
 def default_folder(model: str, data: str) -> Path:
@@ -245,48 +193,3 @@ def _refuse_other_options(folder: Path, stored: Mapping[str, Any], asked: Mappin
                 f"{asked.get(key)!r} where {folder} has {stored.get(key)!r}. "
                 "Repeat the first command, or choose another --out."
             )
-
-
-class StepLog:
-    """Appends the metrics of every step to a CSV file; on resume, drops what lies beyond the checkpoint.
-
-    Attributes:
-        kept: The rows that a resumed training begins with.
-    """
-
-    def __init__(self, path: Path, steps_done: int) -> None:
-        self.path = path
-        rows: list[dict[str, str]] = []
-        if steps_done and path.exists():
-            with path.open(newline="") as file:
-                # A last row without all its values was cut off, its step's number perhaps too.
-                complete = (row for row in csv.DictReader(file) if None not in row.values())
-                rows = [row for row in complete if int(row["step"]) < steps_done]
-        self.kept = rows
-        self._fields = list(rows[0]) if rows else []
-        self._pending: list[dict[str, Any]] = list(rows)
-        self._fresh = True
-
-    def add(self, step: int, metrics: Mapping[str, float]) -> dict[str, Any]:
-        """Remember one row, which `flush` writes; returns it."""
-        row = {"step": step, **{key: f"{value:.7g}" for key, value in metrics.items()}}
-        self._pending.append(row)
-        self._fields = self._fields or list(row)
-        return row
-
-    def flush(self) -> None:
-        """Write what was added."""
-        if not self._pending:
-            return
-        if self._fresh:
-            write_atomically(self.path, lambda temporary: self._write(temporary, "w"))
-        else:
-            self._write(self.path, "a")
-        self._fresh, self._pending = False, []
-
-    def _write(self, path: Path, mode: str) -> None:
-        with path.open(mode, newline="") as file:
-            writer = csv.DictWriter(file, self._fields, extrasaction="ignore")
-            if mode == "w":
-                writer.writeheader()
-            writer.writerows(self._pending)

@@ -24,7 +24,7 @@ import numpy as np
 from keras import ops
 
 from tfmpq.errors import UsageError
-from tfmpq.quantization.insertion import bit_choices, quantize_wrappers
+from tfmpq.quantizers.choices import bit_choices, quantize_wrappers
 from tfmpq.quantizers.learned_step import LearnedStepQuantizer
 from tfmpq.quantizers.wrapper import perturbed_kernels
 from tfmpq.training import sharpness

@@ -1,0 +1,44 @@
+"""Counts of a network, layer by layer: what costs are computed from."""
+
+from __future__ import annotations
+
+import math
+
+from tfmpq.graph.network import Network, Node, operator_of, shortcut_channels
+from tfmpq.policy.cost import CostModel, LayerCost
+
+
+def cost_model(network: Network) -> CostModel:
+    """Multiply-accumulates, weights and channels of every layer, at the input size of the network."""
+    return CostModel(
+        layers=tuple(_layer_cost(network, node) for node in network.weighted),
+        fixed_bytes=sum(9 * helper_channels(node) for node in network.nodes),
+    )
+
+
+def _layer_cost(network: Network, node: Node) -> LayerCost:
+    kernel = node.main.kernel.shape
+    weights = math.prod(kernel)
+    transposed = node.kind == "conv2d_transpose"
+    # A transposed convolution spreads every pixel of its input over a window of its output.
+    shape = node.layers[0].input.shape[1:] if transposed else node.output_shape
+    positions = math.prod(int(size) for size in shape[:-1])
+    channels = {
+        "depthwise_conv2d": kernel[-1] * kernel[-2],
+        "conv2d_transpose": kernel[-2],
+    }.get(node.kind, kernel[-1])
+    return LayerCost(
+        name=node.name,
+        operator=operator_of(node),
+        macs=positions * weights,
+        weights=weights,
+        channels=channels,
+        fan_in=weights // channels,
+        reads=network.node(node.inputs[0]).grid_of,
+    )
+
+
+def helper_channels(node: Node) -> int:
+    """Output channels of the depthwise 8-bit operators that a node without a kernel needs in a file."""
+    operators = {"affine": 1, "leaky_relu": 3}.get(node.kind, 0)
+    return shortcut_channels(node) + operators * node.output_shape[-1]

@@ -1,0 +1,127 @@
+"""Finished searches and fine-tunings, read from their run folders."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from tfmpq.data.preprocess import value_range
+from tfmpq.errors import UsageError
+from tfmpq.files import read_json
+from tfmpq.graph.frozen import FrozenModel
+from tfmpq.graph.fusion import analyse
+from tfmpq.policy.policy import Policy, load_policy
+from tfmpq.provenance import versions
+from tfmpq.quantization.discretization import restrict
+from tfmpq.quantization.freeze import freeze
+from tfmpq.training.run_folder import Stage
+
+
+def policy_of_run(stage: Stage) -> Policy:
+    """The policy of a finished fine-tuning.
+
+    Raises:
+        UsageError: Its file has other bit-widths than those that were trained.
+    """
+    path = stage.folder / "policy.yaml"
+    policy = load_policy(path)
+    trained = Policy.model_validate_json(json.dumps(read_json(stage.path(".json"))["policy"]))
+    if (policy.layers, policy.activations) != (trained.layers, trained.activations):
+        raise UsageError(
+            f"A policy stays what a run was fine-tuned with. Received: {path}, whose bit-widths were changed "
+            "afterwards. Fine-tune it with another --out, or undo the change."
+        )
+    return policy
+
+
+def finished_model(run: Path) -> tuple[Stage, keras.Model] | None:
+    """The fine-tuned model of a run folder or, before that, the network of its searched policy.
+
+    Returns:
+        The stage and its model; None if neither is finished.
+
+    Raises:
+        TfmpqError: A file is damaged.
+    """
+    for name in ("finetune", "search"):
+        stage = Stage(run, name)
+        if stage.finished:
+            model = stage.load_model()
+            if name == "search":
+                model = restrict(model, load_policy(run / "policy.yaml"))
+            return stage, model
+    return None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Finetuned:
+    """A finished fine-tuning as it lies in its run folder."""
+
+    model: keras.Model
+    policy: Policy
+    options: dict[str, Any]
+    result: dict[str, Any]
+
+    @classmethod
+    def load(cls, run: Path) -> Finetuned:
+        """Read a run folder.
+
+        Raises:
+            UsageError: The folder has no finished fine-tuning, or its policy was changed since.
+            TfmpqError: A file of it is damaged.
+        """
+        stage = Stage(run, "finetune")
+        if not stage.finished:
+            raise UsageError(
+                f"A file is that of a fine-tuned run. Received: {run}, not fine-tuned. Run tfmpq finetune "
+                f"{run}."
+            )
+        return cls(
+            stage.load_model(),
+            policy_of_run(stage),
+            read_json(stage.path(".json")),
+            read_json(stage.path(".result.json")),
+        )
+
+    def frozen(self) -> FrozenModel:
+        """The network as integers."""
+        preprocessing = self.options["preprocessing"]
+        network = analyse(self.model, value_range(preprocessing)[0] < 0)
+        facts = file_facts(
+            self.result["model"],
+            preprocessing,
+            int(self.model.output_shape[-1]),
+            self.policy.weight_bits,
+            self.policy.activation_bits(network.tensors),
+            self.result["top1"],
+            self.result["data"],
+        )
+        return freeze(self.model, network, facts)
+
+
+def file_facts(
+    model: str,
+    preprocessing: str,
+    classes: int,
+    weight_bits: Mapping[str, int],
+    activation_bits: Mapping[str, int],
+    top1: float | None,
+    data: str,
+) -> dict[str, Any]:
+    """What travels inside a file, as JSON types."""
+    return {
+        "format": "tfmpq-tflite/1",
+        "model": model,
+        "preprocessing": preprocessing,
+        "classes": classes,
+        "weight_bits": dict(weight_bits),
+        "activation_bits": dict(activation_bits),
+        "top1": top1,
+        "data": data,
+        "versions": versions(),
+    }
