@@ -4,13 +4,13 @@
     python benchmarks/kernel_costs.py --fit benchmarks/kernel_ratios_avx2.json --as x86-avx2
 
 The latter fits ratios that were measured elsewhere. Every shape runs as int8 CONV_2D and as INT8, INT4 and
-INT2 products of its windows in both orders; 1x1 convolutions of stride 1 are those products as they are. The forms
-of a shape take turns, round after round, so that other load on the machine meets all of them; a time is the
-20th percentile of its rounds. Small layers lie several times side by side in a file, so that a call's own time
-counts less.
+INT2 products of its windows in both orders; 1x1 convolutions of stride 1 are those products as they are. The
+forms of a shape take turns, round after round, so that other load on the machine meets all of them; a time is
+the 20th percentile of its rounds. Small layers lie several times side by side in a file, so that a call's own
+time counts less.
 
-The fit is that of non-negative least squares of relative errors. `error` is the median and the 90th percentile
-of |predicted / measured - 1| of ratios to the int8 form, each shape predicted by a fit to all other shapes.
+The fit is that of non-negative least squares of relative errors. `error` is the median and the 90th
+percentile of |predicted / measured - 1| of ratios to int8, each shape predicted by a fit to all other shapes.
 """
 
 from __future__ import annotations

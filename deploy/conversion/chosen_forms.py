@@ -79,7 +79,9 @@ def forms_record(
 
 def entry_of(choice: Choice, window: Window | None, measured: bool) -> dict[str, Any]:
     """What a file says about the form of one layer."""
-    told = choice.chosen if choice.chosen.container.order or not choice.rejected else choice.rejected
+    told = choice.chosen if choice.chosen.container.order else choice.rejected
+    if told is None:
+        return {}
     entry: dict[str, Any] = {"time": round(told.time, 3)}
     if measured:
         entry["measured"] = True

@@ -12,7 +12,14 @@ from ai_edge_litert import schema_py_generated as schema
 from tfmpq.deploy.conversion.chosen_forms import held_containers, window_of_layer
 from tfmpq.deploy.conversion.topology import output_shapes
 from tfmpq.deploy.tflite.flatbuffer import TYPE_NAMES, builtin_name, printable
-from tfmpq.deploy.tflite.layout import StoredLayer, bias_type, file_layout, stored_layers, tensor_name
+from tfmpq.deploy.tflite.layout import (
+    WEIGHTS,
+    StoredLayer,
+    bias_type,
+    file_layout,
+    stored_layers,
+    tensor_name,
+)
 from tfmpq.deploy.tflite.metadata import read_forms, read_weight_bits
 from tfmpq.deploy.tflite.unfold import unfolded_input
 from tfmpq.graph.containers import Container, Target
@@ -115,7 +122,11 @@ def _unfolding_mismatches(
     """Unfolded convolutions: each operator before the product, and which tensor the first one reads."""
     graph, shapes = model.subgraphs[0], output_shapes(frozen)
     producers = {int(operator.outputs[0]): operator for operator in graph.operators if len(operator.outputs)}
-    products = {tensor_name(graph.tensors[index]): operator for index, operator in producers.items()}
+    products = {  # a clamped layer's own operator has no name
+        tensor_name(graph.tensors[int(operator.inputs[1])]).removesuffix(WEIGHTS): operator
+        for operator in graph.operators
+        if builtin_name(model, operator) == "FULLY_CONNECTED"
+    }
     for layer in frozen.weighted:
         order, operator = containers[layer.name].order, products.get(layer.name)
         window = window_of_layer(layer, shapes[layer.inputs[0]])

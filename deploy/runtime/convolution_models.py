@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from tfmpq.deploy.runtime.probe_models import Probe
+from tfmpq.deploy.runtime.probe_models import CHANNELS, SIDE, Probe
 from tfmpq.deploy.tflite.flatbuffer import (
     TYPE_OF_BITS,
     add_tensor,
@@ -21,10 +22,49 @@ from tfmpq.deploy.tflite.layout import VERSIONS, WEIGHTS
 from tfmpq.deploy.tflite.metadata import Forms, write_record
 from tfmpq.deploy.tflite.unfold import Unfolder, become_fully_connected
 from tfmpq.graph.forms import FormOptions
-from tfmpq.graph.unfolding import Order, Window
+from tfmpq.graph.unfolding import ORDERS, Order, Window
 
 NAME = "convolution"
 _STEP, _ZERO_POINT = np.float32(0.0217), -3
+
+
+@dataclass(frozen=True, slots=True)
+class UnfoldedCase:
+    """A convolution that is unfolded, with one kind of weights.
+
+    Attributes:
+        window: How it reads its input.
+        order: Of the unfolding.
+        weight_bits: 8, 4 or 2.
+    """
+
+    window: Window
+    order: Order
+    weight_bits: int
+
+    @property
+    def operator(self) -> str:
+        """What it is called in a matrix of operators."""
+        (rows, columns), (stride, _) = self.window.kernel, self.window.strides
+        return f"CONV_2D {rows}x{columns}/{stride} unfolded {self.order}"
+
+
+def unfolded_cases() -> tuple[UnfoldedCase, ...]:
+    """Kernels of one and of three pixels, both strides, both orders, all containers."""
+    image = (SIDE, SIDE, CHANNELS)
+    windows = (
+        Window(image, (3, 3), padding="same"),
+        Window(image, (3, 3), (2, 2), padding="same"),
+        Window(image, (1, 1), (2, 2)),
+    )
+    return tuple(
+        UnfoldedCase(window, order, bits) for window in windows for order in ORDERS for bits in (8, 4, 2)
+    )
+
+
+def unfolded_probe(case: UnfoldedCase) -> Probe:
+    """The model of a case, with its answer."""
+    return convolution_model(case.window, CHANNELS, case.weight_bits, order=case.order)
 
 
 def convolution_model(

@@ -38,6 +38,18 @@ class Forms:
         found = self.layers.get(name, {}).get("order")
         return found if found in ORDERS else None
 
+    def why(self, name: str) -> str | None:
+        """Why a layer has its form, in words; None where there was no choice."""
+        entry = self.layers.get(name)
+        if entry is None or self.options is None:
+            return None
+        where = "as measured on the device" if entry.get("measured") else f"on {self.options.processor}"
+        time = f"{entry.get('time')} of the int8 time {where}"
+        chosen = f"preferring {self.options.prefer}"
+        if "order" in entry:
+            return f"product unfolded {entry['order']}: {time}, {chosen}"
+        return f"not the smallest: that would take {time}, {chosen}" if "time" in entry else "the smallest"
+
 
 def write_record(
     model: Any, metadata: Mapping[str, Any], weight_bits: Mapping[str, int], forms: Forms | None = None

@@ -180,7 +180,8 @@ def choose(
     chosen = pick(allowed, options.prefer)
     smallest = min(found, key=lambda candidate: candidate.bytes)
     rejected = None if smallest is chosen else smallest
-    reason = _reason(chosen, rejected, options, "as measured" if measured else _where(options.processor))
+    told = _usable(measured, container_for(work.operator, work.bits, work.fan_in, target)) is not None
+    reason = _reason(chosen, rejected, options, "as measured" if told else _where(options.processor))
     return Choice(replace(chosen, container=replace(chosen.container, reason=reason)), rejected, reason)
 
 
@@ -208,20 +209,25 @@ def candidates(
     if not others or (work.operator == "conv2d" and work.window is None):
         return [Candidate(first, _bytes(work, first), 1.0)]
     costs = kernel_costs(processor)
-    whole = costs.reference(work)
+    measured = _usable(measured, first)
+    whole = costs.reference(work) if measured is None else measured.get(8, measured[first.bits])
     found = []
     for container in (first, *others):
         if measured is not None and container.bits not in measured:
             continue
         order, seconds = costs.time(work, container)
         held = replace(container, order=order)
-        time = seconds / whole
-        if measured is not None:
-            time = measured[container.bits] / measured.get(8, measured[first.bits])
+        time = (seconds if measured is None else measured[container.bits]) / whole
         moved = traffic(work.window, order) if work.window and order else None
         more = OPERATOR_BYTES * moved.operators if moved else 0
         found.append(Candidate(held, _bytes(work, held) + more, time, moved.scratch if moved else 0))
     return found
+
+
+def _usable(measured: Mapping[int, float] | None, first: Container) -> Mapping[int, float] | None:
+    """Times that hold that of the rule table's form, and of which none is too short to be told."""
+    told = measured is not None and first.bits in measured and all(measured.values())
+    return measured if told else None
 
 
 def _bytes(work: Work, container: Container) -> int:
