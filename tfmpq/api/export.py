@@ -13,7 +13,7 @@ from tfmpq.data import load_dataset
 from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.files import write_json
 from tfmpq.graph.containers import TARGETS, Target, require_wide_target
-from tfmpq.graph.forms import FormOptions, FormRequest
+from tfmpq.graph.forms import NO_WISHES, FormOptions, FormRequest
 from tfmpq.graph.frozen import FrozenModel
 from tfmpq.progress import Reporter, SilentReporter
 from tfmpq.quantization.finished_runs import Finetuned
@@ -41,7 +41,7 @@ def export(
     *,
     target: Target = "litert",
     out: str | Path | None = None,
-    forms: FormRequest | None = None,
+    forms: FormRequest = NO_WISHES,
     data_dir: str | Path | None = None,
     reporter: Reporter | None = None,
 ) -> ExportReport:
@@ -51,8 +51,8 @@ def export(
         run: Run folder of a fine-tuning.
         target: `litert` is fast on the CPUs that have INT4 fully-connected kernels, `storage` is smallest.
         out: File to write; None for `MODEL.TARGET.tflite` in the run folder.
-        forms: What decides where layers have a choice of forms; None for small ones that run at int8's speed
-            on this machine.
+        forms: What decides where layers have a choice of forms; what it leaves out stands for small ones that
+            run at int8's speed on this machine.
         data_dir: Folder that is looked in first for the images of the proof.
         reporter: Told about progress.
 
@@ -69,7 +69,7 @@ def export(
         require_wide_target(target)
         reporter.log(WIDE_WARNING)
     path = Path(out) if out else Path(run) / f"{finetuned.result['model']}.{target}.tflite"
-    choice = form_choice(forms or FormRequest(), target, frozen)
+    choice = form_choice(forms, target, frozen)
     images = _images(finetuned, data_dir, reporter)
     report = write(frozen, path, target, choice, images, finetuned.model, reporter)
     _keep(report, proof_path(Path(run), path), reporter)

@@ -22,7 +22,7 @@ from tfmpq.deploy.tflite.metadata import read_forms
 from tfmpq.errors import TfmpqError
 from tfmpq.files import write_atomically
 from tfmpq.graph.containers import WIDE_TARGET, Target
-from tfmpq.graph.forms import CHOOSING_TARGET, FormOptions, FormRequest
+from tfmpq.graph.forms import CHOOSING_TARGET, NO_WISHES, FormOptions, FormRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ def specialize(
     path: str | Path,
     out: str | Path,
     target: Target | Literal["auto"] = "litert",
-    forms: FormRequest | None = None,
+    forms: FormRequest = NO_WISHES,
 ) -> Specialization:
     """Rewrite a file for a target, read it back and compare every integer, scale and bias.
 
@@ -69,8 +69,8 @@ def specialize(
         out: File to write; replaced only when the new one holds the same numbers.
         target: What to write it for; `auto` for what suits the processor at hand, which with 16-bit
             activations is always `litert`.
-        forms: What decides where layers have a choice of forms; None for what the file says, or else small
-            ones that run at int8's speed on this machine. With `auto` they are always for this machine.
+        forms: What decides where layers have a choice of forms; what it leaves out is what the file says, or
+            else small ones that run at int8's speed on this machine. With `auto` they are for this machine.
 
     Raises:
         UsageError: `target` is not one that files are rewritten for, or has no form with 16-bit activations.
@@ -83,9 +83,8 @@ def specialize(
     if target == "auto":
         here = device()
         target = WIDE_TARGET if wide else target_for(here["machine"], here["features"])
-        forms = forms or FormRequest()
         forms = replace(forms, processor=forms.processor or processor_here())
-    options, times = _choice(forms or FormRequest(), target, model, held)
+    options, times = _choice(forms, target, model, held)
     begin = time.perf_counter()
     written = rewrite(content, target, path, options, times)
     elapsed = time.perf_counter() - begin

@@ -102,11 +102,14 @@ class FormRequest:
         Raises:
             UsageError: There are some.
         """
-        if target != CHOOSING_TARGET and self != FormRequest():
+        if target != CHOOSING_TARGET and self != NO_WISHES:
             raise UsageError(
                 f"A form is chosen for --target {CHOOSING_TARGET}; others have one form of each layer. "
                 f"Received: {target}. Leave out --prefer, --processor, --max-scratch and --latency-table."
             )
+
+
+NO_WISHES = FormRequest()
 
 
 @dataclass(frozen=True, slots=True)

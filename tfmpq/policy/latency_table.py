@@ -212,13 +212,13 @@ class LatencyTable(_Record):
 
     def held_ms(self, containers: Mapping[str, tuple[int, str]], activation_bits: Mapping[str, int]) -> float:
         """Latency of a network in milliseconds, by the container of each layer: bits and decoding."""
-        layers = [
-            next(time.ms for time in layer.times if (time.bits, time.decode) == containers[layer.name])
-            for layer in self.layers
-        ]
         costs = self.costs()
-        narrow = sum(costs.of_tensor(name, bits) for name, bits in activation_bits.items())
-        return self.base_ms + sum(layers) + narrow / NANOSECONDS
+        total = costs.base + sum(costs.of_tensor(name, bits) for name, bits in activation_bits.items())
+        for layer in self.layers:
+            held = containers[layer.name]
+            ms = next(time.ms for time in layer.times if (time.bits, time.decode) == held)
+            total += round(ms * NANOSECONDS)
+        return total / NANOSECONDS
 
     def predicted_ms(self, weight_bits: Mapping[str, int], activation_bits: Mapping[str, int]) -> float:
         """Latency of an assignment in milliseconds.

@@ -245,10 +245,21 @@ class ExportAgreement(_Result):
 
 
 class ExportedLayer(_Result):
-    """How a layer's weights are written."""
+    """How a layer's weights are written; older results say the width alone."""
 
     name: str
     weight_bits: int
+    container: int | None = None
+    bytes: int = 0
+    scratch: int = 0
+    reason: str = ""
+
+
+class Forms(_Result):
+    """What decided between the forms of layers."""
+
+    prefer: str
+    processor: str
 
 
 class Quantized(_Result):
@@ -269,6 +280,7 @@ class Exported(_Result):
     sha256: str | None = None
     target: str
     layers: list[ExportedLayer]
+    forms: Forms | None = None
     verification: ExportProof
     agreement: ExportAgreement | None
     calibration: str | None = None
