@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfmpq.deploy.conversion.app_file import FileOptions, as_app_file
+from tfmpq.deploy.conversion.chosen_forms import DeviceTimes, choose_forms
 from tfmpq.deploy.conversion.microcontroller_form import as_written
 from tfmpq.deploy.conversion.specialize import specialize
 from tfmpq.deploy.conversion.surgery import build_tflite
@@ -29,8 +30,10 @@ from tfmpq.deploy.tflite.metadata import write_record
 from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.files import write_atomically
 from tfmpq.graph.containers import DELEGATED, TARGETS, Target
+from tfmpq.graph.forms import CHOOSING_TARGET, FormOptions
 from tfmpq.graph.frozen import FrozenModel
 from tfmpq.progress import Reporter, SilentReporter
+from tfmpq.results import Result
 
 if TYPE_CHECKING:
     import keras
@@ -49,7 +52,8 @@ class ExportedLayer:
         weight_bits: Trained bit-width.
         container_bits: Bits per weight in the file.
         bytes: Bytes of packed weights, scales and biases.
-        reason: Why the rule table chose this container.
+        reason: Why it has this container.
+        scratch: Bytes that the unfolding of a convolution keeps in memory while it runs.
     """
 
     name: str
@@ -58,6 +62,7 @@ class ExportedLayer:
     container_bits: int
     bytes: int
     reason: str
+    scratch: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +83,7 @@ class Agreement:
 
 
 @dataclass(frozen=True, slots=True)
-class ExportReport:
+class ExportReport(Result):
     """What was written.
 
     Attributes:
@@ -88,6 +93,7 @@ class ExportReport:
         target: Its form.
         size: Sum of the layers' bytes in this form.
         layers: Layers with weights, in order.
+        forms: What decided where layers have a choice of forms; None where they have none.
         verification: The proof.
         agreement: Comparison with the trained model; None if no logits were given.
         microcontroller: What the file takes on a microcontroller; None for other targets.
@@ -99,6 +105,7 @@ class ExportReport:
     target: Target
     size: int
     layers: tuple[ExportedLayer, ...]
+    forms: FormOptions | None
     verification: Verification
     agreement: Agreement | None = None
     microcontroller: MicroReport | None = None
@@ -110,7 +117,7 @@ class ExportReport:
             for layer in self.layers
         ]
         changed = {"layers": layers, "verification": self.verification.to_json()}
-        return asdict(self) | changed | {"size_form": self.target}
+        return Result.to_json(self) | changed | {"size_form": self.target}
 
 
 def export_tflite(
@@ -120,6 +127,8 @@ def export_tflite(
     *,
     file: FileOptions | None = None,
     micro: MicroOptions | None = None,
+    options: FormOptions | None = None,
+    times: DeviceTimes | None = None,
     images: np.ndarray | None = None,
     agreement: tuple[np.ndarray, np.ndarray] | None = None,
     reporter: Reporter | None = None,
@@ -132,6 +141,8 @@ def export_tflite(
         target: What the file is for; see `tfmpq.graph.containers`.
         file: Types, softmax and labels that are asked for; None for the network's own codes.
         micro: What is asked of a file for microcontrollers; for `tflm` only.
+        options: What decides where layers have a choice of forms; None for those of the rule table.
+        times: What a latency table of the device says about forms.
         images: float32 (N, height, width, channels), preprocessed, for recomputing every operator; None
             for noise.
         agreement: Images and the trained model's logits (N, classes), to be compared with the file's.
@@ -151,7 +162,7 @@ def export_tflite(
     micro = micro or MicroOptions()
     micro.require(target)
     written = as_written(frozen, target, micro.prefer or "flash")
-    core = build_tflite(written, target)
+    core = build_tflite(written, target, options, times)
     content = as_app_file(core, written, target, file or FileOptions())
     measured = _microcontroller(frozen, content, core, written, images, micro) if target == "tflm" else None
     reporter.advance()
@@ -168,10 +179,13 @@ def export_tflite(
     if micro.c_source is not None:
         arena = None if measured is None else measured.arena_bytes
         write_c_source(content, micro.c_source, path.name.split(".")[0], arena)
-    layers = tuple(exported_layers(written, target))
+    layers = tuple(_exported_layers(written, target, options, times))
     size = sum(layer.bytes for layer in layers)
     digest = hashlib.sha256(content).hexdigest()
-    return ExportReport(str(path), len(content), digest, target, size, layers, proof, agreed, measured)
+    chosen = options if target == CHOOSING_TARGET else None
+    return ExportReport(
+        str(path), len(content), digest, target, size, layers, chosen, proof, agreed, measured
+    )
 
 
 def _microcontroller(
@@ -216,16 +230,21 @@ def _prove(
     return proof, None if agreement is None else _agreement(core, target, *agreement)
 
 
-def exported_layers(frozen: FrozenModel, target: Target) -> Iterator[ExportedLayer]:
+def _exported_layers(
+    frozen: FrozenModel, target: Target, options: FormOptions | None, times: DeviceTimes | None
+) -> Iterator[ExportedLayer]:
     """How the layers with weights are written, in order."""
+    choices = choose_forms(frozen, target, options, times) if options else {}
     for layer in frozen.weighted:
         weights = layer.weights
         if weights is not None:
-            container = container_of(frozen, layer, target)
+            choice = choices.get(layer.name)
+            container = choice.chosen.container if choice else container_of(frozen, layer, target)
             each = np.dtype(bias_type(frozen, layer)).itemsize
             size = container.stored_bytes(weights.integers.size, weights.scales.size, each)
+            scratch = choice.chosen.scratch if choice else 0
             yield ExportedLayer(
-                layer.name, layer.operator, weights.bits, container.bits, size, container.reason
+                layer.name, layer.operator, weights.bits, container.bits, size, container.reason, scratch
             )
 
 
