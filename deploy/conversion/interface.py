@@ -142,11 +142,11 @@ def network_proper(content: bytes, inputs: Sequence[str], outputs: Sequence[str]
 def _refuse_impossible(graph: Any, interface: Interface) -> None:
     tensors = graph.tensors
     wide = tensors[int(graph.inputs[0])].type == schema.TensorType.INT16
-    narrow = {interface.input_type, interface.output_type} & {"uint8", "int8"}
+    narrow = [kind for kind in (interface.input_type, interface.output_type) if kind in ("uint8", "int8")]
     if wide and (narrow or interface.pixels):
         raise UsageError(
             "Inputs and outputs of a network of 16-bit activations are int16 or float32. Received: "
-            f"{' and '.join(sorted(narrow))}. Choose float32, or 8-bit activations."
+            f"{' and '.join(narrow)}. Choose float32, or 8-bit activations."
         )
     ranks = [len(tensors[int(index)].shape) for index in graph.outputs]
     if interface.softmax and ranks != [2]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 from tfmpq.deploy.microcontroller.report import flash_image
@@ -78,13 +79,17 @@ def write_c_source(content: bytes, folder: Path, name: str, arena: int | None) -
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for file, text in texts.items():
-            write_atomically(folder / file, lambda path, text=text: path.write_text(text) and None)
+            write_atomically(folder / file, partial(_write_text, text))
             paths.append(folder / file)
     except OSError as error:
         raise TfmpqError(
             f"C++ source is written to a folder. Received: {folder} ({error.strerror}). Choose another."
         ) from error
     return paths[0], paths[1]
+
+
+def _write_text(text: str, path: Path) -> None:
+    path.write_text(text, encoding="ascii")
 
 
 def _identifier(name: str) -> str:
@@ -113,11 +118,7 @@ def _header(name: str, size: int, adders: Iterable[str], arena: int | None) -> s
         "",
         "// Registers the operators of the model, and no others.",
         f"inline TfLiteStatus Register{_camel(name)}Ops({_camel(name)}OpResolver& resolver) {{",
-        *(
-            line
-            for adder in adders
-            for line in (f"  if (resolver.{adder}() != kTfLiteOk) return kTfLiteError;",)
-        ),
+        *(f"  if (resolver.{adder}() != kTfLiteOk) return kTfLiteError;" for adder in adders),
         "  return kTfLiteOk;",
         "}",
         "",

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -17,13 +16,14 @@ from tfmpq.deploy.runtime.sandbox import Sandbox
 from tfmpq.deploy.tflite.flatbuffer import TYPE_NAMES, builtin_name, read_model, write_model
 from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.graph.frozen import FrozenModel
+from tfmpq.results import Result
 
 _IMAGES = 4
 _RUNTIME = "tfmpq.deploy.microcontroller.runtime"
 
 
 @dataclass(frozen=True, slots=True)
-class MicroComparison:
+class MicroComparison(Result):
     """Answers of the microcontroller's runtime beside those of LiteRT's own kernels.
 
     Each operator rounds for itself, so that answers drift apart with depth, most where an output has a far
@@ -50,7 +50,7 @@ class MicroComparison:
 
 
 @dataclass(frozen=True, slots=True)
-class MicroReport:
+class MicroReport(Result):
     """A file on a microcontroller.
 
     Attributes:
@@ -73,10 +73,6 @@ class MicroReport:
     operators: dict[str, int]
     comparison: MicroComparison | None
     notes: tuple[str, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """All fields."""
-        return asdict(self)
 
 
 def flash_image(content: bytes) -> bytes:

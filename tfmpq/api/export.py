@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
 
+from tfmpq.api.file_request import NO_FILE_WISHES, FileRequest
 from tfmpq.api.form_choice import form_choice
-from tfmpq.data import load_dataset
+from tfmpq.data import Dataset, load_dataset
 from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.files import write_json
 from tfmpq.graph.containers import TARGETS, Target, require_wide_target
@@ -21,8 +23,10 @@ from tfmpq.tasks.task import first_images
 from tfmpq.training.run_folder import proof_path
 
 if TYPE_CHECKING:
+    from tfmpq.deploy.conversion.app_file import FileOptions
     from tfmpq.deploy.conversion.chosen_forms import DeviceTimes
     from tfmpq.deploy.export import ExportReport
+    from tfmpq.deploy.microcontroller.options import MicroOptions
 
 PROOF_IMAGES = 4
 """Images on which every operator is recomputed."""
@@ -36,12 +40,28 @@ WIDE_WARNING = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class FileWishes:
+    """What was decided about a file before it is written.
+
+    Attributes:
+        forms: What decides between the forms of layers, from `form_choice`.
+        ends: Types, softmax and labels.
+        microcontroller: What is asked of a file for microcontrollers.
+    """
+
+    forms: tuple[FormOptions | None, DeviceTimes | None]
+    ends: FileOptions
+    microcontroller: MicroOptions
+
+
 def export(
     run: str | Path,
     *,
     target: Target = "litert",
     out: str | Path | None = None,
     forms: FormRequest = NO_WISHES,
+    file: FileRequest = NO_FILE_WISHES,
     data_dir: str | Path | None = None,
     reporter: Reporter | None = None,
 ) -> ExportReport:
@@ -53,6 +73,7 @@ def export(
         out: File to write; None for `MODEL.TARGET.tflite` in the run folder.
         forms: What decides where layers have a choice of forms; what it leaves out stands for small ones that
             run at int8's speed on this machine.
+        file: Types of input and output, softmax, labels, and what a microcontroller has room for.
         data_dir: Folder that is looked in first for the images of the proof.
         reporter: Told about progress.
 
@@ -62,6 +83,7 @@ def export(
             left behind.
     """
     check_export(target)
+    file.microcontroller(target)
     reporter = reporter or SilentReporter()
     finetuned = Finetuned.load(Path(run))
     frozen = finetuned.frozen()
@@ -70,8 +92,11 @@ def export(
         reporter.log(WIDE_WARNING)
     path = Path(out) if out else Path(run) / f"{finetuned.result['model']}.{target}.tflite"
     choice = form_choice(forms, target, frozen)
-    images = _images(finetuned, data_dir, reporter)
-    report = write(frozen, path, target, choice, images, finetuned.model, reporter)
+    dataset = _dataset(finetuned, data_dir, reporter)
+    ends = file.ends(dataset.class_names, output_sizes(finetuned.model))
+    images = _images(finetuned, dataset)
+    wishes = FileWishes(choice, ends, file.microcontroller(target))
+    report = write(frozen, path, target, wishes, images, finetuned.model, reporter)
     _keep(report, proof_path(Path(run), path), reporter)
     return report
 
@@ -108,7 +133,7 @@ def write(
     frozen: FrozenModel,
     path: Path,
     target: Target,
-    choice: tuple[FormOptions | None, DeviceTimes | None],
+    wishes: FileWishes,
     images: np.ndarray,
     model: keras.Model | None,
     reporter: Reporter,
@@ -119,7 +144,7 @@ def write(
         frozen: The network.
         path: File to write.
         target: Which form of the file.
-        choice: What decides between the forms of layers, from `form_choice`.
+        wishes: What decides between forms, and what the file's ends are to be.
         images: Preprocessed images, float32 (N, height, width, channels).
         model: Classifier that the file has to agree with on all images; None to compare operators only.
         reporter: Told about progress.
@@ -134,19 +159,30 @@ def write(
         frozen,
         path,
         target,
-        options=choice[0],
-        times=choice[1],
+        options=wishes.forms[0],
+        times=wishes.forms[1],
+        file=wishes.ends,
+        micro=wishes.microcontroller,
         images=images[:PROOF_IMAGES],
         agreement=None if logits is None else (images, logits),
         reporter=reporter,
     )
 
 
-def _images(finetuned: Finetuned, data_dir: str | Path | None, reporter: Reporter) -> np.ndarray:
-    """Real images for the proof: the first ones of the test split."""
+def output_sizes(model: keras.Model) -> list[int]:
+    """Elements of the last axis of each output."""
+    return [int(output.shape[-1]) for output in model.outputs]
+
+
+def _dataset(finetuned: Finetuned, data_dir: str | Path | None, reporter: Reporter) -> Dataset:
+    """The data that a run was trained on."""
     recorded = finetuned.result["data_dir"]
     data_dir = data_dir or (Path(recorded) if recorded else None)
-    dataset = load_dataset(finetuned.options["target"], data_dir=data_dir, reporter=reporter)
+    return load_dataset(finetuned.options["target"], data_dir=data_dir, reporter=reporter)
+
+
+def _images(finetuned: Finetuned, dataset: Dataset) -> np.ndarray:
+    """Real images for the proof: the first ones of the test split."""
     height, width, channels = finetuned.model.input_shape[1:]
     preprocessing = finetuned.options["preprocessing"]
     return first_images(dataset.test, AGREEMENT_IMAGES, (height, width, channels), preprocessing)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 
-from tfmpq.api.export import AGREEMENT_IMAGES, WIDE_WARNING, check_export, write
+from tfmpq.api.export import AGREEMENT_IMAGES, WIDE_WARNING, FileWishes, check_export, output_sizes, write
+from tfmpq.api.file_request import NO_FILE_WISHES, FileRequest
 from tfmpq.api.form_choice import form_choice
 from tfmpq.data.preprocess import pixel_step, value_range
 from tfmpq.errors import UsageError
@@ -105,6 +106,7 @@ def quantize(
     target: Target = "litert",
     out: str | Path | None = None,
     forms: FormRequest = NO_WISHES,
+    file: FileRequest = NO_FILE_WISHES,
     reconstruct: bool | None = None,
     data_dir: str | Path | None = None,
     preprocessing: str | None = None,
@@ -131,6 +133,7 @@ def quantize(
         out: File to write; None for `MODEL.TARGET.tflite` here.
         forms: What decides where layers have a choice of forms; what it leaves out stands for small ones that
             run at int8's speed on this machine.
+        file: Types of input and output, softmax, labels, and what a microcontroller has room for.
         reconstruct: Whether to fit the layers to those of the float network; None does so with real images.
         data_dir: Folder that is looked in first for data.
         preprocessing: Name; None for what the network expects.
@@ -144,6 +147,7 @@ def quantize(
     _check(model, calibration, weights, reconstruct)
     check_export(target)
     forms.require(target)
+    micro = file.microcontroller(target)
     reporter = reporter or SilentReporter()
     keras.utils.set_random_seed(0)
     subject = load_subject(
@@ -154,6 +158,8 @@ def quantize(
         preprocessing=preprocessing,
         reporter=reporter,
     )
+    names = subject.dataset.class_names if subject.dataset else None
+    ends = file.ends(names, output_sizes(subject.loaded.model))
     bits = choose_policy(subject.network, model, weight_bits, activation_bits, given)
     fitting = subject.dataset is not None and reconstruct is not False and not subject.loaded.new_classifier
     quantized = _quantized(subject, bits, fitting, reporter)
@@ -178,7 +184,7 @@ def quantize(
         frozen,
         Path(out or f"{display_name(model)}.{target}.tflite"),
         target,
-        form_choice(forms, target, frozen),
+        FileWishes(form_choice(forms, target, frozen), ends, micro),
         subject.images(AGREEMENT_IMAGES, "test"),
         quantized if reached is not None and len(scores.outputs) == 1 else None,
         reporter,
