@@ -76,8 +76,8 @@ def _of_model(
     facts = read_facts(file, path)
     if not isinstance(facts.get("preprocessing"), str) or not isinstance(facts.get("classes"), int):
         raise UsageError(
-            f"A file is compared with a model by what it records. Received: {path}, which has no record. Give "
-            "a file of tfmpq export."
+            f"A file is compared with a model by what it records. Received: {path}, which has no record. "
+            "Give a file of tfmpq export."
         )
     graph = read_model(core, path).subgraphs[0]
     with reading(path):
@@ -138,7 +138,7 @@ def reference_for(
 
 
 def batches_of(
-    reference: _Reference,
+    reference: Reference,
     data: str | None,
     limit: int,
     reporter: Reporter,
