@@ -32,29 +32,13 @@ from tfmpq.deploy.tflite.metadata import write_record
 from tfmpq.errors import TfmpqError
 from tfmpq.graph.containers import Container, Target
 from tfmpq.graph.frozen import FrozenLayer, FrozenModel, FrozenWeights
+from tfmpq.graph.kinds import OPERATORS
 
 _TENSOR_TYPES: dict[Any, int] = {
     np.int8: schema.TensorType.INT8,
     np.int16: schema.TensorType.INT16,
     np.int32: schema.TensorType.INT32,
     np.int64: schema.TensorType.INT64,
-}
-_EXPECTED = {
-    "conv2d": ("CONV_2D",),
-    "depthwise_conv2d": ("DEPTHWISE_CONV_2D",),
-    "conv2d_transpose": ("TRANSPOSE_CONV",),
-    "dense": ("FULLY_CONNECTED",),
-    "add": ("ADD",),
-    "global_average_pooling2d": ("MEAN", "DEPTHWISE_CONV_2D"),
-    "multiply": ("MUL",),
-    "concatenate": ("CONCATENATION",),
-    "sigmoid": ("LOGISTIC",),
-    "gelu": ("GELU",),
-    "average_pooling2d": ("DEPTHWISE_CONV_2D", "AVERAGE_POOL_2D"),
-    "max_pooling2d": ("MAX_POOL_2D", "DEPTHWISE_CONV_2D"),
-    "zero_padding": ("PAD",),
-    "cropping2d": ("STRIDED_SLICE", "SLICE"),
-    "reshape": ("RESHAPE",),
 }
 
 
@@ -155,9 +139,10 @@ class _Surgery:
     def _operator(self, layer: FrozenLayer) -> Any:
         operator = self.producers.get(self.tensors[layer.name])
         name = "nothing" if operator is None else builtin_name(self.model, operator)
-        if operator is None or name not in _EXPECTED[layer.kind]:
+        expected = OPERATORS[layer.kind].written_as
+        if operator is None or name not in expected:
             raise TfmpqError(
-                f"A {layer.kind} becomes {' or '.join(_EXPECTED[layer.kind])}. Received: {name} from the "
+                f"A {layer.kind} becomes {' or '.join(expected)}. Received: {name} from the "
                 f"converter for layer {layer.name}. Please report the model."
             )
         return operator

@@ -19,7 +19,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfmpq.graph.layers import WEIGHTED
+from tfmpq.graph.kinds import WEIGHTED
 from tfmpq.graph.network import INPUT_QUANTIZER, Network, Node
 from tfmpq.progress import Reporter
 from tfmpq.quantization.im2col import Positions, as_kernel, as_matrices, input_matrices
