@@ -86,7 +86,7 @@ class _Surgery:
         self.graph.inputs = np.array([self.tensors[self.frozen.layers[0].name]], np.int32)
         self.graph.outputs = np.array([self.tensors[name] for name in self.frozen.returned], np.int32)
         self.graph.name = None
-        self.model.signatureDefs = None
+        self.model.signatureDefs = None  # the converter's names every layer's tensor as an output
         self.model.description = b"tfmpq"
         bits = {layer.name: layer.weights.bits for layer in self.frozen.weighted if layer.weights}
         write_record(self.model, self.frozen.metadata, bits)
@@ -125,6 +125,7 @@ class _Surgery:
         name = builtin_name(self.model, operator)
         if name in WIDE_VERSIONS:
             operator.opcodeIndex = operator_code(self.model, name, WIDE_VERSIONS[name])
+        # By default ADD and SUB take scales of 16-bit tensors for powers of two, which ours are not.
         if hasattr(operator.builtinOptions, "potScaleInt16"):
             operator.builtinOptions.potScaleInt16 = False
 
@@ -174,6 +175,7 @@ class _Surgery:
             inputs[2:] = [operator.inputs[entry_input(builtin)], bias]
         operator.inputs = np.array(inputs, np.int32)
         version = VERSIONS[builtin, 8 if cast else container.bits]
+        # An older runtime refuses a version that it does not know, and does not read packed weights as int8.
         operator.opcodeIndex = operator_code(self.model, builtin, version)
         if self.frozen.wide and hasattr(operator.builtinOptions, "quantizedBiasType"):
             operator.builtinOptions.quantizedBiasType = _TENSOR_TYPES[dtype]
@@ -208,6 +210,9 @@ class _Surgery:
         output = self.tensors[layer.name]
         shape = tuple(self.graph.tensors[output].shape)
         half = 2 ** (layer.grid.bits - 1)
+        # The operator saturates at code 127, which is half - 1 steps above the first zero point. The second
+        # one lies so that code -128 is half steps below it. Between tensors of one scale QUANTIZE moves codes
+        # exactly, so nothing changes but what is beyond these bounds.
         above = self._add("", shape, schema.TensorType.INT8, quantization(layer.grid.scale, 128 - half))
         below = self._add("", shape, schema.TensorType.INT8, quantization(layer.grid.scale, half - 128))
         operator.outputs = np.array([above], np.int32)

@@ -12,6 +12,7 @@ from tfmpq.graph.kinds import ABSORBING, INEXACT_WIDE, WEIGHTED
 
 Shape = tuple[int, ...]
 _SIGMOID_GRID = TensorGrid(1.0 / 256, 8, signed=False)
+"""LOGISTIC writes codes of this grid and of no other."""
 
 
 def deployable(frozen: FrozenModel) -> FrozenModel:
@@ -37,6 +38,8 @@ def deployable(frozen: FrozenModel) -> FrozenModel:
         kept = replace(layer, inputs=tuple(alias.get(name, name) for name in layer.inputs))
         if _changes_nothing(layer, shapes):
             alias[layer.name] = kept.inputs[0]
+        # The converter merges operators that compute the same from the same: the second of them would have no
+        # tensor of its own.
         elif layer.name not in frozen.returned and _computation(kept) in known:
             alias[layer.name] = known[_computation(kept)]
         elif layer.kind == "global_average_pooling2d" and sources[0][:2] == (1, 1):
@@ -190,6 +193,7 @@ def transposed_size(layer: FrozenLayer, source: Shape) -> tuple[int, int]:
 
 
 def _changes_nothing(layer: FrozenLayer, shapes: dict[str, Shape]) -> bool:
+    """Whether a layer gives its input as it is: the converter would drop it, and with it its tensor."""
     if layer.kind == "zero_padding":
         return not any(map(any, layer.attributes["paddings"]))
     if layer.kind == "cropping2d":

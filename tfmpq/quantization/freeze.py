@@ -138,6 +138,7 @@ def _fold(model: keras.Model, node: Node, source: TensorGrid, target: TensorGrid
     step = _step(quantizer, wrapper.weight_variables, node.name)
     levels = quantizer.levels[0]
     kernel = array(wrapper.layer.kernel, np.float32)
+    # Both are float32, as in training: in float64 a quotient close to a tie may round otherwise.
     integers = np.clip(np.round(kernel / step), levels.low, levels.high)
     scales = step.astype(np.float64).reshape(-1)
     bias = getattr(wrapper.layer, "bias", None)
