@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 import keras
 import numpy as np
 
+from tfmpq.api.form_choice import form_choice
 from tfmpq.data import load_dataset
 from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.files import write_json
 from tfmpq.graph.containers import TARGETS, Target, require_wide_target
+from tfmpq.graph.forms import NO_WISHES, FormOptions, FormRequest
 from tfmpq.graph.frozen import FrozenModel
 from tfmpq.progress import Reporter, SilentReporter
 from tfmpq.quantization.finished_runs import Finetuned
@@ -19,6 +21,7 @@ from tfmpq.tasks.task import first_images
 from tfmpq.training.run_folder import proof_path
 
 if TYPE_CHECKING:
+    from tfmpq.deploy.conversion.chosen_forms import DeviceTimes
     from tfmpq.deploy.export import ExportReport
 
 PROOF_IMAGES = 4
@@ -38,6 +41,7 @@ def export(
     *,
     target: Target = "litert",
     out: str | Path | None = None,
+    forms: FormRequest = NO_WISHES,
     data_dir: str | Path | None = None,
     reporter: Reporter | None = None,
 ) -> ExportReport:
@@ -47,6 +51,8 @@ def export(
         run: Run folder of a fine-tuning.
         target: `litert` is fast on the CPUs that have INT4 fully-connected kernels, `storage` is smallest.
         out: File to write; None for `MODEL.TARGET.tflite` in the run folder.
+        forms: What decides where layers have a choice of forms; what it leaves out stands for small ones that
+            run at int8's speed on this machine.
         data_dir: Folder that is looked in first for the images of the proof.
         reporter: Told about progress.
 
@@ -63,8 +69,9 @@ def export(
         require_wide_target(target)
         reporter.log(WIDE_WARNING)
     path = Path(out) if out else Path(run) / f"{finetuned.result['model']}.{target}.tflite"
+    choice = form_choice(forms, target, frozen)
     images = _images(finetuned, data_dir, reporter)
-    report = write(frozen, path, target, images, finetuned.model, reporter)
+    report = write(frozen, path, target, choice, images, finetuned.model, reporter)
     _keep(report, proof_path(Path(run), path), reporter)
     return report
 
@@ -101,6 +108,7 @@ def write(
     frozen: FrozenModel,
     path: Path,
     target: Target,
+    choice: tuple[FormOptions | None, DeviceTimes | None],
     images: np.ndarray,
     model: keras.Model | None,
     reporter: Reporter,
@@ -111,6 +119,7 @@ def write(
         frozen: The network.
         path: File to write.
         target: Which form of the file.
+        choice: What decides between the forms of layers, from `form_choice`.
         images: Preprocessed images, float32 (N, height, width, channels).
         model: Classifier that the file has to agree with on all images; None to compare operators only.
         reporter: Told about progress.
@@ -125,6 +134,8 @@ def write(
         frozen,
         path,
         target,
+        options=choice[0],
+        times=choice[1],
         images=images[:PROOF_IMAGES],
         agreement=None if logits is None else (images, logits),
         reporter=reporter,

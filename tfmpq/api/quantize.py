@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 from tfmpq.api.export import AGREEMENT_IMAGES, WIDE_WARNING, check_export, write
+from tfmpq.api.form_choice import form_choice
 from tfmpq.data.preprocess import value_range
 from tfmpq.errors import UsageError
 from tfmpq.graph.containers import Target
+from tfmpq.graph.forms import NO_WISHES, FormRequest
 from tfmpq.graph.frozen import FrozenModel
 from tfmpq.graph.fusion import analyse
 from tfmpq.graph.network import Network
@@ -102,6 +104,7 @@ def quantize(
     weights: str | None = None,
     target: Target = "litert",
     out: str | Path | None = None,
+    forms: FormRequest = NO_WISHES,
     reconstruct: bool | None = None,
     data_dir: str | Path | None = None,
     preprocessing: str | None = None,
@@ -126,6 +129,8 @@ def quantize(
         weights: File of float weights; None for those of a model file.
         target: Form of the file.
         out: File to write; None for `MODEL.TARGET.tflite` here.
+        forms: What decides where layers have a choice of forms; what it leaves out stands for small ones that
+            run at int8's speed on this machine.
         reconstruct: Whether to fit the layers to those of the float network; None does so with real images.
         data_dir: Folder that is looked in first for data.
         preprocessing: Name; None for what the network expects.
@@ -138,6 +143,7 @@ def quantize(
     given = check_widths(weight_bits, activation_bits, policy, target)
     _check(model, calibration, weights, reconstruct)
     check_export(target)
+    forms.require(target)
     reporter = reporter or SilentReporter()
     keras.utils.set_random_seed(0)
     subject = load_subject(
@@ -167,10 +173,12 @@ def quantize(
         fitting,
         scores.outputs,
     )
+    frozen = _frozen(subject, quantized, bits, facts.top1, calibration)
     written = write(
-        _frozen(subject, quantized, bits, facts.top1, calibration),
+        frozen,
         Path(out or f"{display_name(model)}.{target}.tflite"),
         target,
+        form_choice(forms, target, frozen),
         subject.images(AGREEMENT_IMAGES, "test"),
         quantized if reached is not None and len(scores.outputs) == 1 else None,
         reporter,
