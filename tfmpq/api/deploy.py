@@ -27,6 +27,7 @@ from tfmpq.graph.containers import TARGETS, WIDE_TARGET, Target
 from tfmpq.graph.forms import CHOOSING_TARGET, FormRequest
 from tfmpq.progress import Reporter, SilentReporter
 from tfmpq.quantization.finished_runs import policy_of_run
+from tfmpq.results import Result
 from tfmpq.training.run_folder import Stage
 
 LEAST_AGREEMENT = 0.9
@@ -63,7 +64,7 @@ class Agreement:
 
 
 @dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(Result):
     """A network that ran on a device.
 
     Attributes:

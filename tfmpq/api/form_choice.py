@@ -4,22 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from tfmpq.deploy.conversion.chosen_forms import DeviceTimes
+from tfmpq.deploy.devices.pushed_runner import device
+from tfmpq.deploy.runtime.processor import kernels_for
 from tfmpq.errors import UsageError
 from tfmpq.graph.containers import Target
 from tfmpq.graph.forms import CHOOSING_TARGET, FormOptions, FormRequest, Processor
 from tfmpq.graph.frozen import FrozenModel
 
-if TYPE_CHECKING:
-    from tfmpq.deploy.conversion.chosen_forms import DeviceTimes
-
 
 def processor_here() -> Processor:
     """Kind of the processor of this machine."""
-    from tfmpq.deploy.devices.pushed_runner import device
-    from tfmpq.deploy.runtime.processor import kernels_for
-
     here = device()
     return kernels_for(here["machine"], here["features"])
 
@@ -50,6 +46,7 @@ def device_times(path: str | Path, weights: Mapping[str, int]) -> DeviceTimes:
     Raises:
         UsageError: It is no such file, or that of another form or another network; the difference is named.
     """
+    # Lazy: rewriting a file on a device needs no pydantic, which reads tables.
     from tfmpq.policy.latency_table import check_device, load_table
 
     table = load_table(path)

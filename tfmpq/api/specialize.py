@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,10 +23,11 @@ from tfmpq.errors import TfmpqError
 from tfmpq.files import write_atomically
 from tfmpq.graph.containers import WIDE_TARGET, Target
 from tfmpq.graph.forms import CHOOSING_TARGET, NO_WISHES, FormOptions, FormRequest
+from tfmpq.results import Result
 
 
 @dataclass(frozen=True, slots=True)
-class Specialization:
+class Specialization(Result):
     """What was written.
 
     Attributes:
@@ -50,10 +51,6 @@ class Specialization:
     rewritten: int
     integers: int
     specialize_ms: float
-
-    def to_json(self) -> dict[str, Any]:
-        """All fields."""
-        return asdict(self)
 
 
 def specialize(
