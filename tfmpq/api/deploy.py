@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from tfmpq.api.specialize import specialize
 from tfmpq.deploy.conversion.specialize import has_wide_activations
 from tfmpq.deploy.devices.benchmark_model import BenchmarkModel
 from tfmpq.deploy.devices.errors import OutputsDiffer
@@ -221,8 +222,6 @@ def _write(
             from tfmpq.api.export import export
         written = export(source, target=form, out=out, forms=forms, data_dir=data_dir, reporter=reporter)
         return Path(written.path)
-    from tfmpq.api.specialize import specialize
-
     target = out or _file_beside(source, form)
     specialize(source, target, form, forms)
     return target
