@@ -31,15 +31,15 @@ def perform(verb: str, module: str, as_json: bool, call: Callable[[Any, Any], An
     stdout = environment.claim_stdout()
     with environment.hushed_stderr():
         function = getattr(importlib.import_module(module), verb)
-    from . import render
-    from .reporter import terminal_reporter
+    from tfmpq import tables
+    from tfmpq.bars import terminal_reporter
 
     with terminal_reporter() as reporter:
         result = call(function, reporter).to_json()
     if as_json:
-        render.write_json(result, stdout)
+        tables.write_json(result, stdout)
     else:
-        render.write_text(verb, result, stdout)
+        tables.write_text(verb, result, stdout)
     return result
 
 

@@ -25,7 +25,6 @@ from tfmpq.policy.expected_cost import ExpectedCost
 from tfmpq.policy.search_space import Candidates
 from tfmpq.quantizers.choices import bit_choices
 from tfmpq.quantizers.relaxation import Relaxation, scores
-from tfmpq.tasks.task import begins_trained
 from tfmpq.training.budget_term import BudgetTerm
 from tfmpq.training.loop import train
 from tfmpq.training.optimizer import QuantizationOptimizer
@@ -91,7 +90,7 @@ class GradientMethod:
             # Phi comes from the first gaps; a short search cannot wait for a hundred of them.
             window = min(sharpness.radius.window, max(1, steps // 4 // sharpness.second_gradient_every))
             sharpness = replace(sharpness, radius=replace(sharpness.radius, window=window))
-        started = options.float_epochs or begins_trained(options.model, options.weights)
+        started = options.float_epochs or task.begins_trained
         rate = options.learning_rate or (0.01 if started else 0.05)
         quantized = problem.searchable(self.relaxation)
         trainer = search_trainer(

@@ -10,15 +10,14 @@ from typing import Any
 
 import keras
 
-from tfmpq.data.preprocess import value_range
 from tfmpq.errors import UsageError
 from tfmpq.files import read_json
 from tfmpq.graph.frozen import FrozenModel
-from tfmpq.graph.fusion import analyse
 from tfmpq.policy.policy import Policy, load_policy
 from tfmpq.provenance import versions
 from tfmpq.quantization.discretization import restrict
 from tfmpq.quantization.freeze import freeze
+from tfmpq.tasks.task import fused
 from tfmpq.training.run_folder import Stage
 
 
@@ -91,7 +90,7 @@ class Finetuned:
     def frozen(self) -> FrozenModel:
         """The network as integers."""
         preprocessing = self.options["preprocessing"]
-        network = analyse(self.model, value_range(preprocessing)[0] < 0)
+        network = fused(self.model, preprocessing)
         facts = file_facts(
             self.result["model"],
             preprocessing,

@@ -10,14 +10,13 @@ import keras
 from tfmpq.data.preprocess import value_range
 from tfmpq.errors import UsageError
 from tfmpq.files import read_json
-from tfmpq.graph.fusion import analyse
 from tfmpq.models.registry import is_users_code
 from tfmpq.policy.policy import Policy, load_policy
 from tfmpq.progress import Reporter
 from tfmpq.quantization.discretization import refuse_unsearched, restrict
 from tfmpq.quantization.insertion import quantize_model
 from tfmpq.quantization.reconstruction import affordable_images, reconstruct
-from tfmpq.tasks.task import CALIBRATION_IMAGES, Task, begins_trained, is_trained
+from tfmpq.tasks.task import CALIBRATION_IMAGES, Task, begins_trained, fused
 from tfmpq.training.run_folder import Stage, load_keras
 
 
@@ -131,12 +130,14 @@ def _source(task: Task, origin: Origin, model: str, weights: str | None) -> _Sou
             # The float model of the search can teach only what it has learned: the same images.
             knows = bool(asked["float_is_trained"] and asked["data"] == task.dataset.fingerprint)
             return _Source("float" if knows else "search", search, searched, knows)
-    if weights is None and not begins_trained(model, weights):
+    # Not the task's: the float model of a search is a file, whose weights need not be learned ones.
+    trained = begins_trained(model, weights)
+    if weights is None and not trained:
         raise UsageError(
             "Fine-tuning needs weights to start from. Received: none that fit this data set. "
             "Give --weights FILE, or --weights none for random ones."
         )
-    return _Source(weights or model, None, task.model, is_trained(task, model, weights, 0))
+    return _Source(weights or model, None, task.model, trained and not task.loaded.new_classifier)
 
 
 def begin(
@@ -159,8 +160,7 @@ def begin(
     if source.search is not None and source.is_restricted(reconstructing):
         quantized = restrict(source.search.load_model(), origin.policy)
         return Start(quantized, model if source.trained else None, "search", False)
-    signed = value_range(task.preprocessing)
-    network = analyse(model, signed[0] < 0)
+    network = fused(model, task.preprocessing)
     bits = origin.policy.weight_bits
     activations = origin.policy.activation_bits(network.tensors)
     reconstructing = reconstructing and source.trained
@@ -172,7 +172,7 @@ def begin(
         {name: (bits[name],) for name in bits},
         {name: (value,) for name, value in activations.items()},
         images[:CALIBRATION_IMAGES],
-        signed,
+        value_range(task.preprocessing),
     )
     if fitting:
         reconstruct(quantized, model, network, images, reporter)
