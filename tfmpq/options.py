@@ -111,10 +111,14 @@ class Options:
         return dataclasses.replace(given, **changes) if changes else given  # type: ignore[return-value]
 
     @property
+    def values(self) -> dict[str, Any]:
+        """All options, by name of the field."""
+        return {name: getattr(self, name) for name in self.specs()}
+
+    @property
     def changed(self) -> dict[str, Any]:
         """The options that have another value than their default."""
-        values = {name: getattr(self, name) for name in self.specs()}
-        return {name: value for name, value in values.items() if value != self.defaults()[name]}
+        return {name: value for name, value in self.values.items() if value != self.defaults()[name]}
 
     def record(self) -> dict[str, Any]:
         """What decides the result, as JSON types: all options that run folders record."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
@@ -54,6 +54,8 @@ class GradientMethod:
         knobs: What of `sharpness` can be set by options, beside what all sharpness-aware methods have.
         relaxation: How logits weight the candidates. Of a softmax, improbable ones can be dropped.
     """
+
+    trains: ClassVar[bool] = True
 
     sharpness: SharpnessOptions | None
     knobs: tuple[str, ...] = ()

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from tfmpq.graph.containers import TARGETS, Target
 from tfmpq.methods import METHODS
 from tfmpq.options import Options, option
 
@@ -402,3 +403,35 @@ class RunOptions(
         metavar="N",
         least=0,
     )
+
+
+def target_option() -> Any:
+    """What a file is for; the command line says what each is for."""
+    return option("litert", "text", "What the file is for.", choices=TARGETS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizeOptions(PreprocessOptions, DataOptions):
+    """The options of `tfmpq.quantize`, each described in `tfmpq export --help` and docs/cli.md."""
+
+    target: str = target_option()
+    activation_bits: int | None = option(
+        None,
+        "whole",
+        "With --weight-bits: 2 to 8, or 16, which is exact to 16 bits and 3 to 100 times slower.",
+        shown="8",
+        metavar="N",
+        least=2,
+        most=16,
+    )
+    reconstruct: bool | None = option(
+        None,
+        "yes-no",
+        "With --calibrate: fit each layer to the float one's outputs, or round to the nearest level.",
+        shown="fit, on real images",
+    )
+
+    @property
+    def form(self) -> Target:
+        """The target, which is one of the known ones."""
+        return cast(Target, self.target)

@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
+from tfmpq.data.dataset import Dataset, Split
+from tfmpq.data.npz import read_npz
+from tfmpq.data.preprocess import value_range
 from tfmpq.errors import UsageError
-from tfmpq.files import read_json
+from tfmpq.files import read_json, write_atomically
 from tfmpq.graph.frozen import FrozenModel
 from tfmpq.policy.policy import Policy, load_policy
 from tfmpq.provenance import versions
@@ -55,6 +59,42 @@ def finished_model(run: Path) -> tuple[Stage, keras.Model] | None:
                 model = restrict(model, load_policy(run / "policy.yaml"))
             return stage, model
     return None
+
+
+_TEST_IMAGES = "test.npz"
+_KEPT_IMAGES, _KEPT_BYTES = 1000, 2**28
+
+
+def keep_test_images(stage: Stage, dataset: Dataset) -> None:
+    """Keep some of a user's own test images, drawn at random, for later proofs: no word stands for them.
+
+    At most 1,000 images of 256 MiB in all, as they were given.
+    """
+    test = dataset.test
+    array = test.array
+    if array is None:
+        return
+    most = min(_KEPT_IMAGES, max(1, _KEPT_BYTES * len(array) // max(1, array.nbytes)))
+    chosen = np.random.default_rng(0).permutation(len(array))[:most]
+    arrays = {"images": np.asarray(array[chosen]), "labels": test.labels[chosen]}
+    write_atomically(stage.path(f".{_TEST_IMAGES}"), lambda path: np.savez(path, **arrays))
+
+
+def kept_test_images(run: Path, options: Mapping[str, Any]) -> Dataset | None:
+    """The data that `keep_test_images` has kept; None if there are none.
+
+    Raises:
+        TfmpqError: The file is damaged.
+    """
+    path = Stage(run, "finetune").path(f".{_TEST_IMAGES}")
+    if not path.exists():
+        return None
+    arrays = read_npz(path)
+    test = Split(arrays["labels"], arrays["images"])
+    return Dataset(
+        options["target"], 0, None, test.take(np.arange(0)), test, options["data"],
+        seen=value_range(options["preprocessing"]),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, eq=False)

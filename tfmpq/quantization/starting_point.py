@@ -17,7 +17,7 @@ from tfmpq.quantization.discretization import refuse_unsearched, restrict
 from tfmpq.quantization.insertion import quantize_model
 from tfmpq.quantization.reconstruction import affordable_images, reconstruct
 from tfmpq.tasks.task import CALIBRATION_IMAGES, Task, begins_trained, fused
-from tfmpq.training.run_folder import Stage, load_keras
+from tfmpq.training.run_folder import OWN_MODEL, Stage, load_keras
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,14 +39,14 @@ class Origin:
     search: Stage | None
 
     @classmethod
-    def of(cls, source: Path, model: str | None) -> Origin:
-        """Read a run folder or a policy file.
+    def of(cls, source: Path | Policy, model: str | None) -> Origin:
+        """Read a run folder or a policy file, or take a policy.
 
         Raises:
             UsageError: The search is not finished, or the policy is of code that the user did not name.
             TfmpqError: A file is damaged.
         """
-        if source.is_dir():
+        if isinstance(source, Path) and source.is_dir():
             stage = Stage(source, "search")
             if not stage.finished:
                 raise UsageError(
@@ -56,13 +56,16 @@ class Origin:
             asked = read_json(stage.path(".json"))
             policy, name = load_policy(source / "policy.yaml"), asked["model"]
             loadable = str(stage.path(".float.keras")) if is_users_code(name) else name
+            if name == OWN_MODEL:
+                loadable = str(source / OWN_MODEL)
             return cls(policy, name, loadable, asked["preprocessing"], stage)
-        policy = load_policy(source)
+        policy = source if isinstance(source, Policy) else load_policy(source)
         # A policy may come from somebody else, and code is imported only where the user types its name.
-        if model is None and is_users_code(policy.model):
+        if model is None and (is_users_code(policy.model) or policy.model == OWN_MODEL):
+            named = source if isinstance(source, Path) else "a policy"
             raise UsageError(
                 "A policy alone stands for a built-in network or a model file. "
-                f"Received: {source} of '{policy.model}', and no model. Give --model {policy.model}."
+                f"Received: {named} of '{policy.model}', and no model. Give --model {policy.model}."
             )
         return cls(policy, policy.model, policy.model, None, None)
 
