@@ -257,7 +257,7 @@ def test_sensitivity_is_the_divergence_with_one_tensor_quantized(searchable) -> 
     for variable, value in zip(made.quantized.variables, before, strict=True):
         np.testing.assert_array_equal(variable, value)
     for wrapper in quantize_wrappers(made.quantized):
-        for quantizer in filter(None, (wrapper.weight_quantizer, wrapper.output_quantizer)):
+        for _, quantizer, _ in wrapper.quantizers:
             assert quantizer.kept == tuple(range(len(quantizer.bits)))
     assert set(weights) == {node.name for node in made.network.weighted}
     assert set(activations) == {n for n in made.network.tensors if n != "image"}
