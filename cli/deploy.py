@@ -48,5 +48,5 @@ def deploy(as_json: bool, source: Path, data: str, **choices: Any) -> None:
         "deploy",
         "tfmpq.api.deploy",
         as_json,
-        lambda function, reporter: function(source, data, **choices, reporter=reporter),
+        lambda function, reporter: function(source, data, **choices, progress=reporter),
     )

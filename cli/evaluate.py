@@ -37,5 +37,5 @@ def evaluate(as_json: bool, path: Path, data: str, **choices: Any) -> None:
         "evaluate",
         "tfmpq.api.evaluate",
         as_json,
-        lambda function, reporter: function(path, data, **choices, reporter=reporter),
+        lambda function, reporter: function(path, data, **choices, progress=reporter),
     )

@@ -43,6 +43,15 @@ def perform(verb: str, module: str, as_json: bool, call: Callable[[Any, Any], An
     return result
 
 
+def in_default_run(choices: dict[str, Any], model: str, data: str) -> dict[str, Any]:
+    """The options of a call with the run folder that is named after model and data, unless one was given."""
+    if choices["out"] is None:
+        from tfmpq.training.run_folder import default_folder
+
+        choices["out"] = default_folder(model, data)
+    return choices
+
+
 def under(strategy: str, function: Callable[..., Any]) -> Callable[..., Any]:
     """A function that trains by a strategy of `tfmpq.training.distribution`.
 

@@ -64,5 +64,5 @@ def sharpness(as_json: bool, run: Path, **choices: Any) -> None:
         "sharpness",
         "tfmpq.api.sharpness",
         as_json,
-        lambda function, reporter: function(run, **choices, reporter=reporter),
+        lambda function, reporter: function(run, **choices, progress=reporter),
     )

@@ -51,7 +51,7 @@ def verify(as_json: bool, path: Path, against: Path, **choices: Any) -> None:
         "verify",
         "tfmpq.api.verify",
         as_json,
-        lambda function, reporter: function(path, against, **choices, reporter=reporter),
+        lambda function, reporter: function(path, against, **choices, progress=reporter),
     )
     if failures := found.get("failures"):
         first, *rest = failures

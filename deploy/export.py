@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -74,7 +74,7 @@ class Agreement:
 
 
 @dataclass(frozen=True, slots=True)
-class ExportReport(Result):
+class ExportReport(Result, verb="export"):
     """What was written.
 
     Attributes:
@@ -87,8 +87,6 @@ class ExportReport(Result):
         verification: The proof.
         agreement: Comparison with the trained model; None if no logits were given.
     """
-
-    verb: ClassVar[str] = "export"
 
     path: str
     bytes: int

@@ -20,9 +20,12 @@ class Result:
     __slots__ = ("_kept",)
 
     verb: ClassVar[str] = ""
-    """The command that prints such a result."""
+    """The command that prints such a result: `class Evaluation(Result, verb="evaluate")`."""
 
-    def __init_subclass__(cls) -> None:
+    def __init_subclass__(cls, verb: str | None = None) -> None:
+        """Take the name of the command that prints such a result."""
+        if verb is not None:  # `dataclass` makes the class a second time, without it
+            cls.verb = verb
         # A dataclass writes a `__repr__` of its own unless the class has one.
         cls.__repr__ = Result.__repr__  # type: ignore[method-assign]
 

@@ -73,7 +73,7 @@ class DeployOptions(BenchmarkModelOptions, DeviceOptions, ThreadOptions):
     """The options of `tfmpq.deploy`, each described in `tfmpq deploy --help` and docs/cli.md."""
 
     data_dir: str | Path | None = option(
-        None, "folder", "Folder that is looked in first for data sets.", metavar="DIR"
+        None, "folder", "Folder that is looked in first for data sets.", envvar="TFMPQ_DATA_DIR"
     )
 
 
@@ -106,5 +106,7 @@ class ProfileOptions(BenchmarkModelOptions, DeviceOptions, AffinityOptions, Thre
         5, "whole", "Fresh processes for every network; they take turns.", metavar="N", least=1
     )
     alone: bool = option(
-        False, "switch", "Time operators by themselves, without a profiler: less true, but possible everywhere."
+        False,
+        "switch",
+        "Time operators by themselves, without a profiler: less true, but possible everywhere.",
     )

@@ -5,11 +5,12 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import keras
 
-from tfmpq.api.given import file_of, given_model
+from tfmpq.api.given import given_model
+from tfmpq.api.sources import file_of
 from tfmpq.bars import reporting
 from tfmpq.data.dataset import Dataset
 from tfmpq.data.objects import model_rank, open_test
@@ -23,7 +24,7 @@ from tfmpq.tasks.scoring import OutputScore, Predictor, predictor, score_outputs
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluation(Result):
+class Evaluation(Result, verb="evaluate"):
     """How well a classifier does.
 
     Attributes:
@@ -38,8 +39,6 @@ class Evaluation(Result):
         form: `tflite`, `keras`, `run`.
         outputs: All outputs of the network, in its order.
     """
-
-    verb: ClassVar[str] = "evaluate"
 
     path: str
     data: str
@@ -66,7 +65,7 @@ def evaluate(
     preprocessing: str | None = None,
     progress: bool | Reporter | None = None,
 ) -> Evaluation:
-    """Evaluate a Keras model, a run folder, a `.tflite` or a `.keras` file, or the result that stands for one.
+    """Evaluate a Keras model, a run, a `.tflite` or a `.keras` file, or the result that stands for one.
 
     Of several outputs, each is scored that gives an image one row of numbers, one for every class at least.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
-from tfmpq.api.given import kept_by, run_of
+from tfmpq.api.sources import kept_by, run_of
 from tfmpq.bars import reporting
 from tfmpq.data.dataset import Dataset
 from tfmpq.data.objects import open_test

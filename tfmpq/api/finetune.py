@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import keras
 
-from tfmpq.api.given import POLICIES, given_model, kept_by, refuse_other_than_model, run_of
+from tfmpq.api.given import POLICIES, given_model, refuse_other_than_model
+from tfmpq.api.sources import kept_by, run_of
 from tfmpq.bars import reporting
 from tfmpq.data.objects import model_rank, open_data
 from tfmpq.files import read_json, write_json
@@ -40,7 +41,7 @@ _RECONSTRUCTED_RATE = 0.005
 
 
 @dataclass(frozen=True, slots=True)
-class FinetuneResult(Result):
+class FinetuneResult(Result, verb="finetune"):
     """What fine-tuning reached.
 
     Attributes:
@@ -51,12 +52,12 @@ class FinetuneResult(Result):
         data: Data set.
         started_from: `float` (the float model of the search), `search` (the searched weights), the file of
             float weights, or the model file that holds them.
-        reconstructed: Whether the weights were fitted to the float model, layer by layer, before options.
+        reconstructed: Whether the weights were fitted to the float model, layer by layer, before training.
         top1: Top-1 on the test images, 0 to 1, of the network as it will be deployed.
         top5: Top-5.
         count: Number of test images.
-        epochs: Epochs of options.
-        steps: Steps of options.
+        epochs: Epochs of training.
+        steps: Steps of training.
         size: Bytes in the storage form.
         bops: Bit operations for one image.
         mean_weight_bits: Mean bits of a weight.
@@ -64,8 +65,6 @@ class FinetuneResult(Result):
         data_dir: Folder that the data came from; export looks there for the images of its proof.
         source: Run folder or policy file that it was given; None in results of older versions.
     """
-
-    verb: ClassVar[str] = "finetune"
 
     run: str
     model: str
@@ -121,16 +120,16 @@ def finetune(
     Args:
         model: A Keras model, which is never changed, or a built-in name, `.keras` file or `MODULE:FUNCTION`.
         policy: A `tfmpq.Policy`, a policy file, or a search: its run folder or its result.
-        data: What is trained on: `(x, y)`, `x`, a `tf.data.Dataset`, a `keras.utils.PyDataset`, an iterable of
-            batches, whose values are the model's inputs as they are; or a word, such as `cifar10`.
-        validation: What the result is scored on, in the form of `data`; None for the test part of a word, or a
-            fifth of the data.
-        out: Run folder; the same call resumes it. None for the folder of the search in `finetune(found, data)`;
-            else a temporary one that lives as long as the result.
+        data: What is trained on: `(x, y)`, `x`, a `tf.data.Dataset`, a `keras.utils.PyDataset`, an iterable
+            of batches, whose values are the model's inputs as they are; or a word, such as `cifar10`.
+        validation: What the result is scored on, in the form of `data`; None for the test part of a word, or
+            a fifth of the data.
+        out: Run folder; the same call resumes it. None for the folder of the search in `finetune(found,
+            data)`; else a temporary one that lives as long as the result.
         options: All other options.
         progress: True shows progress, False none, None only on terminals and in IPython; or a reporter.
-        **changes: Single options, such as `epochs=3`; see `tfmpq.FinetuneOptions`. `epochs=0` quantizes without
-            any options.
+        **changes: Single options, such as `epochs=3`; see `tfmpq.FinetuneOptions`. `epochs=0` quantizes
+            without any training.
 
     Returns:
         The trained network and its score; `export` takes it.

@@ -1,4 +1,4 @@
-"""What a caller gives a verb: a model, a run, a policy or a file, as a word, a path, an object or a result."""
+"""What a caller gives a verb: a model, run, policy or file, as a word, a path, an object or a result."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 
 import keras
 
+from tfmpq.api.sources import run_of
 from tfmpq.errors import UsageError
 from tfmpq.files import write_atomically
 from tfmpq.models.registry import display_name
 from tfmpq.policy.policy import Policy
 from tfmpq.provenance import fingerprint
-from tfmpq.results import Result
 from tfmpq.training.run_folder import OWN_MODEL, load_keras
 
 POLICIES = "A policy is a tfmpq.Policy, a policy file, or a search: its run folder or its result."
@@ -46,8 +46,8 @@ class GivenModel:
         return fingerprint(self.word)
 
 
-def given_model(model: Any, folder: Path) -> GivenModel:
-    """Take a model; an object is stored in a folder and is itself never changed.
+def given_model(model: Any, folder: Path, file: str = OWN_MODEL) -> GivenModel:
+    """Take a model; an object is stored in a folder, as `file`, and is itself never changed.
 
     Raises:
         UsageError: It is no model, or the folder holds another one.
@@ -56,16 +56,16 @@ def given_model(model: Any, folder: Path) -> GivenModel:
         word = str(model)
         return GivenModel(word, display_name(word), word)
     refuse_other_than_model(model)
-    path = folder / OWN_MODEL
+    path = folder / file
     if path.exists():
         if _digest(load_keras(path)) != _digest(model):
             raise UsageError(
-                f"A run folder is resumed with the model that it was begun with. Received: {model.name}, which "
-                f"is not the one in {path}. Choose another out."
+                f"A run folder is resumed with the model that it was begun with. Received: {model.name}, not "
+                f"the one in {path}. Choose another out."
             )
     else:
         write_atomically(path, lambda temporary: model.save(temporary))
-    return GivenModel(str(path), name_of(model), OWN_MODEL)
+    return GivenModel(str(path), name_of(model), file)
 
 
 def refuse_other_than_model(model: Any) -> None:
@@ -106,25 +106,6 @@ def _digest(model: keras.Model) -> str:
     return digest.hexdigest()
 
 
-def run_of(source: Any, what: str) -> Path:
-    """The run folder of a path or of a result.
-
-    Args:
-        source: A path, or what `search`, `finetune` or `run` returned.
-        what: What the verb takes, for the message.
-
-    Raises:
-        UsageError: It is neither.
-    """
-    if isinstance(source, str | Path):
-        return Path(source)
-    source = getattr(source, "finetune", source)
-    found = getattr(source, "run", None) if isinstance(source, Result) else None
-    if not isinstance(found, str):
-        raise UsageError(f"{what} Received: {type(source).__name__}. Give one of these.")
-    return Path(found)
-
-
 def policy_of(policy: Any) -> Policy | Path:
     """A policy, or the file that holds it.
 
@@ -138,19 +119,3 @@ def policy_of(policy: Any) -> Policy | Path:
         return policy
     path = run_of(policy, POLICIES)
     return path / "policy.yaml" if path.is_dir() else path
-
-
-def file_of(source: Any, what: str) -> Path:
-    """The run folder or file of a path or of a result; of an export the file that it wrote.
-
-    Raises:
-        UsageError: It is neither.
-    """
-    written = getattr(source, "export", source)
-    path = getattr(written, "path", None) if isinstance(written, Result) else None
-    return Path(path) if isinstance(path, str) else run_of(source, what)
-
-
-def kept_by(*sources: Any) -> tuple[Any, ...]:
-    """What has to live as long as what is made from these: their temporary folders, the user's data."""
-    return tuple(part for source in sources if isinstance(source, Result) for part in source.kept)

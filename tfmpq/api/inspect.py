@@ -21,7 +21,7 @@ from tfmpq.training.run_folder import Stage
 
 
 @dataclass(frozen=True, slots=True)
-class Inspection(Result):
+class Inspection(Result, verb="inspect"):
     """Facts about one file or folder.
 
     Attributes:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tfmpq.api.device_options import MeasureOptions
-from tfmpq.api.given import file_of
+from tfmpq.api.sources import file_of
 from tfmpq.bars import reporting
 from tfmpq.deploy.latency import measure as measuring
 from tfmpq.deploy.latency.measurement import Measurements
@@ -43,7 +43,8 @@ def measure(
     Raises:
         UsageError: A file is missing, or a value is out of range or unknown.
         DeviceError: The device, the way to it or the runtime fails.
-        TfmpqError: A file has operators that the runtime answers with wrong numbers, or `out` cannot be written.
+        TfmpqError: A file has operators that the runtime answers with wrong numbers, or `out` cannot be
+    written.
     """
     chosen = MeasureOptions.of(options, changes)
     several = files if isinstance(files, list | tuple) else (files,)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import keras
+
 from tfmpq.api.device_options import ProfileOptions
-from tfmpq.api.given import given_model
+from tfmpq.api.given import given_model, name_of, refuse_other_than_model
 from tfmpq.bars import reporting
 from tfmpq.deploy.profiling import profile as profiling
 from tfmpq.deploy.profiling.profile import Profile
@@ -25,7 +27,7 @@ def profile(
     progress: bool | Reporter | None = None,
     **changes: Any,
 ) -> Profile:
-    """Measure a network's layers on a device and write a latency table, for `search(latency_table=found.out)`.
+    """Measure a network's layers on a device and write a latency table for budgets of latency.
 
     Args:
         model: A Keras model, a built-in name, `.keras` file or `MODULE:FUNCTION`.
@@ -44,12 +46,13 @@ def profile(
     """
     chosen = ProfileOptions.of(options, changes)
     scratch = Scratch()
-    network = given_model(model, scratch.path)
+    refuse_other_than_model(model)
+    own = f"{name_of(model)}.keras" if isinstance(model, keras.Model) else ""
+    network = given_model(model, scratch.path, own)
     path = scratch.path / f"{network.name}.latency.json" if out is None else Path(out)
     with reporting(progress) as reporter:
         found = profiling.profile(
             network.word,
-            name=network.name,
             on=on,
             input_shape=input_shape,
             classes=classes,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import keras
 
@@ -69,7 +69,7 @@ class QuantizedFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class PosttrainingReport(Result):
+class PosttrainingReport(Result, verb="quantize"):
     """A file that was made without training.
 
     Attributes:
@@ -78,8 +78,6 @@ class PosttrainingReport(Result):
         calibration: Data set that the ranges come from, or `random`.
         warnings: What to know before using the file.
     """
-
-    verb: ClassVar[str] = "quantize"
 
     export: ExportReport
     quantized: QuantizedFacts
@@ -116,15 +114,15 @@ def quantize(
 
     Args:
         model: A Keras model, which is never changed, or a built-in name, `.keras` file or `MODULE:FUNCTION`.
-        data: Images to calibrate with, of which some are drawn at random: `(x, y)`, `x`, a `tf.data.Dataset`, a
-            `keras.utils.PyDataset`, an iterable of batches, whose values are the model's inputs as they are; or
-            a word. Labels are used only to say how many test images come out right. `random` is noise, with
-            which a network needs no learned weights either; then a built-in network takes images of 224 pixels
-            and has 1,000 classes.
+        data: Images to calibrate with, of which some are drawn at random: `(x, y)`, `x`, a `tf.data.Dataset`,
+            a `keras.utils.PyDataset`, an iterable of batches, whose values are the model's inputs as they
+            are; or a word. Labels are used only to say how many test images come out right. `random` is
+            noise, with which a network needs no learned weights either; then a built-in network takes images
+            of 224 pixels and has 1,000 classes.
         weight_bits: Width of every layer's weights, 2 to 8; this or `policy`.
         policy: A `tfmpq.Policy`, its file, or what `search` returned.
-        validation: Images with labels to score on, in the form of `data`; None for the test part of a word, or a
-            fifth of the data.
+        validation: Images with labels to score on, in the form of `data`; None for the test part of a word,
+            or a fifth of the data.
         out: File to write; None for a temporary one that lives as long as the result.
         options: All other options.
         progress: True shows progress, False none, None only on terminals and in IPython; or a reporter.

@@ -25,7 +25,7 @@ _NAMED = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Report(Result):
+class Report(Result, verb="report"):
     """A page that was written.
 
     Attributes:

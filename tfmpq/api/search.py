@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import date
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import keras
 import numpy as np
@@ -57,7 +57,7 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class SearchResult(Result):
+class SearchResult(Result, verb="search"):
     """What a search found.
 
     Attributes:
@@ -84,8 +84,6 @@ class SearchResult(Result):
             `mean_weight_bits` and `accuracy` without fine-tuning; with a table also `latency`.
         data_dir: Folder that the data came from.
     """
-
-    verb: ClassVar[str] = "search"
 
     run: str
     policy: Policy
@@ -139,14 +137,14 @@ def search(
 
     Args:
         model: A Keras model, which is never changed, or a built-in name, `.keras` file or `MODULE:FUNCTION`.
-        data: What is searched on: `(x, y)`, `x`, a `tf.data.Dataset`, a `keras.utils.PyDataset`, an iterable of
-            batches, whose values are the model's inputs as they are; or a word, such as `cifar10`.
+        data: What is searched on: `(x, y)`, `x`, a `tf.data.Dataset`, a `keras.utils.PyDataset`, an iterable
+            of batches, whose values are the model's inputs as they are; or a word, such as `cifar10`.
         budget: `KEY=VALUE` or several, all of them met, such as `size=0.4x`; None for `size=0.5x`.
         method: Name in `tfmpq.methods.METHODS`; None for that of the options.
-        validation: What the float network and the policy are scored on, in the form of `data`; None for the test
-            part of a word, or a fifth of the data.
-        out: Run folder; the same call resumes it. None leaves nothing behind: a temporary folder lives as long
-            as the result.
+        validation: What the float network and the policy are scored on, in the form of `data`; None for the
+            test part of a word, or a fifth of the data.
+        out: Run folder; the same call resumes it. None leaves nothing behind: a temporary folder lives as
+            long as the result.
         options: All other options.
         progress: True shows progress, False none, None only on terminals and in IPython; or a reporter.
         **changes: Single options, such as `epochs=3`; see `tfmpq.SearchOptions`.
@@ -195,7 +193,9 @@ def _search(
         options = replace(options, imitate=True)
     if options.imitate:
         _check_imitation(task, options)
-    asked = Asked(network, data if isinstance(data, str) else dataset.name, str(options.data_dir or "") or None)
+    asked = Asked(
+        network, data if isinstance(data, str) else dataset.name, str(options.data_dir or "") or None
+    )
     stage = Stage(run_folder(folder), "search")
     problem, front = _problem(task, options, asked, stage, reporter)
     with stage.opened(_record(problem, asked)) as finished:
@@ -279,9 +279,7 @@ def _record(problem: Problem, asked: Asked) -> dict[str, Any]:
     }
 
 
-def _finish(
-    problem: Problem, front: Sequence[Budget], outcome: Outcome, asked: Asked
-) -> SearchResult:
+def _finish(problem: Problem, front: Sequence[Budget], outcome: Outcome, asked: Asked) -> SearchResult:
     """Choose, write policies and models, and say what was found."""
     task, stage, costs = problem.task, problem.stage, problem.costs
     size, *others = problem.budgets

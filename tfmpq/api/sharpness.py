@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
-from tfmpq.api.given import kept_by, run_of
+from tfmpq.api.sources import kept_by, run_of
 from tfmpq.bars import reporting
 from tfmpq.data import Dataset, ImageBatches, Split
 from tfmpq.data.objects import open_data
@@ -23,7 +23,7 @@ from tfmpq.training.landscape import BATCH, Landscape, top_eigenvalue
 
 
 @dataclass(frozen=True, slots=True)
-class Sharpness(Result):
+class Sharpness(Result, verb="sharpness"):
     """How sharp a minimum is.
 
     Attributes:
@@ -40,8 +40,6 @@ class Sharpness(Result):
         residual: ||H v - lambda v|| / |lambda| of the eigenvector that was found.
         parameters: Number of perturbed values.
     """
-
-    verb: ClassVar[str] = "sharpness"
 
     run: str
     stage: str

@@ -23,7 +23,7 @@ from tfmpq.results import Result
 
 
 @dataclass(frozen=True, slots=True)
-class Specialization(Result):
+class Specialization(Result, verb="specialize"):
     """What was written.
 
     Attributes:

@@ -7,12 +7,12 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tfmpq.api.export import data_of_proof
-from tfmpq.api.given import file_of, run_of
+from tfmpq.api.sources import file_of, run_of
 from tfmpq.bars import reporting
 from tfmpq.data import ImageBatches
 from tfmpq.deploy.proof.verified_layers import VerifiedLayer, verified_layers
@@ -63,7 +63,7 @@ class Logits:
 
 
 @dataclass(frozen=True, slots=True)
-class FileVerification(Result):
+class FileVerification(Result, verb="verify"):
     """What was found out about a file.
 
     Attributes:
@@ -81,8 +81,6 @@ class FileVerification(Result):
         failures: What is wrong, first mismatch first; empty if all is well.
         notes: What limits the proof.
     """
-
-    verb: ClassVar[str] = "verify"
 
     passed: bool
     path: str
@@ -250,8 +248,7 @@ def _batches(
     count = min(limit, len(split))
     if not count:
         raise UsageError(
-            f"A proof needs images. Received: {dataset.name}, whose test part is "
-            "empty. Give another --data."
+            f"A proof needs images. Received: {dataset.name}, whose test part is empty. Give another --data."
         )
     return count, (
         np.asarray(batches[index][0], np.float32)[: count - index * _BATCH]

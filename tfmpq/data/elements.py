@@ -119,7 +119,11 @@ def _labels(given: Any) -> np.ndarray:
     if labels.ndim == 2 and labels.shape[1] > 1:
         return labels.argmax(axis=1).astype(np.int64)
     flat = labels.reshape(-1)
-    if labels.ndim not in (1, 2) or flat.dtype.kind not in "uifb" or not (flat == flat.astype(np.int64)).all():
+    if (
+        labels.ndim not in (1, 2)
+        or flat.dtype.kind not in "uifb"
+        or not (flat == flat.astype(np.int64)).all()
+    ):
         raise UsageError(
             "Labels are whole numbers (N,), or rows of classes (N, classes). Received: "
             f"{labels.dtype} of shape {labels.shape}. Convert them."

@@ -182,10 +182,10 @@ def _collected(
 
 
 def _order_of_content(images: np.ndarray) -> np.ndarray:
-    digests = [
-        hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=8).digest() for image in images
-    ]
-    return np.argsort(np.array([int.from_bytes(digest, "big") for digest in digests], np.uint64), kind="stable")
+    digests = [hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=8).digest() for image in images]
+    return np.argsort(
+        np.array([int.from_bytes(digest, "big") for digest in digests], np.uint64), kind="stable"
+    )
 
 
 def _as_images(array: np.ndarray, kind: str) -> np.ndarray:

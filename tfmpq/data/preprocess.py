@@ -47,8 +47,8 @@ def given(seen: tuple[float, float], *, pixels: bool = False) -> str:
     """Name of the preprocessing that leaves values as they are, for values of a range.
 
     Args:
-        seen: Smallest and largest value of the data. If they fill at least half of a usual range (0..1, -1..1,
-            0..255), that one is taken, so that other images of the same kind fit as well.
+        seen: Smallest and largest value of the data. If they fill at least half of a usual range (0..1,
+            -1..1, 0..255), that one is taken, so that other images of the same kind fit as well.
         pixels: Whether the network itself begins by scaling pixels of 0 to 255.
 
     Returns:

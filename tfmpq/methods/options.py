@@ -63,7 +63,6 @@ class DataOptions(Options):
         "folder",
         "Folder that is looked in first for data sets, for example for cifar10_train.npz.",
         envvar="TFMPQ_DATA_DIR",
-        metavar="DIR",
         recorded="never",
     )
     weights: str | None = weights_option("those of a model file")
@@ -80,7 +79,17 @@ class PreprocessOptions(Options):
         "the mean.",
         shown="what the network expects",
         flag="--preprocess",
+        choices=PREPROCESSINGS,
         recorded="never",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetOptions(Options):
+    """What a network may cost."""
+
+    budgets: tuple[str, ...] = budgets_option(
+        "size, bops, weight-bits or, with --latency-table, latency", ", latency=2.5ms"
     )
 
 
@@ -296,14 +305,12 @@ class SearchOptions(
     SelectionKnobs,
     MethodOptions,
     WidthOptions,
+    BudgetOptions,
     DataOptions,
 ):
     """The options of `tfmpq.search`, each described in `tfmpq search --help` and docs/cli.md."""
 
     weights: str | None = weights_option("those of a model file, else random ones")
-    budgets: tuple[str, ...] = budgets_option(
-        "size, bops, weight-bits or, with --latency-table, latency", ", latency=2.5ms"
-    )
     pareto: tuple[str, ...] = option(
         (),
         "texts",
@@ -389,7 +396,13 @@ class FinetuneOptions(PreprocessOptions, DistillationOptions, TrainingOptions, D
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(
-    PreprocessOptions, DistillationOptions, TrainingOptions, MethodOptions, WidthOptions, DataOptions
+    PreprocessOptions,
+    DistillationOptions,
+    TrainingOptions,
+    MethodOptions,
+    WidthOptions,
+    BudgetOptions,
+    DataOptions,
 ):
     """The options of `tfmpq.run`, each described in `tfmpq run --help` and docs/cli.md."""
 

@@ -34,6 +34,8 @@ Increases = dict[str, np.ndarray]
 
 
 class _Sensitivity:
+    trains: ClassVar[bool] = False
+
     def check(self, options: SearchOptions) -> None:
         """No knobs: neither a radius nor probabilities."""
         refuse_foreign_knobs(options, ())

@@ -17,6 +17,8 @@ from tfmpq.reports.page import drawing_style
 from tfmpq.training.run_folder import Stage
 from tfmpq.units import bytes_text
 
+_FAMILIES = {"float32": "float", "int8": "uniform", "mixed": "searched"}
+
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
@@ -63,14 +65,16 @@ def loss_drawing(run: Path, stage: str) -> Drawing:
     """
     losses = read_steps(Stage(run, stage).path(".csv")).get("loss", np.empty(0))
     if not np.isfinite(losses).any():
-        raise UsageError(f"A course has steps. Received: {run}, in which nothing was trained. Train an epoch.")
+        raise UsageError(
+            f"A course has steps. Received: {run}, in which nothing was trained. Train an epoch."
+        )
     return _drawing(course("Loss", [("loss", losses)], lambda value: f"{value:.3g}", name="loss"))
 
 
 def size_drawing(networks: Sequence[tuple[str, int, float]]) -> Drawing:
     """Top-1, 0 to 1, against bytes of networks with names."""
     points = [
-        Point(number, size, 100 * top1, name, f"{name}: {100 * top1:.2f} %, {bytes_text(size)}")
+        Point(number, size, 100 * top1, _FAMILIES.get(name, "other"), f"{name}: {100 * top1:.2f} %")
         for number, (name, size, top1) in enumerate(networks, 1)
     ]
     return _drawing(scatter("Accuracy and size", "size", points, (), bytes_text, name="sizes"))

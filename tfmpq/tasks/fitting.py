@@ -31,8 +31,8 @@ def chosen_preprocessing(dataset: Dataset, loaded: LoadedModel, asked: str | Non
     array = dataset.test.array
     if array is not None and array.dtype != np.uint8:
         raise UsageError(
-            f"A preprocessing is for pixels, uint8 of 0 to 255. Received: {asked} for {array.dtype}. Leave it "
-            "out: arrays are taken as the model's inputs."
+            f"A preprocessing is for pixels, uint8 of 0 to 255. Received: {asked} for {array.dtype}. Leave "
+            "it out: arrays are taken as the model's inputs."
         )
     return asked
 
@@ -45,8 +45,8 @@ def refuse_unknown_scaling(dataset: Dataset, name: str) -> None:
     """
     if dataset.seen is None and is_given(name):
         raise UsageError(
-            f"A network that was made with a user's own arrays gets such arrays. Received: {dataset.name}, of "
-            "which nobody knows how pixels become its inputs. Give arrays, or a preprocessing (--preprocess)."
+            f"A network that was made with a user's own arrays gets such arrays. Received: {dataset.name}, "
+            "and nobody knows how its pixels become inputs. Give arrays, or a preprocessing (--preprocess)."
         )
 
 
