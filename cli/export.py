@@ -9,7 +9,7 @@ import click
 
 from tfmpq.errors import UsageError
 from tfmpq.graph.containers import TARGETS
-from tfmpq.methods.options import QuantizeOptions
+from tfmpq.methods.job_options import QuantizeOptions
 
 from . import options
 from .generated import options_of

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from tfmpq.methods.options import FinetuneOptions
+from tfmpq.methods.job_options import FinetuneOptions
 
 from . import options
 from .generated import options_of

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from tfmpq.methods.options import RunOptions
+from tfmpq.methods.job_options import RunOptions
 
 from . import options
 from .generated import options_of

@@ -42,18 +42,19 @@ if TYPE_CHECKING:
     from tfmpq.api.specialize import specialize
     from tfmpq.api.verify import verify
     from tfmpq.errors import TfmpqError, UsageError
-    from tfmpq.methods.options import FinetuneOptions, QuantizeOptions, RunOptions, SearchOptions
+    from tfmpq.methods.job_options import FinetuneOptions, QuantizeOptions, RunOptions
+    from tfmpq.methods.options import SearchOptions
     from tfmpq.policy.policy import Policy, load_policy, save_policy
 
 _HOME = {
     "DeployOptions": "api.device_options",
     "DeviceOptions": "api.device_options",
-    "FinetuneOptions": "methods.options",
+    "FinetuneOptions": "methods.job_options",
     "MeasureOptions": "api.device_options",
     "Policy": "policy.policy",
     "ProfileOptions": "api.device_options",
-    "QuantizeOptions": "methods.options",
-    "RunOptions": "methods.options",
+    "QuantizeOptions": "methods.job_options",
+    "RunOptions": "methods.job_options",
     "SearchOptions": "methods.options",
     "TfmpqError": "errors",
     "UsageError": "errors",

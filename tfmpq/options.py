@@ -108,7 +108,7 @@ class Options:
             return cls(**changes)
         if type(given) is not cls:
             raise UsageError(f"options is a {cls.__name__}. Received: {type(given).__name__}. Make one.")
-        return dataclasses.replace(given, **changes) if changes else given  # type: ignore[return-value]
+        return dataclasses.replace(given, **changes) if changes else given
 
     @property
     def values(self) -> dict[str, Any]:

@@ -6,6 +6,8 @@ import io
 from dataclasses import asdict
 from typing import Any, ClassVar, TypeVar
 
+from tfmpq.tables import html, write_text
+
 AnyResult = TypeVar("AnyResult", bound="Result")
 
 
@@ -31,7 +33,7 @@ class Result:
 
     def to_json(self) -> dict[str, Any]:
         """All fields as JSON types, those of records inside too."""
-        return asdict(self)  # type: ignore[call-overload, no-any-return]  # subclasses are dataclasses
+        return asdict(self)  # type: ignore[call-overload]  # subclasses are dataclasses
 
     def keeping(self: AnyResult, *kept: Any) -> AnyResult:
         """The same result, which now holds objects that have to live as long as it does.
@@ -48,14 +50,10 @@ class Result:
 
     def __repr__(self) -> str:
         """The tables that the command line prints, as text."""
-        from tfmpq.tables import write_text
-
         text = io.StringIO()
         write_text(self.verb, self.to_json(), text)
         return f"{type(self).__name__}\n{text.getvalue().rstrip()}"
 
     def _repr_html_(self) -> str:
         """The same tables for a notebook."""
-        from tfmpq.tables import html
-
         return html(self.verb, self.to_json())

@@ -10,8 +10,12 @@ from typing import Any
 import numpy as np
 
 from tfmpq.api.device_options import DeployOptions
+from tfmpq.api.export import export
 from tfmpq.api.sources import file_of, kept_by
+from tfmpq.api.specialize import specialize
 from tfmpq.bars import reporting
+from tfmpq.data import ImageBatches
+from tfmpq.data.objects import open_test
 from tfmpq.deploy.conversion.specialize import has_wide_activations
 from tfmpq.deploy.devices.benchmark_model import BenchmarkModel
 from tfmpq.deploy.devices.errors import OutputsDiffer
@@ -21,7 +25,6 @@ from tfmpq.deploy.latency.measure import binary_for, measure, program_for
 from tfmpq.deploy.latency.measurement import Measurement
 from tfmpq.deploy.runtime.interpreter import open_interpreter, to_codes
 from tfmpq.deploy.runtime.processor import target_for
-from tfmpq.deploy.runtime.quiet import quiet_stderr
 from tfmpq.deploy.tflite.flatbuffer import read_file, read_model, reading
 from tfmpq.deploy.tflite.metadata import read_metadata
 from tfmpq.errors import UsageError
@@ -29,6 +32,7 @@ from tfmpq.graph.containers import TARGETS, WIDE_TARGET, Target
 from tfmpq.progress import Reporter
 from tfmpq.quantization.finished_runs import policy_of_run
 from tfmpq.results import Result
+from tfmpq.tasks.fitting import fitted, refuse_unknown_scaling
 from tfmpq.training.run_folder import Stage
 
 LEAST_AGREEMENT = 0.9
@@ -222,11 +226,7 @@ def _write(
 ) -> Path:
     """Export the run, or rewrite the file."""
     if source.is_dir():
-        with quiet_stderr():  # TensorFlow greets
-            from tfmpq.api.export import export
         return Path(export(source, target=form, out=out, data_dir=data_dir, progress=reporter).path)
-    from tfmpq.api.specialize import specialize
-
     target = out or _file_beside(source, form)
     specialize(source, target, form)
     return target
@@ -236,10 +236,6 @@ def _images(
     path: Path, data: Any, limit: int, data_dir: str | Path | None, reporter: Reporter
 ) -> tuple[np.ndarray, np.ndarray]:
     """Codes of the input tensor, int8 (N, height, width, channels), and labels of the first test images."""
-    with quiet_stderr():  # TensorFlow greets
-        from tfmpq.data import ImageBatches
-        from tfmpq.data.objects import open_test
-        from tfmpq.tasks.fitting import fitted, refuse_unknown_scaling
     content = read_file(path)
     detail = open_interpreter(content).get_input_details()[0]
     preprocessing = read_metadata(content, str(path)).get("preprocessing")

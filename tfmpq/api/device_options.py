@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from tfmpq.methods.options import WidthOptions, target_option
+from tfmpq.methods.common_options import FolderOptions, WidthOptions, target_option
 from tfmpq.options import Options, option
 
 PROTOCOLS = ("quick", "mlperf-like")
@@ -69,12 +69,8 @@ class ThreadOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeployOptions(BenchmarkModelOptions, DeviceOptions, ThreadOptions):
+class DeployOptions(BenchmarkModelOptions, DeviceOptions, ThreadOptions, FolderOptions):
     """The options of `tfmpq.deploy`, each described in `tfmpq deploy --help` and docs/cli.md."""
-
-    data_dir: str | Path | None = option(
-        None, "folder", "Folder that is looked in first for data sets.", envvar="TFMPQ_DATA_DIR"
-    )
 
 
 @dataclass(frozen=True, kw_only=True)

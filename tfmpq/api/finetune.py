@@ -14,7 +14,7 @@ from tfmpq.api.sources import kept_by, run_of
 from tfmpq.bars import reporting
 from tfmpq.data.objects import model_rank, open_data
 from tfmpq.files import read_json, write_json
-from tfmpq.methods.options import FinetuneOptions
+from tfmpq.methods.job_options import FinetuneOptions
 from tfmpq.models.registry import display_name
 from tfmpq.policy.fixed_widths import refuse_inexact
 from tfmpq.policy.network_cost import cost_model
@@ -183,7 +183,7 @@ def _finetune(asked: Asked, options: FinetuneOptions, reporter: Reporter) -> Fin
     )
     folder, kept = asked.folder()
     given = None if asked.model is None else given_model(asked.model, folder)
-    origin = Origin.of(source, given and given.recorded)
+    origin = Origin.of(source, given.recorded if given else None)
     name = given.recorded if given else origin.model
     task = load_task(
         given.word if given else origin.loadable,

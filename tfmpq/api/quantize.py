@@ -15,7 +15,7 @@ from tfmpq.data.objects import model_rank, open_data
 from tfmpq.data.preprocess import value_range
 from tfmpq.errors import UsageError
 from tfmpq.graph.frozen import FrozenModel
-from tfmpq.methods.options import QuantizeOptions
+from tfmpq.methods.job_options import QuantizeOptions
 from tfmpq.policy.fixed_widths import check_widths, choose_policy
 from tfmpq.policy.network_cost import cost_model
 from tfmpq.policy.policy import Policy

@@ -20,7 +20,8 @@ from tfmpq.data.elements import kind_of
 from tfmpq.data.objects import model_rank, open_data
 from tfmpq.errors import UsageError
 from tfmpq.files import write_json
-from tfmpq.methods.options import FinetuneOptions, RunOptions, SearchOptions
+from tfmpq.methods.job_options import FinetuneOptions, RunOptions
+from tfmpq.methods.options import SearchOptions
 from tfmpq.options import Options
 from tfmpq.policy.policy import load_policy, save_policy, uniform_policy
 from tfmpq.progress import Reporter

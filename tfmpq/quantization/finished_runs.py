@@ -76,8 +76,9 @@ def keep_test_images(stage: Stage, dataset: Dataset) -> None:
         return
     most = min(_KEPT_IMAGES, max(1, _KEPT_BYTES * len(array) // max(1, array.nbytes)))
     chosen = np.random.default_rng(0).permutation(len(array))[:most]
-    arrays = {"images": np.asarray(array[chosen]), "labels": test.labels[chosen]}
-    write_atomically(stage.path(f".{_TEST_IMAGES}"), lambda path: np.savez(path, **arrays))
+    images, labels = np.asarray(array[chosen]), test.labels[chosen]
+    path = stage.path(f".{_TEST_IMAGES}")
+    write_atomically(path, lambda temporary: np.savez(temporary, images=images, labels=labels))
 
 
 def kept_test_images(run: Path, options: Mapping[str, Any]) -> Dataset | None:

@@ -172,8 +172,9 @@ def _with_answers(task: Task, reporter: Reporter) -> Task:
             "without trained weights. Give labels or weights."
         )
     reporter.log("The data have no labels: the float network's own answers stand for them.")
-    parts = {part: _answered(task, getattr(task.dataset, part)) for part in ("train", "test")}
-    return replace(task, dataset=replace(task.dataset, classes=task.loaded.classes, **parts))
+    train, test = _answered(task, task.dataset.train), _answered(task, task.dataset.test)
+    dataset = replace(task.dataset, classes=task.loaded.classes, train=train, test=test)
+    return replace(task, dataset=dataset)
 
 
 def _answered(task: Task, split: Split) -> Split:
