@@ -206,8 +206,9 @@ def _quantize(
     warnings = () if dataset else (_RANDOM_WARNING,)
     if bits.wide:
         warnings = (*warnings, WIDE_WARNING)
-    made = PosttrainingReport(written, facts, word, warnings)
-    return made if out is not None else made.keeping(scratch)
+    if out is None:
+        written.keeping(scratch)
+    return PosttrainingReport(written, facts, word, warnings).keeping(*written.kept)
 
 
 def is_noise(data: Any) -> bool:

@@ -6,10 +6,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
+from tfmpq.api.sources import file_of
 from tfmpq.deploy.conversion.specialize import has_wide_activations
 from tfmpq.deploy.conversion.specialize import specialize as rewrite
 from tfmpq.deploy.devices.pushed_runner import device
@@ -49,13 +50,11 @@ class Specialization(Result, verb="specialize"):
     specialize_ms: float
 
 
-def specialize(
-    path: str | Path, out: str | Path, target: Target | Literal["auto"] = "litert"
-) -> Specialization:
+def specialize(path: Any, out: str | Path, target: Target | Literal["auto"] = "litert") -> Specialization:
     """Rewrite a file for a target, read it back and compare every integer, scale and bias.
 
     Args:
-        path: A `.tflite`, usually in storage form.
+        path: A `.tflite`, usually in storage form, or what `export` or `quantize` returned.
         out: File to write; replaced only when the new one holds the same numbers.
         target: What to write it for; `auto` for what suits the processor at hand, which with 16-bit
             activations is always `litert`.
@@ -64,6 +63,7 @@ def specialize(
         UsageError: `target` is not one that files are rewritten for, or has no form with 16-bit activations.
         TfmpqError: The file is damaged, cannot be rewritten, or would not hold the same numbers.
     """
+    path = file_of(path, "A .tflite is rewritten, or what tfmpq.export or tfmpq.quantize returned.")
     content = read_file(path)
     with reading(path):
         model = read_model(content, path)

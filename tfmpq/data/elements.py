@@ -39,6 +39,8 @@ def batch_of(data: Any) -> Part | None:
         return _converted((data[0], np.asarray(data[1])))
     if _is_array(data):
         return _converted((data,))
+    if isinstance(data, tuple) and len(data) == 3 and all(map(_is_array, data)) and len(data[2].shape) < 3:
+        return _converted(data)  # with sample weights, which is refused
     if isinstance(data, bytes | Mapping | keras.Model) or not (
         isinstance(data, Iterable) or hasattr(data, "__getitem__")
     ):
