@@ -31,6 +31,7 @@ from .perform import perform
     type=click.Path(dir_okay=False, path_type=Path),
     help="File to write.  [default: MODEL.TARGET.tflite in the run folder; of a model: here]",
 )
+@options.forms("")
 @options.data(
     "--calibrate",
     "Quantize a float MODEL without training, with images of (random: noise, to try things out)",
@@ -55,6 +56,7 @@ def export(as_json: bool, source: str, tflite: bool, calibrate: str | None, **ch
     if not tflite:
         raise UsageError("An export names its format. Received: no format. Add --tflite.")
     for_models = {key: choices.pop(key) for key in _FOR_MODELS}
+    choices["forms"] = options.form_request(choices)
     if calibrate is None:
         _refuse_options_of_models(source, for_models)
         perform(

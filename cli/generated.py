@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import click
 from tfmpq.errors import UsageError
 from tfmpq.options import Options, Spec, checked
 
-from .options import Decorator, Sectioned, stack
+from .options import Decorator, Sectioned, finite, stack
 
 
 class Several(click.ParamType):
@@ -72,7 +71,7 @@ def _option(
         and default != ()
         and spec.kind != "switch"
         and spec.shown is None,
-        "callback": callback or (_finite if spec.kind == "number" else None),
+        "callback": callback or (finite if spec.kind == "number" else None),
         **_type(spec),
     }
     if spec.envvar:
@@ -109,9 +108,3 @@ def _type(spec: Spec) -> dict[str, Any]:
         kind = {"dir_okay": False} if spec.kind == "file" else {"file_okay": False}
         return {"type": click.Path(exists=True, path_type=Path, **kind)}
     return {"type": click.Choice(spec.choices)} if spec.choices else {}
-
-
-def _finite(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
-    if value is not None and not math.isfinite(value):
-        raise click.BadParameter(f"{value} is not a finite number.", ctx=ctx, param=param)
-    return value

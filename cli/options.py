@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,13 @@ def example(*lines: str) -> str:
     return "\n".join(["\b", "Example:", *(f"  {line}" for line in lines)])
 
 
+def finite(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
+    """A callback for numbers that have to be finite."""
+    if value is not None and not math.isfinite(value):
+        raise click.BadParameter(f"{value} is not a finite number.", ctx=ctx, param=param)
+    return value
+
+
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object to stdout; all else goes to stderr."
 )
@@ -105,6 +113,52 @@ def data(name: str, what: str, *parameters: str, required: bool = True) -> Decor
         metavar="DATA",
         help=f"{what}: digits, a tensorflow-datasets name (cifar10), npz:PATH, folder:DIR or tfrecord:GLOB.",
     )
+
+
+FORMS = ("prefer", "processor", "max_scratch", "latency_table")
+"""Options of `forms`, which make one request."""
+
+
+def forms(default: str) -> Decorator:
+    """What decides between the forms of a layer; `default` says what does without the options."""
+    return stack(
+        click.option(
+            "--prefer",
+            type=click.Choice(("balanced", "size", "speed")),
+            help="For litert: the form of each layer that is smallest, fastest, or smallest in at most 1.05 "
+            f"times the time of int8 (balanced).  [default: {default}balanced]",
+        ),
+        click.option(
+            "--processor",
+            type=click.Choice(("x86-avx2", "x86-vnni", "arm-dotprod")),
+            help="For litert: whose speed counts; arm-dotprod is an estimate that nobody has measured.  "
+            f"[default: {default}that of this machine]",
+        ),
+        click.option(
+            "--max-scratch",
+            metavar="MIB",
+            type=click.FloatRange(min=0),
+            callback=finite,
+            help="For litert: most memory that one unfolded convolution may take while it runs.  "
+            f"[default: {default}32]",
+        ),
+        click.option(
+            "--latency-table",
+            metavar="FILE",
+            type=click.Path(exists=True, dir_okay=False, path_type=Path),
+            help="For litert: let the times decide that tfmpq profile measured on the device.",
+        ),
+    )
+
+
+def form_request(choices: dict[str, Any]) -> Any:
+    """Take the options of `forms` out of all of a verb and make them one request."""
+    from tfmpq.graph.forms import FormRequest
+
+    given = {key: choices.pop(key) for key in FORMS}
+    if given["max_scratch"] is not None:
+        given["max_scratch"] = int(given["max_scratch"] * 2**20)
+    return FormRequest(**given)
 
 
 def stack(*decorators: Decorator) -> Decorator:

@@ -17,8 +17,8 @@ from typing import Any, Literal, TypeVar
 
 from tfmpq.errors import UsageError
 
-Kind = Literal["whole", "number", "yes-no", "switch", "text", "texts", "bits", "file", "folder", "path"]
-"""What an option holds. `yes-no` has two flags on the command line, `switch` one."""
+Kind = Literal["whole", "number", "yes-no", "switch", "text", "texts", "bits", "file", "folder", "object"]
+"""What an option holds. `yes-no` has two flags on the command line, `switch` one, an `object` none."""
 
 Recorded = Literal["always", "given", "never"]
 """Whether a run folder records an option: always, where it is not the default, or never."""
@@ -148,7 +148,9 @@ def checked(name: str, value: Any, spec: Spec) -> Any:
         return _texts(name, value)
     if spec.kind in ("yes-no", "switch"):
         return _of_type(name, value, bool, "True or False")
-    if spec.kind in ("file", "folder", "path"):
+    if spec.kind == "object":
+        return value
+    if spec.kind in ("file", "folder"):
         return _of_type(name, value, str | Path, "a path")
     if spec.kind == "text":
         value = _of_type(name, value, str, "a text")

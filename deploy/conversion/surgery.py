@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
+from tfmpq.deploy.conversion.chosen_forms import DeviceTimes, choose_forms, forms_record
 from tfmpq.deploy.conversion.topology import deployable, geometry
 from tfmpq.deploy.tflite.flatbuffer import (
     TYPE_OF_BITS,
@@ -28,10 +30,13 @@ from tfmpq.deploy.tflite.layout import (
     entry_input,
     file_layout,
 )
-from tfmpq.deploy.tflite.metadata import write_record
+from tfmpq.deploy.tflite.metadata import Forms, write_record
+from tfmpq.deploy.tflite.unfold import Unfolder, become_fully_connected, window_of
 from tfmpq.errors import TfmpqError
 from tfmpq.graph.containers import Container, Target
+from tfmpq.graph.forms import Choice, FormOptions
 from tfmpq.graph.frozen import FrozenLayer, FrozenModel, FrozenWeights
+from tfmpq.graph.unfolding import Order
 
 _TENSOR_TYPES: dict[Any, int] = {
     np.int8: schema.TensorType.INT8,
@@ -58,12 +63,19 @@ _EXPECTED = {
 }
 
 
-def build_tflite(frozen: FrozenModel, target: Target) -> bytes:
+def build_tflite(
+    frozen: FrozenModel,
+    target: Target,
+    options: FormOptions | None = None,
+    times: DeviceTimes | None = None,
+) -> bytes:
     """Write a network as the bytes of a `.tflite`, unproved.
 
     Args:
         frozen: The network.
         target: Which form of the file.
+        options: What decides where layers have a choice of forms; None for those of the rule table.
+        times: What a latency table of the device says about forms.
 
     Raises:
         TfmpqError: A layer has no form in a file.
@@ -72,15 +84,25 @@ def build_tflite(frozen: FrozenModel, target: Target) -> bytes:
 
     frozen = deployable(frozen)
     model = read_model(convert_placeholder(frozen), "the converter's graph")
-    _Surgery(model, frozen, target).operate()
+    choices = choose_forms(frozen, target, options, times) if options else {}
+    forms = forms_record(frozen, options, choices, times) if options and choices else None
+    _Surgery(model, frozen, target, choices, forms).operate()
     return write_model(model)
 
 
 class _Surgery:
     """Rewrites the main graph of one placeholder, layer by layer."""
 
-    def __init__(self, model: Any, frozen: FrozenModel, target: Target) -> None:
+    def __init__(
+        self,
+        model: Any,
+        frozen: FrozenModel,
+        target: Target,
+        choices: Mapping[str, Choice],
+        forms: Forms | None,
+    ) -> None:
         self.model, self.frozen, self.target = model, frozen, target
+        self.choices, self.forms, self.unfolder = choices, forms, Unfolder(model)
         self.graph = model.subgraphs[0]
         self.tensors: dict[str, int] = self._locate()
         self.operators: list[Any] = []
@@ -105,7 +127,7 @@ class _Surgery:
         self.model.signatureDefs = None
         self.model.description = b"tfmpq"
         bits = {layer.name: layer.weights.bits for layer in self.frozen.weighted if layer.weights}
-        write_record(self.model, self.frozen.metadata, bits)
+        write_record(self.model, self.frozen.metadata, bits, self.forms)
 
     def _locate(self) -> dict[str, int]:
         """Tensor of every layer: the i-th output of the placeholder is the i-th layer."""
@@ -126,7 +148,10 @@ class _Surgery:
             operator.builtinOptions.padding = getattr(schema.Padding, _padding(layer))
         if builtin_name(self.model, operator) in CHANNEL_AXIS:
             if layer.weights is not None:
-                container = container_of(self.frozen, layer, self.target)
+                choice = self.choices.get(layer.name)
+                container = (
+                    choice.chosen.container if choice else container_of(self.frozen, layer, self.target)
+                )
                 self._write_weights(layer, layer.weights, container, operator)
             else:
                 self._write_window(layer, operator)
@@ -166,8 +191,10 @@ class _Surgery:
         self, layer: FrozenLayer, weights: FrozenWeights, container: Container, operator: Any
     ) -> None:
         builtin = container.builtin
-        if builtin == "FULLY_CONNECTED" and layer.kind == "conv2d":
-            _make_fully_connected(operator)
+        if container.order is not None:
+            self._unfold(layer, container.order, operator)
+        elif builtin == "FULLY_CONNECTED" and layer.kind == "conv2d":
+            become_fully_connected(operator)
         integers = file_layout(layer, builtin)
         grid = quantization(weights.scales, axis=CHANNEL_AXIS[builtin])
         packed = pack(integers, container.bits)
@@ -192,6 +219,13 @@ class _Surgery:
         operator.opcodeIndex = operator_code(self.model, builtin, version)
         if self.frozen.wide and hasattr(operator.builtinOptions, "quantizedBiasType"):
             operator.builtinOptions.quantizedBiasType = _TENSOR_TYPES[dtype]
+
+    def _unfold(self, layer: FrozenLayer, order: Order, operator: Any) -> None:
+        source = self.frozen.layer(layer.inputs[0]).grid
+        image = self.graph.tensors[int(operator.inputs[0])].shape[1:]
+        window = window_of(operator, image, geometry(layer)[0])
+        grid = quantization(source.scale, source.zero_point)
+        self.operators += self.unfolder.unfold(operator, window, order, grid)
 
     def _write_window(self, layer: FrozenLayer, operator: Any) -> None:
         """Averages and subsampling: a depthwise convolution of ones, scaled by the window's size."""
@@ -259,12 +293,3 @@ def _padding(layer: FrozenLayer) -> str:
         if all(extent <= stride for extent, stride in zip(window, strides, strict=True)):
             return "VALID"
     return str(layer.attributes["padding"]).upper()
-
-
-def _make_fully_connected(operator: Any) -> None:
-    """A 1x1 convolution of stride 1 is a matrix product over the channels, for which 4-bit kernels exist."""
-    options = schema.FullyConnectedOptionsT()
-    options.fusedActivationFunction = operator.builtinOptions.fusedActivationFunction
-    options.keepNumDims = True
-    operator.builtinOptions = options
-    operator.builtinOptionsType = schema.BuiltinOptions.FullyConnectedOptions

@@ -14,7 +14,6 @@ import tensorflow as tf
 from keras import layers
 
 import tfmpq
-from tfmpq.data.preprocess import value_range
 from tfmpq.deploy.runtime.interpreter import load
 from tfmpq.errors import UsageError
 from tfmpq.files import read_json

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,12 @@ from tfmpq.deploy.devices.transports import Transport, transport
 from tfmpq.deploy.latency.measure import binary_for, measure, program_for
 from tfmpq.deploy.latency.measurement import Measurement
 from tfmpq.deploy.runtime.interpreter import open_interpreter, to_codes
-from tfmpq.deploy.runtime.processor import target_for
+from tfmpq.deploy.runtime.processor import kernels_for, target_for
 from tfmpq.deploy.tflite.flatbuffer import read_file, read_model, reading
 from tfmpq.deploy.tflite.metadata import read_metadata
 from tfmpq.errors import UsageError
 from tfmpq.graph.containers import TARGETS, WIDE_TARGET, Target
+from tfmpq.graph.forms import CHOOSING_TARGET, FormRequest
 from tfmpq.progress import Reporter
 from tfmpq.quantization.finished_runs import policy_of_run
 from tfmpq.results import Result
@@ -148,8 +150,10 @@ def _deploy(
     with way as device:
         program = program_for(device, binary)
         program.require_runtime()
-        form = choose_form(program.probe(), wide)
-        path = _write(source, form, Path(out) if out else None, options.data_dir, reporter)
+        probed = program.probe()
+        form = choose_form(probed, wide)
+        to = Path(out) if out else None
+        path = _write(source, form, probed["device"], to, options.data_dir, reporter)
         if isinstance(program, BenchmarkModel):
             reporter.log("Outputs are not compared: benchmark_model shows none.")
         else:
@@ -222,13 +226,21 @@ def _file_beside(source: Path, form: Target) -> Path:
 
 
 def _write(
-    source: Path, form: Target, out: Path | None, data_dir: str | Path | None, reporter: Reporter
+    source: Path,
+    form: Target,
+    device: Mapping[str, Any],
+    out: Path | None,
+    data_dir: str | Path | None,
+    reporter: Reporter,
 ) -> Path:
-    """Export the run, or rewrite the file."""
+    """Export the run, or rewrite the file, with forms of layers for the device's processor."""
+    processor = kernels_for(device["machine"], device["features"])
+    forms = FormRequest(processor=processor if form == CHOOSING_TARGET else None)
     if source.is_dir():
-        return Path(export(source, target=form, out=out, data_dir=data_dir, progress=reporter).path)
+        written = export(source, target=form, out=out, forms=forms, data_dir=data_dir, progress=reporter)
+        return Path(written.path)
     target = out or _file_beside(source, form)
-    specialize(source, target, form)
+    specialize(source, target, form, forms)
     return target
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 from tfmpq.api.export import AGREEMENT_IMAGES, WIDE_WARNING, check_export, write
+from tfmpq.api.form_choice import form_choice
 from tfmpq.api.given import GivenModel, given_model, policy_of, refuse_other_than_model
 from tfmpq.bars import reporting
 from tfmpq.data.objects import model_rank, open_data
@@ -155,6 +156,7 @@ def _quantize(
     network = given_model(model, scratch.path)
     _check(network, data, options)
     check_export(target)
+    options.forms.require(target)
     keras.utils.set_random_seed(0)
     dataset = None
     if not is_noise(data):
@@ -195,10 +197,12 @@ def _quantize(
         scores.outputs,
     )
     path = Path(out) if out is not None else scratch.path / f"{network.name}.{target}.tflite"
+    frozen = _frozen(task, quantized, bits, facts.top1, word)
     written = write(
-        _frozen(task, quantized, bits, facts.top1, word),
+        frozen,
         path,
         target,
+        form_choice(options.forms, target, frozen),
         task.test_images(AGREEMENT_IMAGES),
         quantized if reached is not None and len(scores.outputs) == 1 else None,
         reporter,

@@ -17,7 +17,7 @@ from tfmpq.reports.folders import Run, read_run
 from tfmpq.reports.markup import Element, html, standalone_svg
 from tfmpq.reports.networks import measurements, networks, timings
 from tfmpq.reports.page import drawing_style, page
-from tfmpq.reports.results import read_given
+from tfmpq.reports.reading import read_given
 from tfmpq.reports.run_section import missing
 from tfmpq.results import Result
 

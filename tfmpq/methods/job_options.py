@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from tfmpq.graph.containers import Target
+from tfmpq.graph.forms import NO_WISHES, FormRequest
 from tfmpq.methods.common_options import (
     BudgetOptions,
     DataOptions,
@@ -81,6 +82,9 @@ class QuantizeOptions(PreprocessOptions, DataOptions):
     """The options of `tfmpq.quantize`, each described in `tfmpq export --help` and docs/cli.md."""
 
     target: str = target_option()
+    forms: FormRequest = option(
+        NO_WISHES, "object", "What decides where layers have a choice of forms.", recorded="never"
+    )
     activation_bits: int | None = option(
         None,
         "whole",
