@@ -53,7 +53,7 @@ def file_options() -> Decorator:
 
 def file_request(choices: dict[str, Any]) -> Any:
     """Take the options of `file_options`, and a --prefer for microcontrollers, out of all of a verb."""
-    from tfmpq.api.file_request import FileRequest
+    from tfmpq.graph.file_request import FileRequest
 
     given = {key: choices.pop(key) for key in _NAMES}
     prefer = choices.get("prefer")

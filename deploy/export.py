@@ -83,7 +83,7 @@ class Agreement:
 
 
 @dataclass(frozen=True, slots=True)
-class ExportReport(Result):
+class ExportReport(Result, verb="export"):
     """What was written.
 
     Attributes:

@@ -12,7 +12,6 @@ from tfmpq.errors import UsageError
 from tfmpq.graph.containers import Target
 from tfmpq.graph.forms import CHOOSING_TARGET, FormOptions, FormRequest, Processor
 from tfmpq.graph.frozen import FrozenModel
-from tfmpq.policy.latency_table import check_device, load_table
 
 
 def processor_here() -> Processor:
@@ -47,6 +46,9 @@ def device_times(path: str | Path, weights: Mapping[str, int]) -> DeviceTimes:
     Raises:
         UsageError: It is no such file, or that of another form or another network; the difference is named.
     """
+    # Lazy: rewriting a file on a device needs no pydantic, which reads tables.
+    from tfmpq.policy.latency_table import check_device, load_table
+
     table = load_table(path)
     check_device(table)
     known = {layer.name: layer for layer in table.layers}

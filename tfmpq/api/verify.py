@@ -13,11 +13,13 @@ import keras
 import numpy as np
 
 from tfmpq.api.proof_reference import batches_of, reference_for
+from tfmpq.api.sources import file_of
+from tfmpq.bars import reporting
 from tfmpq.deploy.proof.verified_layers import VerifiedLayer, verified_layers
 from tfmpq.errors import TfmpqError
 from tfmpq.graph.containers import DELEGATED, TARGETS, WIDE_TARGET, Target
 from tfmpq.graph.frozen import FrozenModel
-from tfmpq.progress import Reporter, SilentReporter
+from tfmpq.progress import Reporter
 from tfmpq.results import Result
 
 if TYPE_CHECKING:
@@ -60,7 +62,7 @@ class Logits:
 
 
 @dataclass(frozen=True, slots=True)
-class FileVerification(Result):
+class FileVerification(Result, verb="verify"):
     """What was found out about a file.
 
     Attributes:
@@ -93,16 +95,20 @@ class FileVerification(Result):
     failures: tuple[str, ...]
     notes: tuple[str, ...]
 
+    def to_json(self) -> dict[str, Any]:
+        """All fields."""
+        return Result.to_json(self)
+
 
 def verify(
-    path: str | Path,
-    against: str | Path,
+    path: Any,
+    against: Any,
     *,
     weights: str | None = None,
-    data: str | None = None,
+    data: Any = None,
     data_dir: str | Path | None = None,
     limit: int = MIN_IMAGES,
-    reporter: Reporter | None = None,
+    progress: bool | Reporter | None = None,
 ) -> FileVerification:
     """Prove that a file is the network of a run or of a model, and that the runtime computes it.
 
@@ -115,20 +121,33 @@ def verify(
     is reported, not judged, because fewer bits answer otherwise.
 
     Args:
-        path: A `.tflite`.
-        against: Run folder of the fine-tuning that it comes from; or the float model: built-in name, file or
-            `MODULE:FUNCTION`.
+        path: A `.tflite`, or what `export` returned.
+        against: The fine-tuning that it comes from: its run folder, or what `finetune` returned. Or the float
+            model: a Keras model, a built-in name, a file or `MODULE:FUNCTION`.
         weights: File of a model's float weights; None for those that it has.
-        data: Data set of the images; None for the one that was trained on. The test split is taken.
+        data: Images, as a word (its test part) or an object; None for the test images of the data that were
+            trained on, or that the file records.
         data_dir: Folder that is looked in first for data.
         limit: Most images whose answers are compared.
-        reporter: Told about progress.
+        progress: True shows progress, False none, None only on terminals and in IPython; or a reporter.
 
     Raises:
         UsageError: The run is not fine-tuned, or the data set is unknown.
         TfmpqError: The file is damaged or another network, the runtime refuses it or answers it with wrong
             numbers, or LiteRT is missing.
     """
+    path = file_of(path, "A file is verified: a .tflite, or what tfmpq.export returned.")
+    with reporting(progress) as reporter:
+        return _verify(path, against, weights, (data, data_dir, limit), reporter)
+
+
+def _verify(
+    path: Path,
+    against: Any,
+    weights: str | None,
+    asked: tuple[Any, str | Path | None, int],
+    reporter: Reporter,
+) -> FileVerification:
     try:
         from tfmpq.deploy.conversion.topology import deployable
         from tfmpq.deploy.proof.interface import interface_failures, split_interface
@@ -143,16 +162,15 @@ def verify(
         ) from error
     content = read_file(path)
     model = read_model(content, path)
-    reporter = reporter or SilentReporter()
     core, interface = split_interface(content, str(path))
-    reference = reference_for(against, weights, data_dir, model, core, path)
+    reference = reference_for(against, weights, model, core, path, asked[:2], reporter)
     frozen = reference.frozen
     with reading(path):
         refuse_wrong(model, path)
         inner = read_model(core, path)
-        _refuse_other_network(path, inner, against, deployable(frozen))
+        _refuse_other_network(path, inner, reference.name, deployable(frozen))
         frozen, target = _form(frozen, inner)
-    count, batches = batches_of(reference, data, limit, reporter)
+    count, batches = batches_of(reference, asked[2])
     first = next(batches)
     with Sandbox(path) as sandbox:
         with reading(path):
@@ -172,7 +190,7 @@ def verify(
     return FileVerification(
         not failures,
         str(path),
-        str(against),
+        reference.name,
         target,
         len(content),
         hashlib.sha256(content).hexdigest(),
