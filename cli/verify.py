@@ -9,6 +9,7 @@ import click
 
 from tfmpq.errors import TfmpqError
 from tfmpq.methods.common_options import DataOptions
+from tfmpq.methods.job_options import QuantizeOptions
 
 from . import options
 from .generated import options_of
@@ -28,7 +29,7 @@ from .perform import perform
     required=True,
     help="Run folder of the fine-tuning that the file comes from, or the float model that it was made of.",
 )
-@options.weights("those of a model file")
+@options_of(QuantizeOptions, "weights")
 @options.data(
     "--data", "Data set of the images instead of the run's; its test split is taken", required=False
 )

@@ -119,7 +119,8 @@ def _of_model(
     with reading(path):
         graph = read_model(core, path).subgraphs[0]
         height, width, channels = (int(size) for size in graph.tensors[int(graph.inputs[0])].shape[1:])
-    given = given_model(against, Scratch().path)
+    scratch = Scratch()  # holds the file of a model object for as long as it is read
+    given = given_model(against, scratch.path)
     loaded = load_model(
         given.word,
         input_shape=(height, width, channels),
