@@ -6,7 +6,8 @@ from pathlib import Path
 
 from tfmpq.errors import UsageError
 from tfmpq.graph.containers import WEIGHT_BITS, require_wide_target
-from tfmpq.graph.frozen import INEXACT_WIDE, WIDE
+from tfmpq.graph.frozen import WIDE
+from tfmpq.graph.kinds import INEXACT_WIDE
 from tfmpq.graph.network import Network
 from tfmpq.policy.policy import Activations, Policy, load_policy, uniform_policy
 from tfmpq.policy.search_space import PINNED_BITS
