@@ -227,7 +227,7 @@ def _frame(title: str, description: str, axes: _Axes, height: float, name: str) 
     for value in x.ticks(5):
         across = round(x(value), 1)
         extended(drawing, [element("text", x_form(value), x=across, y=bottom + 16, class_="tick middle")])
-    middle = (_LEFT + _WIDTH - _RIGHT) / 2
+    (_LEFT + _WIDTH - _RIGHT) / 2
     extended(
         drawing,
         [
