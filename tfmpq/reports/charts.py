@@ -232,7 +232,9 @@ def _frame(title: str, description: str, axes: _Axes, height: float, name: str) 
         drawing,
         [
             element("path", class_="axis", d=f"M{_LEFT} {bottom}H{_WIDTH - _RIGHT}"),
-            element("text", axes.x_label, x=middle, y=height - 6, class_="label middle"),
+            element(
+                "text", axes.x_label, x=(_LEFT + _WIDTH - _RIGHT) / 2, y=height - 6, class_="label middle"
+            ),
             element("text", axes.y_label, x=_LEFT - 38, y=14, class_="label") if axes.y_label else None,
         ],
     )
