@@ -10,6 +10,7 @@ import numpy as np
 from tfmpq.data.dataset import Dataset, Split
 from tfmpq.data.preprocess import given, is_given
 from tfmpq.errors import UsageError
+from tfmpq.keras_internals import operation_of, readers_of
 from tfmpq.models.registry import LoadedModel
 
 
@@ -52,8 +53,7 @@ def refuse_unknown_scaling(dataset: Dataset, name: str) -> None:
 
 def _scales_pixels(model: keras.Model) -> bool:
     """Whether a model begins by scaling its inputs itself."""
-    source = model.inputs[0]._keras_history.operation
-    readers = [node.operation for node in source._outbound_nodes]
+    readers = readers_of(operation_of(model.inputs[0]))
     return bool(readers) and all(type(reader) is keras.layers.Rescaling for reader in readers)
 
 
