@@ -42,7 +42,7 @@ IMAGENET_CLASSES = 1000
 """Classes of a network that is built for no data."""
 
 MODEL_FILES = (".keras", ".h5", ".hdf5")
-"""Endings of files that hold a whole model, weights included."""
+"""Endings of files that hold a whole model, weights included; a SavedModel is a folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +78,19 @@ def model_names() -> tuple[str, ...]:
     return tuple(_NETWORKS)
 
 
+def is_model_file(spec: str) -> bool:
+    """Whether a specification names a file, or the folder of a SavedModel, that holds a whole model."""
+    return spec.endswith(MODEL_FILES) or (Path(spec) / "saved_model.pb").is_file()
+
+
 def is_users_code(spec: str) -> bool:
     """Whether a specification is neither a built-in name nor a file, so that loading it imports code."""
-    return spec not in _NETWORKS and not spec.endswith(MODEL_FILES)
+    return spec not in _NETWORKS and not is_model_file(spec)
 
 
 def display_name(spec: str) -> str:
     """Short name of a network: registry name, stem of the file, or name of the function."""
-    return Path(spec).stem if spec.endswith(MODEL_FILES) else spec.rpartition(":")[2]
+    return Path(spec).stem if is_model_file(spec) else spec.rpartition(":")[2]
 
 
 def load_model(
@@ -148,8 +153,8 @@ def _load(spec: str, input_shape: tuple[int, int, int], classes: int, several_ou
         build = getattr(importlib.import_module(f"tfmpq.models.{network.module}"), spec)
         made = classes or IMAGENET_CLASSES
         return LoadedModel(build(tuple(input_shape), made), spec, network.preprocessing, made)
-    if spec.endswith(MODEL_FILES):
-        from tfmpq.models.user import read_model
+    if is_model_file(spec):
+        from tfmpq.models.model_files import read_model
 
         name, made = display_name(spec), read_model(Path(spec))
         return _adopt(made, name, input_shape, classes, several_outputs, exact=False)
@@ -161,8 +166,8 @@ def _load(spec: str, input_shape: tuple[int, int, int], classes: int, several_ou
     near = difflib.get_close_matches(spec, _NETWORKS, n=1)
     hint = f"Did you mean {near[0]}?" if near else f"Choose one of {', '.join(_NETWORKS)}."
     raise UsageError(
-        f"A model is a built-in name, a {' or '.join(MODEL_FILES)} file, or MODULE:FUNCTION. "
-        f"Received: {spec}. {hint}"
+        f"A model is a built-in name, a {' or '.join(MODEL_FILES)} file, the folder of a Keras 2 SavedModel, "
+        f"or MODULE:FUNCTION. Received: {spec}. {hint}"
     )
 
 

@@ -8,7 +8,6 @@ import os
 import re
 import sys
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -16,24 +15,6 @@ import keras
 import tfmpq.graph.activations
 import tfmpq.models.shortcut  # noqa: F401 (both register what files of this toolchain hold)
 from tfmpq.errors import TfmpqError, UsageError
-
-
-def read_model(path: Path) -> keras.Model:
-    """Read a whole model from a `.keras` or `.h5` file, without running code that the file brings.
-
-    Raises:
-        UsageError: There is no such file.
-        TfmpqError: It is not a whole and safe Keras model.
-    """
-    if not path.is_file():
-        raise UsageError(f"A model file must exist. Received: {path}. Check the path.")
-    try:
-        return keras.models.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:
-        raise TfmpqError(
-            f"A model file must hold a whole Keras model without code of its own. Received: {path} "
-            f"({one_line(error)}). Save it again with model.save, or check that it was copied completely."
-        ) from error
 
 
 def call_function(spec: str, input_shape: tuple[int, int, int], classes: int) -> keras.Model:
@@ -70,7 +51,7 @@ def _name_by_order(model: Any, counts: Counter[str], seen: set[int]) -> None:
     operations = getattr(getattr(model, "_functional", None) or model, "operations", [])
     for operation in operations:
         if id(operation) not in seen and _named_by_keras(operation):
-            base = _snake_case(type(operation).__name__)
+            base = snake_case(type(operation).__name__)
             operation.name = f"{base}_{counts[base]}" if counts[base] else base
             counts[base] += 1
         seen.add(id(operation))
@@ -78,10 +59,10 @@ def _name_by_order(model: Any, counts: Counter[str], seen: set[int]) -> None:
 
 
 def _named_by_keras(operation: Any) -> bool:
-    return re.fullmatch(rf"{_snake_case(type(operation).__name__)}(_\d+)?", operation.name) is not None
+    return re.fullmatch(rf"{snake_case(type(operation).__name__)}(_\d+)?", operation.name) is not None
 
 
-def _snake_case(name: str) -> str:
+def snake_case(name: str) -> str:
     """A class name as Keras writes it in the names of layers."""
     name = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", name)
     return re.sub("([a-z])([A-Z])", r"\1_\2", name).lower()

@@ -9,6 +9,7 @@ from typing import Any
 from tfmpq.data import load_dataset
 from tfmpq.errors import UsageError
 from tfmpq.graph.fusion import producer_of
+from tfmpq.models.registry import is_model_file, load_model
 from tfmpq.progress import Reporter
 from tfmpq.tasks.outputs import Output
 from tfmpq.tasks.scoring import OutputScore, Predictor, predictor, score_outputs
@@ -134,14 +135,15 @@ class Classifier:
 
 def load_classifier(path: Path, preprocessing: str | None = None) -> Classifier:
     """Load whatever can be evaluated; a preprocessing that is given outweighs the recorded one."""
+    if is_model_file(str(path)):
+        return _from_keras(path, preprocessing)
     if path.is_dir():
         return _from_run(path, preprocessing)
     if path.suffix == ".tflite":
         return _from_tflite(path, preprocessing)
-    if path.suffix in (".keras", ".h5"):
-        return _from_keras(path, preprocessing)
     raise UsageError(
-        f"A run folder, a .tflite or a .keras file can be evaluated. Received: {path}. Give one of these."
+        "A run folder, a .tflite file or a model (.keras, .h5, SavedModel) can be evaluated. "
+        f"Received: {path}. Give one of these."
     )
 
 
@@ -160,7 +162,6 @@ def _from_tflite(path: Path, preprocessing: str | None) -> Classifier:
 
 
 def _from_keras(path: Path, preprocessing: str | None) -> Classifier:
-    from tfmpq.models.registry import load_model
     from tfmpq.quantizers.choices import quantize_wrappers
 
     loaded = load_model(str(path), input_shape=(0, 0, 0), classes=0, several_outputs=True)

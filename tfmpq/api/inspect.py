@@ -1,4 +1,4 @@
-"""What a policy, a `.tflite`, a `.keras` file or a run folder holds."""
+"""What a policy, a `.tflite`, a model file or a run folder holds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tfmpq.graph.containers import container_for
 from tfmpq.graph.fusion import analyse, layer_problems
 from tfmpq.graph.layers import type_name
 from tfmpq.graph.network import operator_of
-from tfmpq.models.registry import load_model
+from tfmpq.models.registry import is_model_file, load_model
 from tfmpq.policy.network_cost import cost_model
 from tfmpq.policy.policy import Policy, load_policy
 from tfmpq.quantizers.choices import quantize_wrappers
@@ -39,7 +39,7 @@ class Inspection:
 
 
 def inspect(path: str | Path) -> Inspection:
-    """Say what a policy file, a `.tflite` file, a `.keras` file or a run folder holds.
+    """Say what a policy file, a `.tflite` file, a model file or a run folder holds.
 
     Files of others are opened in a child process, which they may crash.
 
@@ -48,7 +48,7 @@ def inspect(path: str | Path) -> Inspection:
         TfmpqError: A file is damaged.
     """
     path = Path(path)
-    if path.is_dir():
+    if path.is_dir() and not is_model_file(str(path)):
         return Inspection("run", str(path), _run(path))
     if path.suffix in (".yaml", ".yml"):
         return Inspection("policy", str(path), _policy(load_policy(path)))
@@ -56,14 +56,14 @@ def inspect(path: str | Path) -> Inspection:
         from tfmpq.deploy.runtime.inspect_file import inspect_file
 
         return Inspection("tflite", str(path), inspect_file(path).to_json())
-    if path.suffix == ".keras":
+    if is_model_file(str(path)):
         from tfmpq.deploy.runtime.sandbox import Sandbox
 
         with Sandbox(path) as sandbox:
             facts = sandbox.call("tfmpq.api.inspect:inspect_model", str(path))
         return Inspection("model", str(path), facts)
     raise UsageError(
-        "A policy (.yaml), a .tflite file, a .keras file or a run folder is inspected. "
+        "A policy (.yaml), a .tflite file, a model (.keras, .h5, SavedModel) or a run folder is inspected. "
         f"Received: {path}. Give one of these."
     )
 
@@ -101,7 +101,7 @@ def inspect_model(path: str) -> dict[str, Any]:
     file was read, appear as what they became.
 
     Args:
-        path: A `.keras` file.
+        path: A `.keras` or `.h5` file, or the folder of a SavedModel.
 
     Returns:
         JSON-able facts; `layers` has a row for each layer.

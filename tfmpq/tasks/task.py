@@ -14,7 +14,7 @@ from tfmpq.data.preprocess import value_range
 from tfmpq.errors import UsageError
 from tfmpq.graph.fusion import analyse
 from tfmpq.graph.network import Network
-from tfmpq.models.registry import MODEL_FILES, LoadedModel, load_model
+from tfmpq.models.registry import LoadedModel, is_model_file, load_model
 from tfmpq.progress import Reporter
 
 IMAGENET_SIDE = 224
@@ -144,7 +144,7 @@ def announce(loaded: LoadedModel, weights: str | None, reporter: Reporter) -> No
 
 def begins_trained(model: str, weights: str | None) -> bool:
     """Whether a float network begins with weights that were learned: given ones, or those of a model file."""
-    return weights not in (None, "none") or model.endswith(MODEL_FILES)
+    return weights not in (None, "none") or is_model_file(model)
 
 
 def is_trained(task: Task, model: str, weights: str | None, float_epochs: int) -> bool:
