@@ -96,7 +96,8 @@ def _by_class(group: Any, config: Any) -> dict[str, Any]:
     """Weights in a `.keras` file of Keras 2, whose groups are numbered by class."""
     found: dict[str, Any] = {}
     counts: dict[str, int] = {}
-    parts: Any = next((group[key] for key in ("_layer_checkpoint_dependencies", "layers") if key in group), {})
+    homes = [key for key in ("_layer_checkpoint_dependencies", "layers") if key in group]
+    parts: Any = group[homes[0]] if homes else {}
     for entry in config["layers"] if isinstance(config, Mapping) else config:
         kind, options = entry["class_name"], entry["config"]
         if kind == "InputLayer" and isinstance(config, Mapping) and "input_layers" not in config:

@@ -113,7 +113,7 @@ def test_what_cannot_come_in_is_named(bridge: Any, tk: Any, tfmot: Any, searchab
     ):
         with pytest.raises(TfmpqError, match=message):
             bridge.from_tf_keras(tk.Model(image, layer(image)))
-    with pytest.raises(TfmpqError, match=r"tf\.cumsum .*layer"):
+    with pytest.raises(TfmpqError, match=r"cumsum in layer"):
         bridge.from_tf_keras(tk.Model(image, tf.cumsum(image)))
     with pytest.raises(TfmpqError, match="quantized already"):
         bridge.from_tf_keras(bridge.to_tfmot(searchable))
