@@ -114,7 +114,7 @@ def load_model(
         weights: File for `load_weights`; None (or "none") keeps what the model has.
         skip_classifier: Keep the initial classifier when loading `weights`; None does so if they are for
             another number of classes.
-        several_outputs: Whether to take models with several outputs, whatever `classes` is.
+        several_outputs: Whether to take models with outputs of any number and shape, whatever `classes` is.
 
     Raises:
         UsageError: The specification names nothing, or the model does not fit.
@@ -184,7 +184,7 @@ def _adopt(
 
     model, stripped = as_classifier(model, input_shape, several_outputs)
     found = int(model.outputs[0].shape[-1])
-    if len(model.outputs) == 1 and (found < classes or (exact and classes not in (0, found))):
+    if not several_outputs and (found < classes or (exact and classes not in (0, found))):
         raise UsageError(
             f"A model needs one output per class of the data. Received: {name} with {found} outputs for "
             f"{classes} classes. Choose a model with {classes} classes or other data."

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from tfmpq.data import load_dataset
+from tfmpq.data.preprocess import given, is_given
 from tfmpq.errors import UsageError
 from tfmpq.graph.fusion import producer_of
 from tfmpq.models.registry import is_model_file, load_model
 from tfmpq.progress import Reporter
 from tfmpq.results import Result
+from tfmpq.tasks.fitting import fitted
 from tfmpq.tasks.outputs import Output
 from tfmpq.tasks.scoring import OutputScore, Predictor, predictor, score_outputs
 
@@ -81,6 +83,15 @@ def evaluate(
         raise UsageError(f"A split is train, test or all. Received: {split}.")
     classifier = load_classifier(Path(path), preprocessing)
     dataset = load_dataset(data, data_dir=data_dir, reporter=reporter)
+    if not dataset.labelled:
+        raise UsageError(
+            f"Top-1 is a share of labelled images. Received: {data} without labels. Give an array of labels "
+            "beside the images, or one sub-folder a class."
+        )
+    dataset = fitted(dataset, classifier.image_shape)
+    preprocessing = classifier.preprocessing
+    if dataset.seen is not None and not is_given(preprocessing):
+        preprocessing = given(dataset.seen)  # arrays are inputs as they are
     parts = {"train": [dataset.train], "test": [dataset.test], "all": [dataset.train, dataset.test]}[split]
     _refuse_unfit(path, data, classifier, dataset.classes)
     scores = score_outputs(
@@ -89,7 +100,7 @@ def evaluate(
         dataset.classes,
         parts,
         classifier.image_shape,
-        classifier.preprocessing,
+        preprocessing,
         limit,
         reporter,
     )

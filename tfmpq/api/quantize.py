@@ -223,7 +223,7 @@ def _analysed(subject: Subject, quantized: keras.Model) -> Network:
 
 def _scores(subject: Subject, quantized: keras.Model, reporter: Reporter) -> Scores:
     """Scores of the outputs, named as in the file; none without labels."""
-    if subject.dataset is None:
+    if subject.dataset is None or not subject.dataset.labelled:
         return Scores(None, ())
     named = zip(subject.network.outputs, quantized.outputs, strict=True)
     return score_outputs(

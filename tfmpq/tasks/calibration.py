@@ -13,6 +13,7 @@ from tfmpq.graph.fusion import analyse
 from tfmpq.graph.network import Network
 from tfmpq.models.registry import LoadedModel, load_model
 from tfmpq.progress import Reporter
+from tfmpq.tasks.fitting import chosen_preprocessing, fitted
 from tfmpq.tasks.task import IMAGENET_SIDE, announce, first_images, image_shape, refuse_empty_parts
 
 RANDOM = "random"
@@ -99,5 +100,9 @@ def load_subject(
         several_outputs=True,
     )
     announce(loaded, weights, reporter)
-    chosen = preprocessing or loaded.preprocessing
+    if dataset is not None:
+        dataset = fitted(dataset, loaded.input_shape)
+        chosen = chosen_preprocessing(dataset, loaded, preprocessing)
+    else:
+        chosen = preprocessing or loaded.preprocessing
     return Subject(loaded, analyse(loaded.model, value_range(chosen)[0] < 0), chosen, dataset)

@@ -16,6 +16,7 @@ from tfmpq.graph.fusion import analyse
 from tfmpq.graph.network import Network
 from tfmpq.models.registry import LoadedModel, is_model_file, load_model
 from tfmpq.progress import Reporter
+from tfmpq.tasks.fitting import chosen_preprocessing, fitted
 
 IMAGENET_SIDE = 224
 """Side to which data sets of encoded photographs are brought."""
@@ -53,14 +54,15 @@ class Task:
         usual: Augmentation = (
             "crop" if self.dataset.name == "digits" else "crop_flip" if side < 96 else "imagenet"
         )
+        # An image one pixel high is a sequence, which has a direction; arrays of the user's stay as they are.
+        augmented = augment and side > 1 and self.dataset.seen is None
         return ImageBatches(
             self.dataset.train,
             min(batch_size, len(self.dataset.train)),
             image_shape=self.network.input_shape,
             preprocessing=self.preprocessing,
             seed=seed,
-            # An image one pixel high is a sequence, which has a direction.
-            augment=usual if augment and side > 1 else "none",
+            augment=usual if augmented else "none",
             steps_per_epoch=steps_per_epoch,
         )
 
@@ -99,6 +101,11 @@ def load_task(
     """
     dataset = load_dataset(data, data_dir=data_dir, reporter=reporter)
     refuse_empty_parts(data, dataset)
+    if not dataset.labelled:
+        raise UsageError(
+            f"Training needs labels. Received: {data} without any. Give an array of labels beside the "
+            "images, or one sub-folder a class."
+        )
     if dataset.classes < 2:
         raise UsageError(
             f"A classifier learns to tell classes apart. Received: {data} with {dataset.classes} class. "
@@ -113,7 +120,8 @@ def load_task(
     )
     loaded = replace(loaded, name=name or loaded.name)
     announce(loaded, weights, reporter)
-    chosen = preprocessing or loaded.preprocessing
+    dataset = fitted(dataset, loaded.input_shape)
+    chosen = chosen_preprocessing(dataset, loaded, preprocessing)
     network = analyse(loaded.model, input_signed=value_range(chosen)[0] < 0)
     return Task(dataset, loaded, network, chosen)
 
