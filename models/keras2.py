@@ -14,6 +14,7 @@ import keras
 import numpy as np
 
 from tfmpq.errors import TfmpqError
+from tfmpq.keras_internals import call_of, operation_of
 from tfmpq.models.keras2_layers import counterpart, give_weights, name_for_keras3, plain
 from tfmpq.models.keras2_operations import call_function
 from tfmpq.models.tensorflow_nodes import call_node, parse_node
@@ -225,10 +226,10 @@ class _Builder:
             if id(tensor) in known or not isinstance(tensor, keras.KerasTensor):
                 continue
             known.add(id(tensor))
-            operation = tensor._keras_history.operation
+            operation = operation_of(tensor)
             operation.name = name_for_keras3(name) + (f"_part{number}" if number else "")
             number += 1
-            waiting += keras.tree.flatten(operation._inbound_nodes[-1].input_tensors)
+            waiting += keras.tree.flatten(call_of(tensor).input_tensors)
         return value
 
     def _layer(self, entry: Mapping[str, Any]) -> Any:

@@ -87,20 +87,18 @@ def _metadata_message() -> Any:
     """Class of the message in `keras_metadata.pb`, whose definition comes with Keras 2 only."""
     from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
-    file = descriptor_pb2.FileDescriptorProto(
-        name="tfmpq_keras_metadata.proto", package="tfmpq", syntax="proto3"
-    )
+    file = descriptor_pb2.FileDescriptorProto(name="keras2_metadata.proto", package="keras2", syntax="proto3")
     node, root = file.message_type.add(name="Node"), file.message_type.add(name="Metadata")
     kinds = descriptor_pb2.FieldDescriptorProto
     for number, name in ((2, "node_id"), (3, "node_path"), (4, "identifier"), (5, "metadata")):
         kind = kinds.TYPE_INT32 if name == "node_id" else kinds.TYPE_STRING
         node.field.add(name=name, number=number, type=kind, label=kinds.LABEL_OPTIONAL)
     root.field.add(
-        name="nodes", number=1, type=kinds.TYPE_MESSAGE, label=kinds.LABEL_REPEATED, type_name=".tfmpq.Node"
+        name="nodes", number=1, type=kinds.TYPE_MESSAGE, label=kinds.LABEL_REPEATED, type_name=".keras2.Node"
     )
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName("tfmpq.Metadata"))
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("keras2.Metadata"))
 
 
 class _Weights:

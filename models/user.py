@@ -13,6 +13,7 @@ from typing import Any
 import keras
 
 import tfmpq.graph.activations
+import tfmpq.graph.slicing
 import tfmpq.models.shortcut  # noqa: F401 (both register what files of this toolchain hold)
 from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.keras_internals import call_of, functional_of, holds_graph, operation_of

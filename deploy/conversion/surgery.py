@@ -45,15 +45,20 @@ _EXPECTED = {
     "conv2d_transpose": ("TRANSPOSE_CONV",),
     "dense": ("FULLY_CONNECTED",),
     "add": ("ADD",),
+    "subtract": ("SUB",),
     "global_average_pooling2d": ("MEAN", "DEPTHWISE_CONV_2D"),
     "multiply": ("MUL",),
     "concatenate": ("CONCATENATION",),
     "sigmoid": ("LOGISTIC",),
+    "tanh": ("TANH",),
+    "elu": ("GELU",),
     "gelu": ("GELU",),
     "average_pooling2d": ("DEPTHWISE_CONV_2D", "AVERAGE_POOL_2D"),
     "max_pooling2d": ("MAX_POOL_2D", "DEPTHWISE_CONV_2D"),
     "zero_padding": ("PAD",),
     "cropping2d": ("STRIDED_SLICE", "SLICE"),
+    "slice": ("STRIDED_SLICE", "SLICE"),
+    "transpose": ("TRANSPOSE",),
     "reshape": ("RESHAPE",),
 }
 
@@ -130,6 +135,8 @@ class _Surgery:
                 self._write_weights(layer, layer.weights, container, operator)
             else:
                 self._write_window(layer, operator)
+        if layer.kind == "elu":
+            _make_elu(self.model, operator)
         if self.frozen.wide:
             self._widen_operator(operator)
         self.operators.append(operator)
@@ -259,6 +266,12 @@ def _padding(layer: FrozenLayer) -> str:
         if all(extent <= stride for extent, stride in zip(window, strides, strict=True)):
             return "VALID"
     return str(layer.attributes["padding"]).upper()
+
+
+def _make_elu(model: Any, operator: Any) -> None:
+    """The converter has no int8 ELU, the runtime has: an operator of one input, as GELU is."""
+    operator.opcodeIndex = operator_code(model, "ELU", 1)
+    operator.builtinOptions, operator.builtinOptionsType = None, schema.BuiltinOptions.NONE
 
 
 def _make_fully_connected(operator: Any) -> None:

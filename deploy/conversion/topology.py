@@ -10,8 +10,9 @@ from tfmpq.graph.frozen import INEXACT_WIDE, WIDE, FrozenLayer, FrozenModel, Ten
 
 Shape = tuple[int, ...]
 _WEIGHTED = frozenset({"conv2d", "depthwise_conv2d", "conv2d_transpose", "dense"})
-_FUSING = _WEIGHTED | {"add", "multiply"}
-_SIGMOID_GRID = TensorGrid(1.0 / 256, 8, signed=False)
+_FUSING = _WEIGHTED | {"add", "subtract", "multiply"}
+_GIVEN_GRIDS = {"sigmoid": TensorGrid(1.0 / 256, 8, signed=False), "tanh": TensorGrid(1.0 / 128, 8)}
+"""Grids of outputs that the runtime's kernels demand."""
 
 
 def deployable(frozen: FrozenModel) -> FrozenModel:
@@ -63,7 +64,10 @@ def _computation(layer: FrozenLayer) -> str:
 
 def undelegated(layer: FrozenLayer) -> bool:
     """Whether XNNPACK has no int8 operator for a layer, so that LiteRT's own kernel runs it, exactly."""
-    return layer.kind == "gelu" or (layer.kind == "average_pooling2d" and layer.keeps_grid)
+    strided = layer.kind == "slice" and any(step != 1 for _, _, step in layer.attributes["parts"])
+    return (
+        strided or layer.kind in ("gelu", "elu") or (layer.kind == "average_pooling2d" and layer.keeps_grid)
+    )
 
 
 def _average_of_one(layer: FrozenLayer, shape: Shape) -> list[FrozenLayer]:
@@ -111,7 +115,11 @@ def _output_shape(layer: FrozenLayer, sources: list[Shape]) -> Shape:
     if kind == "cropping2d":
         spatial = (size - sum(pair) for size, pair in zip(source[:2], attributes["croppings"], strict=True))
         return (*spatial, source[2])
-    if kind in ("add", "multiply"):
+    if kind == "slice":
+        return tuple(len(range(*part)) for part in attributes["parts"])
+    if kind == "transpose":
+        return tuple(source[axis] for axis in attributes["axes"])
+    if kind in ("add", "subtract", "multiply"):
         return max(sources)  # of one shape, or one is a pixel
     if kind == "concatenate":
         axis = attributes["axis"]
@@ -159,6 +167,10 @@ def _changes_nothing(layer: FrozenLayer, shapes: dict[str, Shape]) -> bool:
         return not any(map(any, layer.attributes["paddings"]))
     if layer.kind == "cropping2d":
         return not any(map(any, layer.attributes["croppings"]))
+    if layer.kind == "slice":
+        return shapes[layer.name] == shapes[layer.inputs[0]]
+    if layer.kind == "transpose":
+        return list(layer.attributes["axes"]) == sorted(layer.attributes["axes"])
     if layer.kind == "concatenate":
         return len(layer.inputs) == 1
     if layer.kind in ("max_pooling2d", "average_pooling2d"):
@@ -179,10 +191,11 @@ def _problem(layer: FrozenLayer, sources: list[Shape], frozen: FrozenModel) -> s
         return f"activation {layer.activation} cannot be fused into it"
     if layer.keeps_grid and any(frozen.layer(name).grid != layer.grid for name in layer.inputs):
         return "its output has the grid of its input"
-    if layer.kind in ("add", "multiply") and not _fits_pairwise(sources):
+    if layer.kind in ("add", "subtract", "multiply") and not _fits_pairwise(sources):
         return "it takes two tensors of one shape, or one of a single pixel"
-    if layer.kind == "sigmoid" and layer.grid != _SIGMOID_GRID:
-        return "the runtime's sigmoid has 8 bits and the step 1/256"
+    given = _GIVEN_GRIDS.get(layer.kind)
+    if given is not None and layer.grid != given:
+        return f"the runtime's {layer.kind} has 8 bits and the step 1/{1 / given.scale:.0f}"
     if layer.kind == "dense" and len(sources[0]) != 1:
         return "a dense layer reads a vector; put a Flatten before it"
     return _weight_problem(layer)

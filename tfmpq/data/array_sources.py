@@ -15,7 +15,7 @@ from tfmpq.data.npz import read_npy, read_npz
 from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.progress import Reporter
 
-_IMAGE_NAMES = ("images", "x")
+_IMAGE_NAMES = ("images", "x", "arr_0")
 _LABEL_NAMES = ("labels", "y")
 _TEST_ENDINGS = ("test", "val")
 _DIGITS_SIDE, _DIGITS_TEST = 16, 360
@@ -96,9 +96,10 @@ def _dataset(name: str, train: Split, test: Split, labelled: bool, names: list[s
     """The record of two splits; without labels it has no classes, and the range of values if no pixels."""
     made = make_dataset(name, train, test, classes=None if labelled else 1, class_names=names)
     arrays = [part.array for part in (train, test) if part.array is not None and len(part)]
-    pixels = all(array.dtype == np.uint8 for array in arrays)
-    seen = (float(min(a.min() for a in arrays)), float(max(a.max() for a in arrays)))
-    return replace(made, classes=made.classes if labelled else 0, seen=None if pixels else seen)
+    seen = None
+    if any(array.dtype != np.uint8 for array in arrays):
+        seen = (float(min(a.min() for a in arrays)), float(max(a.max() for a in arrays)))
+    return replace(made, classes=made.classes if labelled else 0, seen=seen)
 
 
 def _read_split(path: Path) -> tuple[Split, bool, list[str] | None]:
@@ -122,7 +123,7 @@ def _images(path: Path, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
     if tiles := sorted(name for name in arrays if name.startswith("tile_")):
         return _untile(path, [arrays[name] for name in tiles])
     images = _array_of(path, arrays, _IMAGE_NAMES)
-    if images.ndim not in (2, 3, 4) or images.dtype.kind not in "buif" or not images.size:
+    if images.ndim not in (2, 3, 4) or images.dtype.kind not in "buif":
         raise TfmpqError(
             "Images are numbers (N, height, width) or (N, height, width, channels), sequences (N, length, "
             f"channels), vectors (N, length). Received: {path} with {images.dtype} {images.shape}. Convert "
@@ -179,13 +180,11 @@ def _one_hot(labels: np.ndarray) -> bool:
 
 
 def _array_of(path: Path, arrays: Mapping[str, np.ndarray], names: tuple[str, ...]) -> np.ndarray:
-    """The array of one of these names; the only array of a file needs none."""
+    """The array of one of these names."""
     for name in names:
         if name in arrays:
             return arrays[name]
-    if len(arrays) == 1:
-        return next(iter(arrays.values()))
     raise TfmpqError(
-        f"An .npz data set needs an array named {' or '.join(names)}. Received: {path} with "
+        f"An .npz data set needs an array named {' or '.join(names[:2])}. Received: {path} with "
         f"{', '.join(sorted(arrays)[:8]) or 'no arrays'}. Rename its arrays."
     )

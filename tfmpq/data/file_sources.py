@@ -62,7 +62,7 @@ def _folder_split(root: Path, names: Sequence[str], reporter: Reporter) -> Split
     files = [
         (EncodedImage(file), label)
         for label, name in enumerate(names or [""])
-        for file in sorted((root / name).glob("*"))
+        for file in (sorted((root / name).iterdir()) if (root / name).is_dir() else ())
         if _is_image(file)
     ]
     _say_left_out(root, names, reporter)
@@ -82,10 +82,8 @@ def _say_left_out(root: Path, names: Sequence[str], reporter: Reporter) -> None:
     """Tell of files that lie among the images and are none that can be read, or have no class."""
     beside = [root] if names else []
     left_out = [file for folder in beside for file in folder.iterdir() if _is_image(file)]
-    for name in names or [""]:
-        left_out += [
-            file for file in (root / name).iterdir() if not _is_image(file) and not file.name.startswith(".")
-        ]
+    for folder in (root / name for name in names or [""] if (root / name).is_dir()):
+        left_out += [f for f in folder.iterdir() if not _is_image(f) and not f.name.startswith(".")]
     if left_out:
         shown = ", ".join(sorted(str(file.relative_to(root)) for file in left_out)[:4])
         more = f" and {len(left_out) - 4} more" if len(left_out) > 4 else ""

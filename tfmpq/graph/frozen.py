@@ -21,15 +21,20 @@ LayerKind = Literal[
     "conv2d_transpose",
     "dense",
     "add",
+    "subtract",
     "multiply",
     "concatenate",
     "sigmoid",
+    "tanh",
+    "elu",
     "gelu",
     "global_average_pooling2d",
     "average_pooling2d",
     "max_pooling2d",
     "zero_padding",
     "cropping2d",
+    "slice",
+    "transpose",
     "reshape",
 ]
 Activation = Literal["linear", "relu", "relu6"]
@@ -37,11 +42,11 @@ WIDE: Final = 16
 """Bits of the codes in a network of 16-bit activations."""
 
 
-INEXACT_WIDE = frozenset({"sigmoid", "gelu"})
+INEXACT_WIDE = frozenset({"sigmoid", "tanh", "elu", "gelu"})
 """Kinds whose kernels for 16-bit activations are up to six steps off."""
 
 SCALE_PRESERVING: frozenset[str] = frozenset(
-    {"max_pooling2d", "zero_padding", "cropping2d", "reshape", "concatenate"}
+    {"max_pooling2d", "zero_padding", "cropping2d", "slice", "transpose", "reshape", "concatenate"}
 )
 """Kinds whose output is made of the very codes of their inputs, and has their grid."""
 
@@ -135,7 +140,9 @@ class FrozenLayer:
             (2 ints), `groups` (int, conv2d only). conv2d_transpose: `strides`, `padding`.
             max_/average_pooling2d: `pool_size`, `strides`, `padding`. zero_padding: `paddings`,
             ((before, after), ...) for height, width, channels. cropping2d: `croppings`, the same for height
-            and width. concatenate: `axis`, counted without the batch. reshape: `shape` without batch.
+            and width. slice: `parts`, (begin, end, step) for each axis but the batch. transpose: `axes`,
+            where each axis comes from, counted without the batch. concatenate: `axis`, counted so too.
+            reshape: `shape` without batch.
             global_average_pooling2d: `keepdims`. gelu: `approximate`, whether by tanh.
     """
 

@@ -34,7 +34,7 @@ _SHARED = "_grid"
 """Ending of the name of a grid that several tensors share."""
 
 _AVERAGES = ("global_average_pooling2d", "average_pooling2d")
-_ABSORBS = frozenset({*WEIGHTED, "add", "multiply", "affine"})
+_ABSORBS = frozenset({*WEIGHTED, "add", "subtract", "multiply", "affine"})
 """Kinds that take the activation behind them into themselves."""
 
 
@@ -126,9 +126,9 @@ def _signs(nodes: Sequence[Node], input_signed: bool) -> list[Node]:
     def negative(node: Node) -> bool:
         if node.kind == "input":
             return input_signed
-        if node.kind in KEEPS_GRID or node.kind in (*_AVERAGES, "multiply"):
+        if node.kind in KEEPS_GRID or node.kind in (*_AVERAGES, "bilinear", "multiply"):
             return node.activation == "linear" and any(home[name].grid_of in signed for name in node.inputs)
-        return node.activation == "linear" and node.fixed_step is None
+        return node.activation == "linear" and (node.fixed_step is None or node.kind == "tanh")
 
     known = -1
     while known < len(signed):

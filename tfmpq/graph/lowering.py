@@ -12,6 +12,7 @@ from typing import Any
 
 import keras
 
+from tfmpq.graph.operations import expand
 from tfmpq.graph.replay import Replay, bare
 from tfmpq.graph.rewrites import (
     REWRITES,
@@ -37,7 +38,7 @@ def lower(model: keras.Model) -> keras.Model:
         `model` takes sequences (length, channels) or vectors (length,), the new one takes images
         (1, length, channels) or (1, 1, length).
     """
-    model = lift(with_image(model))
+    model = lift(with_image(expand(model)))
     image = model.inputs[0]
     name = operation_of(image).name
     lowering = Lowering([name])

@@ -102,8 +102,9 @@ def upsampling(node: Node, inputs: tuple[str, ...], grid: TensorGrid) -> list[Fr
 
 
 def concatenation(node: Node, inputs: tuple[str, ...], grid: TensorGrid) -> list[FrozenLayer]:
-    """Tensors beside each other along the channels."""
-    return _concatenated(node.name, inputs, len(node.output_shape) - 1, grid)
+    """Tensors beside each other along an axis."""
+    axis = node.main.axis
+    return _concatenated(node.name, inputs, axis - 1 if axis > 0 else axis + len(node.output_shape), grid)
 
 
 def _concatenated(name: str, inputs: tuple[str, ...], axis: int, grid: TensorGrid) -> list[FrozenLayer]:

@@ -27,6 +27,7 @@ from tfmpq.quantization.folding import (
     norm_factor,
     norm_offset,
 )
+from tfmpq.quantization.interpolation import bilinear
 from tfmpq.quantizers.learned_step import LearnedStepQuantizer
 from tfmpq.quantizers.wrapper import QuantizeWrapper
 
@@ -69,6 +70,8 @@ def _layers(
             return expansion.leaky_relu(node, inputs, sources[0], grid)
         case "upsampling2d":
             return expansion.upsampling(node, inputs, grid)
+        case "bilinear":
+            return bilinear(node, inputs, sources[0], grid)
         case "concatenate":
             return expansion.concatenation(node, inputs, grid)
         case kind:
@@ -185,6 +188,10 @@ def _attributes(node: Node) -> dict[str, Any]:
         return {"croppings": tuple(tuple(pair) for pair in layer.cropping)}
     if node.kind == "zero_padding":
         return {"paddings": (*(tuple(pair) for pair in layer.padding), (0, 0))}
+    if node.kind == "slice":
+        return {"parts": tuple(tuple(part) for part in layer.parts)}
+    if node.kind == "transpose":
+        return {"axes": tuple(axis - 1 for axis in layer.dims)}
     if node.kind == "reshape":
         return {"shape": node.output_shape}
     if node.kind == "gelu":
