@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tfmpq.deploy.conversion.chosen_forms import DeviceTimes, choose_forms
 from tfmpq.deploy.conversion.specialize import specialize
 from tfmpq.deploy.conversion.surgery import build_tflite
 from tfmpq.deploy.conversion.topology import deployable
@@ -24,6 +25,7 @@ from tfmpq.deploy.tflite.metadata import write_record
 from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.files import write_atomically
 from tfmpq.graph.containers import DELEGATED, TARGETS, Target
+from tfmpq.graph.forms import CHOOSING_TARGET, FormOptions
 from tfmpq.graph.frozen import FrozenModel
 from tfmpq.progress import Reporter, SilentReporter
 from tfmpq.results import Result
@@ -45,7 +47,8 @@ class ExportedLayer:
         weight_bits: Trained bit-width.
         container_bits: Bits per weight in the file.
         bytes: Bytes of packed weights, scales and biases.
-        reason: Why the rule table chose this container.
+        reason: Why it has this container.
+        scratch: Bytes that the unfolding of a convolution keeps in memory while it runs.
     """
 
     name: str
@@ -54,6 +57,7 @@ class ExportedLayer:
     container_bits: int
     bytes: int
     reason: str
+    scratch: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +78,7 @@ class Agreement:
 
 
 @dataclass(frozen=True, slots=True)
-class ExportReport(Result):
+class ExportReport(Result, verb="export"):
     """What was written.
 
     Attributes:
@@ -84,6 +88,7 @@ class ExportReport(Result):
         target: Its form.
         size: Sum of the layers' bytes in this form.
         layers: Layers with weights, in order.
+        forms: What decided where layers have a choice of forms; None where they have none.
         verification: The proof.
         agreement: Comparison with the trained model; None if no logits were given.
     """
@@ -94,6 +99,7 @@ class ExportReport(Result):
     target: Target
     size: int
     layers: tuple[ExportedLayer, ...]
+    forms: FormOptions | None
     verification: Verification
     agreement: Agreement | None = None
 
@@ -112,6 +118,8 @@ def export_tflite(
     path: Path,
     target: Target = "litert",
     *,
+    options: FormOptions | None = None,
+    times: DeviceTimes | None = None,
     images: np.ndarray | None = None,
     agreement: tuple[np.ndarray, np.ndarray] | None = None,
     reporter: Reporter | None = None,
@@ -122,6 +130,8 @@ def export_tflite(
         frozen: The network.
         path: File to write; replaced only when the new one is proved.
         target: What the file is for; see `tfmpq.graph.containers`.
+        options: What decides where layers have a choice of forms; None for those of the rule table.
+        times: What a latency table of the device says about forms.
         images: float32 (N, height, width, channels), preprocessed, for recomputing every operator; None
             for noise.
         agreement: Images and the trained model's logits (N, classes), to be compared with the file's.
@@ -138,7 +148,7 @@ def export_tflite(
     refuse_folder(path)
     reporter = reporter or SilentReporter()
     reporter.start("export", 2)
-    content = build_tflite(frozen, target)
+    content = build_tflite(frozen, target, options, times)
     reporter.advance()
     found: list[tuple[Verification, Agreement | None]] = []
 
@@ -150,10 +160,11 @@ def export_tflite(
     ((proof, agreed),) = found
     reporter.advance()
     reporter.finish()
-    layers = tuple(exported_layers(frozen, target))
+    layers = tuple(_exported_layers(deployable(frozen), target, options, times))
     size = sum(layer.bytes for layer in layers)
     digest = hashlib.sha256(content).hexdigest()
-    return ExportReport(str(path), len(content), digest, target, size, layers, proof, agreed)
+    chosen = options if target == CHOOSING_TARGET else None
+    return ExportReport(str(path), len(content), digest, target, size, layers, chosen, proof, agreed)
 
 
 def _prove(
@@ -175,16 +186,21 @@ def _prove(
     return proof, None if agreement is None else _agreement(written, target, *agreement)
 
 
-def exported_layers(frozen: FrozenModel, target: Target) -> Iterator[ExportedLayer]:
+def _exported_layers(
+    frozen: FrozenModel, target: Target, options: FormOptions | None, times: DeviceTimes | None
+) -> Iterator[ExportedLayer]:
     """How the layers with weights are written, in order."""
-    for layer in deployable(frozen).weighted:
+    choices = choose_forms(frozen, target, options, times) if options else {}
+    for layer in frozen.weighted:
         weights = layer.weights
         if weights is not None:
-            container = container_of(frozen, layer, target)
+            choice = choices.get(layer.name)
+            container = choice.chosen.container if choice else container_of(frozen, layer, target)
             each = np.dtype(bias_type(frozen, layer)).itemsize
             size = container.stored_bytes(weights.integers.size, weights.scales.size, each)
+            scratch = choice.chosen.scratch if choice else 0
             yield ExportedLayer(
-                layer.name, layer.operator, weights.bits, container.bits, size, container.reason
+                layer.name, layer.operator, weights.bits, container.bits, size, container.reason, scratch
             )
 
 

@@ -11,7 +11,7 @@ from tfmpq.deploy.runtime.sandbox import Sandbox
 from tfmpq.deploy.runtime.soundness import wrong_operators
 from tfmpq.deploy.tflite.flatbuffer import TYPE_NAMES, builtin_name, printable, read_file, read_model, reading
 from tfmpq.deploy.tflite.layout import StoredLayer, stored_layers, tensor_name
-from tfmpq.deploy.tflite.metadata import read_metadata, read_weight_bits
+from tfmpq.deploy.tflite.metadata import read_forms, read_metadata, read_weight_bits
 from tfmpq.errors import TfmpqError
 from tfmpq.results import Result
 
@@ -28,6 +28,8 @@ class LayerFacts:
         container_bits: Bits per weight in the file.
         decode: `native`, or `cast` where the graph widens the weights.
         bytes: Bytes of packed weights, scales and biases.
+        scratch: Bytes that the unfolding of a convolution keeps in memory while it runs; 0 without.
+        form: Why the layer has its form, where there was a choice and the file says it.
     """
 
     name: str
@@ -37,6 +39,8 @@ class LayerFacts:
     container_bits: int
     decode: str
     bytes: int
+    scratch: int
+    form: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +112,7 @@ def inspect_content(content: bytes, path: str | Path, sandbox: Sandbox) -> FileF
 def _facts(path: str | Path, content: bytes, model: Any, sandbox: Sandbox) -> FileFacts:
     graph = model.subgraphs[0]
     bits = read_weight_bits(model, path)
-    stored = stored_layers(model)
+    stored, forms = stored_layers(model), read_forms(model, path)
     trained = [(layer, bits[layer.name]) for layer in stored if layer.name in bits]
     weights = sum(_count(layer) for layer, _ in trained)
     mean = sum(_count(layer) * width for layer, width in trained) / weights if weights else None
@@ -121,6 +125,8 @@ def _facts(path: str | Path, content: bytes, model: Any, sandbox: Sandbox) -> Fi
             layer.container_bits,
             layer.decode,
             layer.stored_bytes,
+            int(forms.layers.get(layer.name, {}).get("scratch", 0)),
+            forms.why(layer.name),
         )
         for layer in stored
     )

@@ -6,22 +6,16 @@ layers that may be wrapped.
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import keras
 
-from tfmpq.graph.frozen import Activation, LayerKind
+from tfmpq.graph.frozen import Activation
+from tfmpq.graph.kinds import WEIGHTED, NodeKind
 from tfmpq.quantizers.wrapper import inner
-
-NodeKind = Literal[LayerKind, "affine", "leaky_relu", "upsampling2d", "bilinear"]
-"""Kinds of fused nodes. Those that are no `LayerKind` become several layers, or a depthwise one, when frozen:
-`affine` multiplies each channel by a factor and adds an offset."""
 
 LARGEST_BILINEAR = 5
 """Largest factor of bilinear interpolation, whose weights are multiples of 1 / (2 * factor)^2 up to 127."""
-
-WEIGHTED = ("conv2d", "depthwise_conv2d", "dense", "conv2d_transpose")
-"""Kinds with a kernel whose bit-width is searched."""
 
 KINDS: dict[str, NodeKind] = {
     "Conv2D": "conv2d",
@@ -68,6 +62,8 @@ _OF_ACTIVATION: dict[str, NodeKind] = {
     "gelu": "gelu",
     "gelu_tanh": "gelu",
 }
+
+_OF_INTERPOLATION: dict[str, NodeKind] = {"nearest": "upsampling2d", "bilinear": "bilinear"}
 
 FIXED_STEPS = {"sigmoid": 1.0 / 256, "hard_sigmoid": 1.0 / 255, "tanh": 1.0 / 128}
 """Step of tensors whose 8-bit grid is given: LiteRT's LOGISTIC has 1/256, TANH 1/128, and saturation at 255
@@ -116,8 +112,8 @@ def kind_of(layer: Any) -> NodeKind:
     """Kind of the node that starts at a supported layer."""
     if type_name(layer) == "Activation":
         return _OF_ACTIVATION.get(function_name(layer), "reshape")
-    if type_name(layer) == "UpSampling2D" and inner(layer).interpolation == "bilinear":
-        return "bilinear"
+    if type_name(layer) == "UpSampling2D":
+        return _OF_INTERPOLATION.get(inner(layer).interpolation, "upsampling2d")
     return KINDS.get(type_name(layer), "reshape")
 
 

@@ -47,7 +47,7 @@ def refuse_unknown_scaling(dataset: Dataset, name: str) -> None:
     if dataset.seen is None and is_given(name):
         raise UsageError(
             f"A network that was made with a user's own arrays gets such arrays. Received: {dataset.name}, "
-            "whose pixels become its inputs nobody knows how. Give arrays, or --preprocess."
+            "and nobody knows how its pixels become inputs. Give arrays, or a preprocessing (--preprocess)."
         )
 
 
