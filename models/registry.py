@@ -57,6 +57,7 @@ class LoadedModel:
         classes: Number of logits; of several outputs, the last axis of the first.
         stripped_softmax: Whether a final softmax was taken off.
         new_classifier: Whether the classifier was left out of the weights that were loaded.
+        takes_integers: Whether the user's model takes whole numbers, so that pixels cannot be scaled before.
     """
 
     model: keras.Model
@@ -65,6 +66,7 @@ class LoadedModel:
     classes: int
     stripped_softmax: bool = False
     new_classifier: bool = False
+    takes_integers: bool = False
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -189,7 +191,9 @@ def _adopt(
             f"A model needs one output per class of the data. Received: {name} with {found} outputs for "
             f"{classes} classes. Choose a model with {classes} classes or other data."
         )
-    return LoadedModel(model, name, _preprocessing(model, name), found, stripped)
+    integers = "int" in str(model.inputs[0].dtype)
+    preprocessing = "none" if integers else _preprocessing(model, name)
+    return LoadedModel(model, name, preprocessing, found, stripped, takes_integers=integers)
 
 
 def _preprocessing(model: keras.Model, name: str) -> str:

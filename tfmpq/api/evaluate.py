@@ -16,6 +16,7 @@ from tfmpq.data.dataset import Dataset
 from tfmpq.data.objects import model_rank, open_test
 from tfmpq.errors import UsageError
 from tfmpq.graph.fusion import producer_of
+from tfmpq.graph.layers import fixed_step
 from tfmpq.models.registry import is_model_file
 from tfmpq.progress import Reporter
 from tfmpq.results import Result
@@ -252,7 +253,10 @@ def _from_model(
     path: Path, model: Any, recorded: str, asked: str | None, quantized: bool, form: str
 ) -> Classifier:
     height, width, channels = model.input_shape[1:]
-    outputs = tuple(Output(producer_of(tensor), tuple(tensor.shape[1:])) for tensor in model.outputs)
+    outputs = tuple(
+        Output(name, tuple(tensor.shape[1:]), 0.0 if fixed_step(model.get_layer(name)) is None else 0.5)
+        for name, tensor in ((producer_of(tensor), tensor) for tensor in model.outputs)
+    )
     return Classifier(
         str(path),
         predictor(model),

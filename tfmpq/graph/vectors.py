@@ -1,4 +1,7 @@
-"""Vectors as images of one pixel: runtimes take images, and so does the rest of the toolchain."""
+"""Inputs as runtimes and the rest of the toolchain take them: images, and of float numbers.
+
+A vector is an image of one pixel. A model whose input has another type casts it first, as Keras does.
+"""
 
 from __future__ import annotations
 
@@ -11,19 +14,23 @@ _VECTOR_RANK = 2
 
 
 def with_image(model: keras.Model) -> keras.Model:
-    """Give a model of vectors (length,) an input of images (1, 1, length).
+    """Give a model of vectors (length,), or of numbers of another type, an input of images in float32.
 
     Args:
         model: Functional model with one input.
 
     Returns:
-        A model of new layers that computes the same; `model` itself if it takes anything else.
+        A model of new layers that computes the same, of images (1, 1, length) in the place of vectors;
+        `model` itself if it takes images of float32 already.
     """
     (source,) = model.inputs
-    if len(source.shape) != _VECTOR_RANK:
+    vector = len(source.shape) == _VECTOR_RANK
+    if not vector and source.dtype == "float32":
         return model
-    name, length = operation_of(source).name, source.shape[1]
-    image = keras.Input((1, 1, length), name=name, dtype=source.dtype)
+    name = operation_of(source).name
+    shape = (1, 1, source.shape[1]) if vector else source.shape[1:]
+    image = value = keras.Input(shape, name=name)
     replay = Replay([name])
-    vector = replay.call(keras.layers.Reshape, f"{name}_vector", image, target_shape=(length,))
-    return keras.Model(image, bare(replay.replay(model, [vector])), name=model.name)
+    if vector:
+        value = replay.call(keras.layers.Reshape, f"{name}_vector", image, target_shape=source.shape[1:])
+    return keras.Model(image, bare(replay.replay(model, [value])), name=model.name)

@@ -23,6 +23,11 @@ def chosen_preprocessing(dataset: Dataset, loaded: LoadedModel, asked: str | Non
         UsageError: The network was made for arrays that these data are not, or arrays that are no pixels
             should be scaled.
     """
+    if loaded.takes_integers and asked not in (None, "none"):
+        raise UsageError(
+            f"A model of whole numbers takes pixels as they are. Received: the preprocessing {asked} for "
+            f"{loaded.name}, which would cut off what it makes of them. Leave it out."
+        )
     if dataset.seen is None:
         name = asked or loaded.preprocessing
         refuse_unknown_scaling(dataset, name)
