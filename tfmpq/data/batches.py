@@ -144,7 +144,8 @@ class ImageBatches(keras.utils.PyDataset):
             What preprocesses them, for a training step that gets them; None if nothing changes: the images
             are in memory and have the size of the network already.
         """
-        if self._device is None and self._ready_images is None:
+        floats = self.split.array is not None and self.split.array.dtype != np.uint8
+        if self._device is None and self._ready_images is None and not floats:
             self._device = DeviceScaling(self.preprocessing, self.image_shape)
         return self._device if isinstance(self._device, DeviceScaling) else None
 
@@ -194,6 +195,8 @@ class ImageBatches(keras.utils.PyDataset):
 
     def pixels(self, epoch: int, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Batch of any epoch before it is preprocessed: uint8 (N, H, W, C) images and int32 (N,) labels.
+
+        A user's own model inputs are float32.
 
         Raises:
             TfmpqError: An image cannot be decoded.
@@ -282,7 +285,7 @@ class ImageBatches(keras.utils.PyDataset):
 
     @property
     def _ready_images(self) -> np.ndarray | None:
-        """The images of the split, where they are in memory and are not resized: uint8 (M, H, W, C)."""
+        """The images of the split, where they are in memory and are not resized: (M, H, W, C)."""
         array = self.split.array
         resized = self.augment == "imagenet" or array is None or array.shape[1:3] != self.image_shape[:2]
         return None if resized else array

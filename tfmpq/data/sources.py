@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tfmpq.data.array_sources import find_pair, load_digits, load_npz, load_npz_pair
+from tfmpq.data.catalogue import load_tfds
 from tfmpq.data.damaged import note_taker
 from tfmpq.data.dataset import Dataset
 from tfmpq.data.file_sources import load_folder, load_tfrecord_files
@@ -81,6 +82,4 @@ def _load_named(name: str, folder: Path | None, reporter: Reporter) -> Dataset:
             return load_npz(folder / f"{name}.npz", reporter)
         if (folder / f"{name}.tfrecord").is_file():
             return _load_tfrecords(str(folder / f"{name}.tfrecord"), reporter)
-    from tfmpq.data.catalogue import load_tfds
-
     return load_tfds(name, folder, reporter)
