@@ -29,20 +29,8 @@ UNFOLDED = ["down", "wide", "dilated", "projection"]
 
 
 @pytest.fixture(scope="module")
-def network(builder, make_grid) -> FrozenModel:
-    """Strides, dilation, both paddings, an explicit border with codes of zero other than 0, a shortcut."""
-    net = builder(4)
-    few = make_grid(0.031, 5, False)
-    net.add("image", "input", (), make_grid(0.0173))
-    net.weighted("stem", "conv2d", "image", (3, 3, 3, 16), few, activation="relu")
-    net.add("pad", "zero_padding", ("stem",), few, paddings=((1, 0), (1, 0), (0, 0)))
-    net.weighted("down", "conv2d", "pad", (3, 3, 16, 32), make_grid(0.05), strides=(2, 2), padding="valid")
-    net.weighted("wide", "conv2d", "down", (1, 5, 32, 32), make_grid(0.04, 6), activation="relu")
-    net.weighted("dilated", "conv2d", "wide", (3, 3, 32, 32), make_grid(0.05), dilation=(2, 2))
-    net.weighted("projection", "conv2d", "dilated", (1, 1, 32, 64), make_grid(0.06), strides=(2, 2))
-    net.add("global", "global_average_pooling2d", ("projection",), make_grid(0.0231), keepdims=False)
-    net.weighted("logits", "dense", "global", (64, 10), make_grid(0.091))
-    return net.model((16, 16, 3))
+def network(make_unfoldable) -> FrozenModel:
+    return make_unfoldable(4)
 
 
 @pytest.fixture(scope="module")
