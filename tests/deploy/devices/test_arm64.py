@@ -67,22 +67,19 @@ def test_a_run_is_deployed(raspberry, workshop, tmp_path, runtime, form) -> None
 
 
 @pytest.mark.parametrize("raspberry", ["cortex-a76"], indirect=True)
-def test_unfolded_convolutions_give_the_same_codes(raspberry, make_unfoldable, tmp_path) -> None:
+@pytest.mark.parametrize("bits", [4, pytest.param(2, marks=slow)])
+def test_unfolded_convolutions_give_the_same_codes(raspberry, make_unfoldable, tmp_path, bits) -> None:
     """Slices only move codes, and the products' kernels for ARM round as those of this machine do."""
     source = np.random.default_rng(0).integers(-128, 128, (2, 16, 16, 3)).astype(np.int8)
     np.save(tmp_path / "inputs.npy", source)
+    path = tmp_path / "packed.tflite"
+    path.write_bytes(build_tflite(make_unfoldable(bits), "litert", FormOptions("size", "arm-dotprod")))
     with transport("ssh:pi", python=PYTHONS["ai-edge-litert"], ssh_config=raspberry.config) as device:
-        program = PythonRunner(device)
-        pushed = device.push(tmp_path / "inputs.npy")
-        for bits in (4, 2):
-            path = tmp_path / f"packed{bits}.tflite"
-            path.write_bytes(
-                build_tflite(make_unfoldable(bits), "litert", FormOptions("size", "arm-dotprod"))
-            )
-            program.infer(device.push(path), path, pushed, "outputs.npy", 300.0)
-            device.pull("outputs.npy", tmp_path / "outputs.npy")
-            here = tensor_values(path.read_bytes(), None, source, "default")["logits"]
-            np.testing.assert_array_equal(np.load(tmp_path / "outputs.npy"), here)
+        program, pushed = PythonRunner(device), device.push(tmp_path / "inputs.npy")
+        program.infer(device.push(path), path, pushed, "outputs.npy", 300.0)
+        device.pull("outputs.npy", tmp_path / "outputs.npy")
+    here = tensor_values(path.read_bytes(), None, source, "default")["logits"]
+    np.testing.assert_array_equal(np.load(tmp_path / "outputs.npy"), here)
 
 
 @slow
