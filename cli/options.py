@@ -9,9 +9,6 @@ from typing import Any
 
 import click
 
-# Names of the library, which is too heavy to import for a help text; a test compares them.
-PREPROCESSINGS = ("none", "unit", "tf", "torch", "caffe")
-
 TARGETS = {
     "auto": "whichever of the next two suits the processor at hand",
     "litert": "CPUs with dot product or AVX2",
@@ -73,32 +70,6 @@ def finite(ctx: click.Context, param: click.Parameter, value: float | None) -> f
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object to stdout; all else goes to stderr."
 )
-
-data_dir = click.option(
-    "--data-dir",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    envvar="TFMPQ_DATA_DIR",
-    show_envvar=True,
-    help="Folder that is looked in first for data sets, for example for cifar10_train.npz.",
-)
-
-preprocess = click.option(
-    "--preprocess",
-    "preprocessing",
-    type=click.Choice(PREPROCESSINGS),
-    help="How pixels become inputs: 0..255, 0..1, -1..1, ImageNet mean and standard deviation, or BGR less "
-    "the mean.  [default: what the network expects]",
-)
-
-
-def weights(default: str) -> Decorator:
-    """Float weights; `default` says what is taken without the option."""
-    return click.option(
-        "--weights",
-        metavar="FILE|none",
-        help="Float weights: .keras, .weights.h5, .h5 or .npz; none starts from random ones.  "
-        f"[default: {default}]",
-    )
 
 
 def run_folder(default: str = "runs/MODEL_DATA") -> Decorator:

@@ -8,8 +8,10 @@ from typing import Any
 import click
 
 from tfmpq.errors import TfmpqError
+from tfmpq.methods.common_options import DataOptions
 
 from . import options
+from .generated import options_of
 from .perform import perform
 
 
@@ -30,7 +32,7 @@ from .perform import perform
 @options.data(
     "--data", "Data set of the images instead of the run's; its test split is taken", required=False
 )
-@options.data_dir
+@options_of(DataOptions, "data_dir")
 @click.option(
     "--limit",
     metavar="N",
@@ -51,7 +53,7 @@ def verify(as_json: bool, path: Path, against: Path, **choices: Any) -> None:
         "verify",
         "tfmpq.api.verify",
         as_json,
-        lambda function, reporter: function(path, against, **choices, reporter=reporter),
+        lambda function, reporter: function(path, against, **choices, progress=reporter),
     )
     if failures := found.get("failures"):
         first, *rest = failures

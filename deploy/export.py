@@ -78,7 +78,7 @@ class Agreement:
 
 
 @dataclass(frozen=True, slots=True)
-class ExportReport(Result):
+class ExportReport(Result, verb="export"):
     """What was written.
 
     Attributes:

@@ -41,6 +41,7 @@ def convert_placeholder(frozen: FrozenModel) -> bytes:
             warnings.simplefilter("ignore")
             converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()])
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
+            # Else the graph takes and gives floats, with a QUANTIZE before it and a DEQUANTIZE behind it.
             converter.inference_input_type = converter.inference_output_type = tf.int8
             return converter.convert()
     except Exception as error:  # the converter raises whatever its passes raise
@@ -57,6 +58,8 @@ def _forward(frozen: FrozenModel, image: tf.Tensor) -> list[tf.Tensor]:
         value = _BUILDERS[layer.kind](layer, [values[name] for name in layer.inputs], number)
         if layer.activation != "linear":
             value = {"relu": tf.nn.relu, "relu6": tf.nn.relu6}[layer.activation](value)
+        # Where codes are only moved, a second fake-quantization would become an operator of its own. What
+        # becomes a depthwise convolution computes, and has to be put on a grid.
         keeps = layer.keeps_grid and not _subsamples(layer)
         values[layer.name] = value if keeps else _fake_quantize(value, layer.grid)
     return [values[layer.name] for layer in frozen.layers[1:]]
@@ -77,6 +80,7 @@ def _weights(shape: tuple[int, ...], number: int) -> tf.Tensor:
 
 
 def _with_bias(value: tf.Tensor, number: int) -> tf.Tensor:
+    """Biases that no other layer has; see the head of the file."""
     return value + tf.fill((value.shape[-1],), float(number))
 
 

@@ -36,6 +36,7 @@ from tfmpq.errors import TfmpqError
 from tfmpq.graph.containers import Container, Target
 from tfmpq.graph.forms import Choice, FormOptions
 from tfmpq.graph.frozen import FrozenLayer, FrozenModel, FrozenWeights
+from tfmpq.graph.kinds import OPERATORS
 from tfmpq.graph.unfolding import Order
 
 _TENSOR_TYPES: dict[Any, int] = {
@@ -43,23 +44,6 @@ _TENSOR_TYPES: dict[Any, int] = {
     np.int16: schema.TensorType.INT16,
     np.int32: schema.TensorType.INT32,
     np.int64: schema.TensorType.INT64,
-}
-_EXPECTED = {
-    "conv2d": ("CONV_2D",),
-    "depthwise_conv2d": ("DEPTHWISE_CONV_2D",),
-    "conv2d_transpose": ("TRANSPOSE_CONV",),
-    "dense": ("FULLY_CONNECTED",),
-    "add": ("ADD",),
-    "global_average_pooling2d": ("MEAN", "DEPTHWISE_CONV_2D"),
-    "multiply": ("MUL",),
-    "concatenate": ("CONCATENATION",),
-    "sigmoid": ("LOGISTIC",),
-    "gelu": ("GELU",),
-    "average_pooling2d": ("DEPTHWISE_CONV_2D", "AVERAGE_POOL_2D"),
-    "max_pooling2d": ("MAX_POOL_2D", "DEPTHWISE_CONV_2D"),
-    "zero_padding": ("PAD",),
-    "cropping2d": ("STRIDED_SLICE", "SLICE"),
-    "reshape": ("RESHAPE",),
 }
 
 
@@ -124,7 +108,7 @@ class _Surgery:
         self.graph.inputs = np.array([self.tensors[self.frozen.layers[0].name]], np.int32)
         self.graph.outputs = np.array([self.tensors[name] for name in self.frozen.returned], np.int32)
         self.graph.name = None
-        self.model.signatureDefs = None
+        self.model.signatureDefs = None  # the converter's names every layer's tensor as an output
         self.model.description = b"tfmpq"
         bits = {layer.name: layer.weights.bits for layer in self.frozen.weighted if layer.weights}
         write_record(self.model, self.frozen.metadata, bits, self.forms)
@@ -166,6 +150,7 @@ class _Surgery:
         name = builtin_name(self.model, operator)
         if name in WIDE_VERSIONS:
             operator.opcodeIndex = operator_code(self.model, name, WIDE_VERSIONS[name])
+        # By default ADD and SUB take scales of 16-bit tensors for powers of two, which ours are not.
         if hasattr(operator.builtinOptions, "potScaleInt16"):
             operator.builtinOptions.potScaleInt16 = False
 
@@ -180,9 +165,10 @@ class _Surgery:
     def _operator(self, layer: FrozenLayer) -> Any:
         operator = self.producers.get(self.tensors[layer.name])
         name = "nothing" if operator is None else builtin_name(self.model, operator)
-        if operator is None or name not in _EXPECTED[layer.kind]:
+        expected = OPERATORS[layer.kind].written_as
+        if operator is None or name not in expected:
             raise TfmpqError(
-                f"A {layer.kind} becomes {' or '.join(_EXPECTED[layer.kind])}. Received: {name} from the "
+                f"A {layer.kind} becomes {' or '.join(expected)}. Received: {name} from the "
                 f"converter for layer {layer.name}. Please report the model."
             )
         return operator
@@ -216,6 +202,7 @@ class _Surgery:
             inputs[2:] = [operator.inputs[entry_input(builtin)], bias]
         operator.inputs = np.array(inputs, np.int32)
         version = VERSIONS[builtin, 8 if cast else container.bits]
+        # An older runtime refuses a version that it does not know, and does not read packed weights as int8.
         operator.opcodeIndex = operator_code(self.model, builtin, version)
         if self.frozen.wide and hasattr(operator.builtinOptions, "quantizedBiasType"):
             operator.builtinOptions.quantizedBiasType = _TENSOR_TYPES[dtype]
@@ -257,6 +244,9 @@ class _Surgery:
         output = self.tensors[layer.name]
         shape = tuple(self.graph.tensors[output].shape)
         half = 2 ** (layer.grid.bits - 1)
+        # The operator saturates at code 127, which is half - 1 steps above the first zero point. The second
+        # one lies so that code -128 is half steps below it. Between tensors of one scale QUANTIZE moves codes
+        # exactly, so nothing changes but what is beyond these bounds.
         above = self._add("", shape, schema.TensorType.INT8, quantization(layer.grid.scale, 128 - half))
         below = self._add("", shape, schema.TensorType.INT8, quantization(layer.grid.scale, half - 128))
         operator.outputs = np.array([above], np.int32)

@@ -43,7 +43,7 @@ _ANY_SHAPE = (32, 32, 3)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Profile(Result):
+class Profile(Result, verb="profile"):
     """What was measured.
 
     Attributes:

@@ -34,11 +34,13 @@ def expected_value(frozen: FrozenModel, layer: FrozenLayer, codes: list[np.ndarr
     """
     grids = [frozen.layer(name).grid for name in layer.inputs]
     centered = [value.astype(np.float64) - grid.zero_point for value, grid in zip(codes, grids, strict=True)]
+    # A file holds scales in float32; from there on everything is float64.
     scales = [float(np.float32(grid.scale)) for grid in grids]
     real = _COMPUTE[layer.kind](layer, centered, scales)
     if layer.activation != "linear":
         real = np.clip(real, 0.0, 6.0 if layer.activation == "relu6" else None)
     value = real / float(np.float32(layer.grid.scale)) + layer.grid.zero_point
+    # Codes saturate: whatever lies beyond the range becomes its end.
     return np.clip(value, *layer.grid.code_range)
 
 

@@ -262,6 +262,7 @@ def _by_kind(checks: Sequence[LayerCheck], form: str) -> list[OperatorCheck]:
         )
         worst = max(layers, key=lambda check: (check.off_by_more, check.off_by_one))
         kernels = worst.kernels
+        # One element of a small layer is more than the share; LiteRT's own kernels round twice.
         passed = more == 0 and (kernels == "builtin" or one <= max(1, MAX_SHARE * elements))
         named = worst.name if one or more else None
         summed.append(OperatorCheck(kind, kernels, form, elements, one, more, named, passed))

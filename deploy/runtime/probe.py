@@ -72,7 +72,7 @@ class ProbedCase:
 
 
 @dataclass(frozen=True, slots=True)
-class ProbeReport(Result):
+class ProbeReport(Result, verb="probe"):
     """The matrix of a runtime.
 
     Attributes:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from tfmpq.api.form_choice import device_times, processor_here
+from tfmpq.api.sources import file_of
 from tfmpq.deploy.conversion.chosen_forms import DeviceTimes
 from tfmpq.deploy.conversion.specialize import has_wide_activations
 from tfmpq.deploy.conversion.specialize import specialize as rewrite
@@ -27,7 +28,7 @@ from tfmpq.results import Result
 
 
 @dataclass(frozen=True, slots=True)
-class Specialization(Result):
+class Specialization(Result, verb="specialize"):
     """What was written.
 
     Attributes:
@@ -54,7 +55,7 @@ class Specialization(Result):
 
 
 def specialize(
-    path: str | Path,
+    path: Any,
     out: str | Path,
     target: Target | Literal["auto"] = "litert",
     forms: FormRequest = NO_WISHES,
@@ -62,7 +63,7 @@ def specialize(
     """Rewrite a file for a target, read it back and compare every integer, scale and bias.
 
     Args:
-        path: A `.tflite`, usually in storage form.
+        path: A `.tflite`, usually in storage form, or what `export` or `quantize` returned.
         out: File to write; replaced only when the new one holds the same numbers.
         target: What to write it for; `auto` for what suits the processor at hand, which with 16-bit
             activations is always `litert`.
@@ -73,6 +74,7 @@ def specialize(
         UsageError: `target` is not one that files are rewritten for, or has no form with 16-bit activations.
         TfmpqError: The file is damaged, cannot be rewritten, or would not hold the same numbers.
     """
+    path = file_of(path, "A .tflite is rewritten, or what tfmpq.export or tfmpq.quantize returned.")
     content = read_file(path)
     with reading(path):
         model = read_model(content, path)

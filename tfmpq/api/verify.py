@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfmpq.data import ImageBatches, load_dataset
+from tfmpq.api.export import data_of_proof
+from tfmpq.api.sources import file_of, run_of
+from tfmpq.bars import reporting
+from tfmpq.data import ImageBatches
 from tfmpq.deploy.proof.verified_layers import VerifiedLayer, verified_layers
 from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.graph.containers import DELEGATED, TARGETS, WIDE_TARGET, Target
 from tfmpq.graph.frozen import FrozenModel
-from tfmpq.progress import Reporter, SilentReporter
+from tfmpq.progress import Reporter
 from tfmpq.quantization.finished_runs import Finetuned
 from tfmpq.results import Result
 
@@ -60,7 +63,7 @@ class Logits:
 
 
 @dataclass(frozen=True, slots=True)
-class FileVerification(Result):
+class FileVerification(Result, verb="verify"):
     """What was found out about a file.
 
     Attributes:
@@ -93,15 +96,19 @@ class FileVerification(Result):
     failures: tuple[str, ...]
     notes: tuple[str, ...]
 
+    def to_json(self) -> dict[str, Any]:
+        """All fields."""
+        return Result.to_json(self)
+
 
 def verify(
-    path: str | Path,
-    against: str | Path,
+    path: Any,
+    against: Any,
     *,
-    data: str | None = None,
+    data: Any = None,
     data_dir: str | Path | None = None,
     limit: int = MIN_IMAGES,
-    reporter: Reporter | None = None,
+    progress: bool | Reporter | None = None,
 ) -> FileVerification:
     """Prove that a file is the network of a run, and that the runtime computes what was trained.
 
@@ -110,18 +117,28 @@ def verify(
     compared with the trained model's. The runtime works in a child process.
 
     Args:
-        path: A `.tflite`.
-        against: Run folder of the fine-tuning that it comes from.
-        data: Data set of the images; None for the one that was trained on. The test split is taken.
+        path: A `.tflite`, or what `export` returned.
+        against: The fine-tuning that it comes from: its run folder, or what `finetune` returned.
+        data: Images, as a word (its test part) or an object; None for the test images of the data that were
+            trained on.
         data_dir: Folder that is looked in first for data.
         limit: Most images whose answers are compared.
-        reporter: Told about progress.
+        progress: True shows progress, False none, None only on terminals and in IPython; or a reporter.
 
     Raises:
         UsageError: The run is not fine-tuned, or the data set is unknown.
         TfmpqError: The file is damaged or another network, the runtime refuses it or answers it with wrong
             numbers, or LiteRT is missing.
     """
+    path = file_of(path, "A file is verified: a .tflite, or what tfmpq.export returned.")
+    against = run_of(against, "A file is verified against a fine-tuning: its run folder, or its result.")
+    with reporting(progress) as reporter:
+        return _verify(path, against, (data, data_dir, limit), reporter)
+
+
+def _verify(
+    path: Path, against: Path, asked: tuple[Any, str | Path | None, int], reporter: Reporter
+) -> FileVerification:
     try:
         from tfmpq.deploy.conversion.topology import deployable
         from tfmpq.deploy.proof.verify import verify as prove
@@ -135,14 +152,13 @@ def verify(
         ) from error
     content = read_file(path)
     model = read_model(content, path)
-    reporter = reporter or SilentReporter()
-    finetuned = Finetuned.load(Path(against))
+    finetuned = Finetuned.load(against)
     frozen = finetuned.frozen()
     with reading(path):
         refuse_wrong(model, path)
         _refuse_other_network(path, model, against, deployable(frozen))
         target = _target(frozen, model)
-    count, batches = _batches(finetuned, data, data_dir, limit, reporter)
+    count, batches = _batches(finetuned, against, *asked, reporter)
     first = next(batches)
     with Sandbox(path) as sandbox:
         with reading(path):
@@ -211,15 +227,15 @@ def _target(frozen: FrozenModel, model: Any) -> Target:
 
 def _batches(
     finetuned: Finetuned,
-    data: str | None,
+    run: Path,
+    data: Any,
     data_dir: str | Path | None,
     limit: int,
     reporter: Reporter,
 ) -> tuple[int, Iterator[np.ndarray]]:
     """How many images, and batches of them, preprocessed: float32 (N, height, width, channels)."""
-    recorded = finetuned.result["data_dir"]
-    folder = data_dir or (Path(recorded) if recorded else None)
-    split = load_dataset(data or finetuned.options["target"], data_dir=folder, reporter=reporter).test
+    dataset = data_of_proof(finetuned, run, data, data_dir, reporter)
+    split = dataset.test
     height, width, channels = finetuned.model.input_shape[1:]
     batches = ImageBatches(
         split,
@@ -232,8 +248,7 @@ def _batches(
     count = min(limit, len(split))
     if not count:
         raise UsageError(
-            f"A proof needs images. Received: {data or finetuned.options['target']}, whose test part is "
-            "empty. Give another --data."
+            f"A proof needs images. Received: {dataset.name}, whose test part is empty. Give another --data."
         )
     return count, (
         np.asarray(batches[index][0], np.float32)[: count - index * _BATCH]

@@ -13,37 +13,11 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from tfmpq.graph.containers import Operator
+from tfmpq.graph.kinds import KEEPS_GRID, LayerKind
 
-LayerKind = Literal[
-    "input",
-    "conv2d",
-    "depthwise_conv2d",
-    "conv2d_transpose",
-    "dense",
-    "add",
-    "multiply",
-    "concatenate",
-    "sigmoid",
-    "gelu",
-    "global_average_pooling2d",
-    "average_pooling2d",
-    "max_pooling2d",
-    "zero_padding",
-    "cropping2d",
-    "reshape",
-]
 Activation = Literal["linear", "relu", "relu6"]
 WIDE: Final = 16
 """Bits of the codes in a network of 16-bit activations."""
-
-
-INEXACT_WIDE = frozenset({"sigmoid", "gelu"})
-"""Kinds whose kernels for 16-bit activations are up to six steps off."""
-
-SCALE_PRESERVING: frozenset[str] = frozenset(
-    {"max_pooling2d", "zero_padding", "cropping2d", "reshape", "concatenate"}
-)
-"""Kinds whose output is made of the very codes of their inputs, and has their grid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +124,7 @@ class FrozenLayer:
     @property
     def keeps_grid(self) -> bool:
         """Whether the output has the grid of the inputs: codes are moved, or averaged over the border."""
-        return self.kind in SCALE_PRESERVING or (
+        return self.kind in KEEPS_GRID or (
             self.kind == "average_pooling2d" and self.attributes["padding"] == "same"
         )
 

@@ -6,19 +6,13 @@ layers that may be wrapped.
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import keras
 
-from tfmpq.graph.frozen import Activation, LayerKind
+from tfmpq.graph.frozen import Activation
+from tfmpq.graph.kinds import WEIGHTED, NodeKind
 from tfmpq.quantizers.wrapper import inner
-
-NodeKind = Literal[LayerKind, "affine", "leaky_relu", "upsampling2d"]
-"""Kinds of fused nodes. Those that are no `LayerKind` become several layers, or a depthwise one, when frozen:
-`affine` multiplies each channel by a factor and adds an offset."""
-
-WEIGHTED = ("conv2d", "depthwise_conv2d", "dense", "conv2d_transpose")
-"""Kinds with a kernel whose bit-width is searched."""
 
 KINDS: dict[str, NodeKind] = {
     "Conv2D": "conv2d",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import keras
 
@@ -94,7 +94,13 @@ class Outcome:
 
 
 class Method(Protocol):
-    """A way to search."""
+    """A way to search.
+
+    Attributes:
+        trains: Whether it learns from all training images; else some random ones are enough.
+    """
+
+    trains: ClassVar[bool]
 
     def check(self, options: SearchOptions) -> None:
         """Refuse options that the method does not have, before anything is loaded.

@@ -6,6 +6,8 @@ exactly.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from tfmpq.graph.frozen import Activation, FrozenLayer, FrozenWeights, TensorGrid
@@ -87,7 +89,9 @@ def leaky_relu(
     ]
 
 
-def upsampling(node: Node, inputs: tuple[str, ...], grid: TensorGrid) -> list[FrozenLayer]:
+def upsampling(
+    node: Node, inputs: tuple[str, ...], source: TensorGrid, grid: TensorGrid
+) -> list[FrozenLayer]:
     """Repeats columns, then rows: XNNPACK has no nearest resize, but a tensor can be beside itself."""
     rows, columns = node.main.size
     height, width, channels = node.output_shape
@@ -101,7 +105,9 @@ def upsampling(node: Node, inputs: tuple[str, ...], grid: TensorGrid) -> list[Fr
     ]
 
 
-def concatenation(node: Node, inputs: tuple[str, ...], grid: TensorGrid) -> list[FrozenLayer]:
+def concatenation(
+    node: Node, inputs: tuple[str, ...], source: TensorGrid, grid: TensorGrid
+) -> list[FrozenLayer]:
     """Tensors beside each other along the channels."""
     return _concatenated(node.name, inputs, len(node.output_shape) - 1, grid)
 
@@ -136,3 +142,13 @@ def shortcut(node: Node, inputs: tuple[str, ...], grid: TensorGrid) -> list[Froz
     paddings = ((0, 0), (0, 0), (extra // 2, extra - extra // 2))
     layers.append(FrozenLayer(node.name, "zero_padding", inputs, grid, attributes={"paddings": paddings}))
     return layers
+
+
+DECOMPOSED: dict[str, Callable[[Node, tuple[str, ...], TensorGrid, TensorGrid], list[FrozenLayer]]] = {
+    "affine": affine,
+    "leaky_relu": leaky_relu,
+    "upsampling2d": upsampling,
+    "concatenate": concatenation,
+}
+"""The layers of a node that is no single operator: from the node, the names of its inputs, the grid of the
+first one and the grid of its output."""

@@ -9,7 +9,7 @@ from typing import Any
 from tfmpq.reports.folders import digests, places, replaced
 from tfmpq.reports.markup import Child, Element, element, table
 from tfmpq.reports.results import Exported, OperatorCheck, Verified
-from tfmpq.reports.units import bytes_text
+from tfmpq.units import bytes_text
 
 _KERNELS = {"xnnpack": "XNNPACK", "builtin": "built-in"}
 

@@ -11,7 +11,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfmpq.errors import TfmpqError, UsageError
-from tfmpq.graph.layers import KINDS, WEIGHTED
+from tfmpq.graph.kinds import WEIGHTED
+from tfmpq.graph.layers import KINDS
 from tfmpq.graph.network import Network
 from tfmpq.keras_internals import calls_in_order, calls_of, is_functional, operation_of, shape_at_build
 from tfmpq.policy.cost import REFERENCE_BITS
