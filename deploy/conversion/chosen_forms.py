@@ -33,7 +33,7 @@ def choose_forms(
     found = {}
     for layer in () if frozen.wide else frozen.weighted:
         work = work_of(layer, shapes)
-        unfoldable = work.operator != "conv2d" or work.window is not None
+        unfoldable = work.operator != "conv2d" or (work.window is not None and work.window.is_unfoldable)
         if unfoldable and alternatives(work.operator, work.bits, work.fan_in, target):
             found[layer.name] = choose(work, target, options, (times or {}).get(layer.name))
     return found

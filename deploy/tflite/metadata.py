@@ -101,11 +101,25 @@ def read_forms(model: Any, name: str | Path = "model") -> Forms:
     if not record and not layers:
         return Forms()
     try:
-        if not isinstance(layers, dict) or not all(isinstance(entry, dict) for entry in layers.values()):
-            raise TypeError("no layers")
-        return Forms(FormOptions(**record), layers)
+        options = FormOptions(**record)
     except (TypeError, UsageError) as error:
         raise _damaged(name) from error
+    if not isinstance(layers, dict) or type(options.max_scratch) is not int:
+        raise _damaged(name)
+    if not all(isinstance(entry, dict) and _is_entry(entry) for entry in layers.values()):
+        raise _damaged(name)
+    return Forms(options, layers)
+
+
+def _is_entry(entry: Mapping[str, Any]) -> bool:
+    """Whether what a file says of a layer is what this package writes, as far as it is shown to people."""
+    time, scratch = entry.get("time", 0.0), entry.get("scratch", 0)
+    return (
+        isinstance(time, int | float)
+        and type(scratch) is int
+        and scratch >= 0
+        and entry.get("order") in (None, *ORDERS)
+    )
 
 
 def replace_forms(model: Any, forms: Forms) -> None:

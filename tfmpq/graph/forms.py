@@ -209,7 +209,7 @@ def candidates(
     """
     first = container_for(work.operator, work.bits, work.fan_in, target)
     others = alternatives(work.operator, work.bits, work.fan_in, target)
-    if not others or (work.operator == "conv2d" and work.window is None):
+    if not others or (work.operator == "conv2d" and not (work.window and work.window.is_unfoldable)):
         return [Candidate(first, _bytes(work, first), 1.0)]
     costs = kernel_costs(processor)
     measured = _usable(measured, first)
