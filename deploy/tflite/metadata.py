@@ -64,12 +64,20 @@ def write_record(
     """
     facts: dict[str, Any] = {"metadata": dict(metadata), "weight_bits": dict(weight_bits)}
     if forms is not None and forms.options is not None:
-        facts["forms"] = {**asdict(forms.options), "layers": {k: dict(v) for k, v in forms.layers.items()}}
+        facts["forms"] = _record(forms, forms.options)
+    model.metadata = [_entry(model, facts)]
+
+
+def _record(forms: Forms, options: FormOptions) -> dict[str, Any]:
+    return {**asdict(options), "layers": {name: dict(entry) for name, entry in forms.layers.items()}}
+
+
+def _entry(model: Any, facts: Mapping[str, Any]) -> Any:
     entry = schema.MetadataT()
     entry.name = ENTRY
     text = json.dumps(facts, separators=(",", ":")).encode()
     entry.buffer = add_buffer(model, np.frombuffer(text, np.uint8))
-    model.metadata = [entry]
+    return entry
 
 
 def read_metadata(content: bytes, name: str | Path = "model") -> dict[str, Any]:
@@ -132,10 +140,15 @@ def _is_entry(entry: Mapping[str, Any]) -> bool:
 
 
 def replace_forms(model: Any, forms: Forms) -> None:
-    """Say other reasons in a file that has a record; one that has none stays as it is."""
-    if forms != read_forms(model) and any(entry.name == ENTRY for entry in model.metadata or []):
-        record = _read(model, "model")
-        write_record(model, record.get("metadata", {}), record.get("weight_bits", {}), forms)
+    """Say other reasons in a file that has a record; one that has none, and all else, stays as it is."""
+    if forms == read_forms(model) or not any(entry.name == ENTRY for entry in model.metadata or []):
+        return
+    facts = _read(model, "model")
+    facts.pop("forms", None)
+    if forms.options is not None:
+        facts["forms"] = _record(forms, forms.options)
+    entry = _entry(model, facts)
+    model.metadata = [entry if other.name == ENTRY else other for other in model.metadata]
 
 
 def _read(model: Any, name: str | Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 
 from tfmpq.api.specialize import specialize as specialize_file
 from tfmpq.deploy.conversion.specialize import specialize
@@ -18,8 +19,9 @@ from tfmpq.deploy.latency.operator_times import layers_of
 from tfmpq.deploy.proof.verify import verify
 from tfmpq.deploy.runtime.inspect_file import inspect_file
 from tfmpq.deploy.runtime.interpreter import load
-from tfmpq.deploy.tflite.flatbuffer import builtin_name, read_model, write_model
+from tfmpq.deploy.tflite.flatbuffer import add_buffer, builtin_name, read_model, write_model
 from tfmpq.deploy.tflite.layout import stored_layers
+from tfmpq.deploy.tflite.metadata import read_facts, read_forms
 from tfmpq.errors import UsageError
 from tfmpq.graph.forms import FormOptions, FormRequest
 from tfmpq.graph.frozen import FrozenModel
@@ -49,7 +51,7 @@ def path(network, images, tmp_path_factory) -> Path:
 def test_the_runtime_gives_the_codes_of_the_int8_form(network, path, images) -> None:
     plain = build_tflite(network, "litert")
     np.testing.assert_array_equal(load(path.read_bytes()).run(images), load(plain).run(images))
-    assert len(path.read_bytes()) < 0.8 * len(plain)
+    assert len(build_tflite(network, "litert", OPTIONS)) < 0.8 * len(plain)
 
 
 def test_every_form_becomes_every_other_without_loss(network) -> None:
@@ -73,6 +75,18 @@ def test_every_form_becomes_every_other_without_loss(network) -> None:
             np.testing.assert_array_equal(held.integers.reshape(-1), layer.integers.reshape(-1))
         if start == end:
             assert found == forms[end]
+
+
+def test_other_metadata_of_a_file_stays_when_its_forms_change(path) -> None:
+    model = read_model(path.read_bytes())
+    other = schema.MetadataT()
+    other.name, other.buffer = b"somebody's", add_buffer(model, np.arange(5, dtype=np.uint8))
+    model.metadata.insert(0, other)
+    changed = read_model(specialize(write_model(model), options=FormOptions("speed", "x86-vnni")))
+    assert [entry.name for entry in changed.metadata] == [entry.name for entry in model.metadata]
+    assert bytes(changed.buffers[changed.metadata[0].buffer].data) == bytes(range(5))
+    assert read_facts(changed) == read_facts(model)
+    assert read_forms(changed).options == FormOptions("speed", "x86-vnni")
 
 
 def test_inspection_names_layers_and_reasons(path) -> None:
