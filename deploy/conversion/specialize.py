@@ -215,7 +215,7 @@ class _Rewriting:
         pixels = math.prod(int(n) for n in self.graph.tensors[int(operator.outputs[0])].shape[1:-1])
         work = Work(held.row, bits, fan_in, channels, pixels, held.window)
         choice = choose(work, self.target, self.options, self.times.get(held.name))
-        self.entries[held.name] = entry_of(choice, held.window, held.name in self.times)
+        self.entries[held.name] = entry_of(choice, held.window)
         return choice.chosen.container
 
     def _reform(
