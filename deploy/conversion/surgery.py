@@ -139,6 +139,9 @@ class _Surgery:
                 self._write_weights(layer, layer.weights, container, operator)
             else:
                 self._write_window(layer, operator)
+        if layer.kind == "elu":
+            operator.opcodeIndex = operator_code(self.model, "ELU", 1)
+            operator.builtinOptions, operator.builtinOptionsType = None, schema.BuiltinOptions.NONE
         if self.frozen.wide:
             self._widen_operator(operator)
         self.operators.append(operator)
