@@ -15,6 +15,9 @@ from tfmpq.api.given import given_model
 from tfmpq.api.sources import run_of
 from tfmpq.data import Dataset, ImageBatches
 from tfmpq.data.objects import open_test
+from tfmpq.deploy.proof.from_model import match_failures, network_in_file
+from tfmpq.deploy.tflite.flatbuffer import read_model, reading
+from tfmpq.deploy.tflite.metadata import read_facts
 from tfmpq.errors import UsageError
 from tfmpq.graph.frozen import FrozenModel
 from tfmpq.models.registry import load_model
@@ -105,10 +108,6 @@ def _of_model(
     asked: tuple[Any, str | Path | None],
     reporter: Reporter,
 ) -> Reference:
-    from tfmpq.deploy.proof.from_model import match_failures, network_in_file
-    from tfmpq.deploy.tflite.flatbuffer import read_model, reading
-    from tfmpq.deploy.tflite.metadata import read_facts
-
     facts = read_facts(file, path)
     preprocessing = facts.get("preprocessing")
     if not isinstance(preprocessing, str) or not isinstance(facts.get("classes"), int):
