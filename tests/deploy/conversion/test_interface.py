@@ -103,7 +103,8 @@ def test_metadata_and_labels_are_read_back_and_survive_rewriting(network) -> Non
         assert found is not None
         assert found.labels == LABELS
         rule = PREPROCESSINGS[frozen.metadata["preprocessing"]]
-        np.testing.assert_allclose(found.std, 1 / np.array(rule.scale), rtol=1e-6)
+        wanted = np.broadcast_to(1 / np.array(rule.scale), len(found.std))
+        np.testing.assert_allclose(found.std, wanted, rtol=1e-6)
         assert attached_files(held) == {"labels.txt": "".join(f"{label}\n" for label in LABELS)}
     again = as_app_file(core, frozen, "litert", FileOptions("uint8", "float32", True, LABELS))
     assert again == content
