@@ -57,7 +57,8 @@ def given_model(model: Any, folder: Path, file: str = OWN_MODEL) -> GivenModel:
         return GivenModel(word, display_name(word), word)
     refuse_other_than_model(model)
     path = folder / file
-    if path.exists():
+    # A call that was refused leaves its model behind, but nothing that it could be resumed with.
+    if path.exists() and any((folder / f"{stage}.json").exists() for stage in ("search", "finetune")):
         if _digest(load_keras(path)) != _digest(model):
             raise UsageError(
                 f"A run folder is resumed with the model that it was begun with. Received: {model.name}, not "
