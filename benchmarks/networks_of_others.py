@@ -166,7 +166,7 @@ def attempt(folder: Path, source: Source) -> dict[str, Any]:
 
 def pictures(folder: Path, source: Source) -> np.ndarray:
     """Photographs in the size and colours of a network, uint8 (N, *shape)."""
-    split = load_dataset(f"tfrecord:{folder.parent / 'imagenette_val.tfrecord'}").train
+    split = load_dataset(f"tfrecord:{folder.parent / 'imagenette_val.tfrecord'}").test
     chosen = np.random.default_rng(0).permutation(len(split))[: CALIBRATED + MEASURED]
     height, width, channels = source.shape
     found = []
