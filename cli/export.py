@@ -12,6 +12,7 @@ from tfmpq.graph.containers import TARGETS
 from tfmpq.methods.job_options import QuantizeOptions
 
 from . import options
+from .file_options import MICRO_PREFERENCES, file_options, file_request
 from .generated import options_of
 from .perform import perform
 
@@ -31,7 +32,8 @@ from .perform import perform
     type=click.Path(dir_okay=False, path_type=Path),
     help="File to write.  [default: MODEL.TARGET.tflite in the run folder; of a model: here]",
 )
-@options.forms("")
+@options.forms("", MICRO_PREFERENCES, "  For tflm: pack for flash, or spare RAM.  [default: flash]")
+@file_options()
 @options.data(
     "--calibrate",
     "Quantize a float MODEL without training, with images of (random: noise, to try things out)",
@@ -56,6 +58,7 @@ def export(as_json: bool, source: str, tflite: bool, calibrate: str | None, **ch
     if not tflite:
         raise UsageError("An export names its format. Received: no format. Add --tflite.")
     for_models = {key: choices.pop(key) for key in _FOR_MODELS}
+    choices["file"] = file_request(choices)
     choices["forms"] = options.form_request(choices)
     if calibrate is None:
         _refuse_options_of_models(source, for_models)

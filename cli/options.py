@@ -119,14 +119,17 @@ FORMS = ("prefer", "processor", "max_scratch", "latency_table")
 """Options of `forms`, which make one request."""
 
 
-def forms(default: str) -> Decorator:
-    """What decides between the forms of a layer; `default` says what does without the options."""
+def forms(default: str, more: tuple[str, ...] = (), more_help: str = "") -> Decorator:
+    """What decides between the forms of a layer; `default` says what does without the options.
+
+    `more` are values of --prefer for other targets, which `more_help` explains.
+    """
     return stack(
         click.option(
             "--prefer",
-            type=click.Choice(("balanced", "size", "speed")),
+            type=click.Choice(("balanced", "size", "speed", *more)),
             help="For litert: the form of each layer that is smallest, fastest, or smallest in at most 1.05 "
-            f"times the time of int8 (balanced).  [default: {default}balanced]",
+            f"times the time of int8 (balanced).  [default: {default}balanced]{more_help}",
         ),
         click.option(
             "--processor",

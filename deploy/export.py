@@ -12,10 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tfmpq.deploy.conversion.app_file import FileOptions, as_app_file
 from tfmpq.deploy.conversion.chosen_forms import DeviceTimes, choose_forms
+from tfmpq.deploy.conversion.microcontroller_form import as_written
 from tfmpq.deploy.conversion.specialize import specialize
 from tfmpq.deploy.conversion.surgery import build_tflite
-from tfmpq.deploy.conversion.topology import deployable
+from tfmpq.deploy.microcontroller.c_source import write_c_source
+from tfmpq.deploy.microcontroller.options import MicroOptions
+from tfmpq.deploy.microcontroller.report import MicroReport, micro_report, refuse_arena
+from tfmpq.deploy.proof.interface import interface_failures, split_interface
 from tfmpq.deploy.proof.verify import Verification, verify
 from tfmpq.deploy.runtime.interpreter import load
 from tfmpq.deploy.runtime.quiet import quiet_stderr
@@ -91,6 +96,7 @@ class ExportReport(Result, verb="export"):
         forms: What decided where layers have a choice of forms; None where they have none.
         verification: The proof.
         agreement: Comparison with the trained model; None if no logits were given.
+        microcontroller: What the file takes on a microcontroller; None for other targets.
     """
 
     path: str
@@ -102,6 +108,7 @@ class ExportReport(Result, verb="export"):
     forms: FormOptions | None
     verification: Verification
     agreement: Agreement | None = None
+    microcontroller: MicroReport | None = None
 
     def to_json(self) -> dict[str, Any]:
         """All fields, and the form that the size refers to; in `layers` the container is `container`."""
@@ -118,6 +125,8 @@ def export_tflite(
     path: Path,
     target: Target = "litert",
     *,
+    file: FileOptions | None = None,
+    micro: MicroOptions | None = None,
     options: FormOptions | None = None,
     times: DeviceTimes | None = None,
     images: np.ndarray | None = None,
@@ -130,6 +139,8 @@ def export_tflite(
         frozen: The network.
         path: File to write; replaced only when the new one is proved.
         target: What the file is for; see `tfmpq.graph.containers`.
+        file: Types, softmax and labels that are asked for; None for the network's own codes.
+        micro: What is asked of a file for microcontrollers; for `tflm` only.
         options: What decides where layers have a choice of forms; None for those of the rule table.
         times: What a latency table of the device says about forms.
         images: float32 (N, height, width, channels), preprocessed, for recomputing every operator; None
@@ -138,7 +149,7 @@ def export_tflite(
         reporter: Told about progress.
 
     Raises:
-        UsageError: Unknown target, or `path` is a folder.
+        UsageError: Unknown target, `path` is a folder, or the network has no such ends.
         TfmpqError: A layer has no form in a file, or the file is not what was trained (the first mismatch is
             named); no file is left behind.
     """
@@ -148,23 +159,52 @@ def export_tflite(
     refuse_folder(path)
     reporter = reporter or SilentReporter()
     reporter.start("export", 2)
-    content = build_tflite(frozen, target, options, times)
+    micro = micro or MicroOptions()
+    micro.require(target)
+    written = as_written(frozen, target, micro.prefer or "flash")
+    core = build_tflite(written, target, options, times)
+    content = as_app_file(core, written, target, file or FileOptions())
+    measured = _microcontroller(frozen, content, core, written, images, micro) if target == "tflm" else None
     reporter.advance()
     found: list[tuple[Verification, Agreement | None]] = []
 
     def write(temporary: Path) -> None:
         temporary.write_bytes(content)
-        found.append(_prove(frozen, temporary.read_bytes(), path, target, images, agreement))
+        found.append(_prove(written, temporary.read_bytes(), path, target, images, agreement))
 
     _write(path, write)
     ((proof, agreed),) = found
     reporter.advance()
     reporter.finish()
-    layers = tuple(_exported_layers(deployable(frozen), target, options, times))
+    if micro.c_source is not None:
+        arena = None if measured is None else measured.arena_bytes
+        write_c_source(content, micro.c_source, path.name.split(".")[0], arena)
+    layers = tuple(_exported_layers(written, target, options, times))
     size = sum(layer.bytes for layer in layers)
     digest = hashlib.sha256(content).hexdigest()
     chosen = options if target == CHOOSING_TARGET else None
-    return ExportReport(str(path), len(content), digest, target, size, layers, chosen, proof, agreed)
+    return ExportReport(
+        str(path), len(content), digest, target, size, layers, chosen, proof, agreed, measured
+    )
+
+
+def _microcontroller(
+    frozen: FrozenModel,
+    content: bytes,
+    core: bytes,
+    written: FrozenModel,
+    images: np.ndarray | None,
+    options: MicroOptions,
+) -> MicroReport:
+    """Measure a file for microcontrollers, and hold it against the memory that there is."""
+    report = micro_report(content, core, written, images)
+    reports = {"this": report}
+    if options.arena is not None and options.prefer != "ram":
+        other = as_written(frozen, "tflm", "ram")
+        other_core = build_tflite(other, "tflm")
+        reports["--prefer ram"] = micro_report(other_core, other_core, other, images)
+    refuse_arena(options.arena, reports)
+    return report
 
 
 def _prove(
@@ -176,14 +216,18 @@ def _prove(
     agreement: tuple[np.ndarray, np.ndarray] | None,
 ) -> tuple[Verification, Agreement | None]:
     """Verify what was written and compare its choices with the trained model's."""
-    proof = verify(frozen, written, target, images)
-    if not proof.passed:
-        more = f" (and {len(proof.failures) - 1} more)" if len(proof.failures) > 1 else ""
+    core, interface = split_interface(written, str(path))
+    proof = verify(frozen, core, target, images)
+    failures = list(proof.failures)
+    if proof.passed and not interface.empty:
+        failures += interface_failures(written, core, interface, frozen, images)
+    if failures:
+        more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
         raise TfmpqError(
             f"A written file has to hold and compute what was trained. Received: {path}, where "
-            f"{proof.failures[0]}{more}. The file was removed; please report the model."
+            f"{failures[0]}{more}. The file was removed; please report the model."
         )
-    return proof, None if agreement is None else _agreement(written, target, *agreement)
+    return proof, None if agreement is None else _agreement(core, target, *agreement)
 
 
 def _exported_layers(

@@ -28,6 +28,7 @@ ORDER: tuple[tuple[str, ...], ...] = (
     ("training", "deploy.runtime"),
     ("quantization", "deploy.conversion", "deploy.latency"),
     ("methods", "tfmot", "deploy.proof", "deploy.profiling"),
+    ("deploy.microcontroller",),
     ("reports", "deploy.export"),
     ("api",),
     ("cli",),

@@ -28,6 +28,11 @@ def call_of(tensor: Any) -> Any:
     return operation._inbound_nodes[index]
 
 
+def readers_of(operation: Any) -> list[Any]:
+    """The operations that have been called with what a layer or operation made, in any graph."""
+    return [call.operation for call in operation._outbound_nodes]
+
+
 def functional_of(model: Any) -> Any:
     """The functional graph of a model: a built `Sequential` holds one, others are their own."""
     return getattr(model, "_functional", None) or model

@@ -13,6 +13,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from tfmpq.deploy.conversion.chosen_forms import DeviceTimes, entry_of
 from tfmpq.deploy.runtime.soundness import refuse_wrong
+from tfmpq.deploy.tflite.app_metadata import attach_files
 from tfmpq.deploy.tflite.flatbuffer import (
     BITS_OF_TYPE,
     TYPE_OF_BITS,
@@ -37,6 +38,7 @@ from tfmpq.deploy.tflite.layout import (
     weight_source,
 )
 from tfmpq.deploy.tflite.metadata import Forms, read_forms, read_weight_bits, replace_forms
+from tfmpq.deploy.tflite.read_app_metadata import attached_files
 from tfmpq.deploy.tflite.unfold import (
     Unfolder,
     become_fully_connected,
@@ -99,7 +101,7 @@ def specialize(
                 "Choose that target, or export 8 bits."
             )
         _Rewriting(model, target, bits, forms, options, times or {}).run()
-        return write_model(model)
+        return attach_files(write_model(model), attached_files(content))
 
 
 def has_wide_activations(model: Any) -> bool:

@@ -42,6 +42,9 @@ def deployable(frozen: FrozenModel) -> FrozenModel:
         # tensor of its own.
         elif layer.name not in frozen.returned and _computation(kept) in known:
             alias[layer.name] = known[_computation(kept)]
+        elif _averages_whole_map(layer, sources):
+            # MEAN needs no weights, a depthwise kernel of ones as many as the map has pixels.
+            layers.append(replace(kept, kind="global_average_pooling2d", attributes={"keepdims": True}))
         elif layer.kind == "global_average_pooling2d" and sources[0][:2] == (1, 1):
             layers += _average_of_one(kept, shapes[layer.name])
             alias[layer.name] = layers[-1].name
@@ -55,6 +58,13 @@ def deployable(frozen: FrozenModel) -> FrozenModel:
             "which are the same. Leave out those that are there twice."
         )
     return replace(frozen, layers=tuple(layers), outputs=outputs)
+
+
+def _averages_whole_map(layer: FrozenLayer, sources: list[Shape]) -> bool:
+    """Whether one window of an average is the whole map, of more than one pixel."""
+    if layer.kind != "average_pooling2d" or layer.keeps_grid:
+        return False
+    return geometry(layer)[0] == sources[0][:2] != (1, 1)
 
 
 def _computation(layer: FrozenLayer) -> str:

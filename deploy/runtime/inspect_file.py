@@ -9,9 +9,11 @@ from typing import Any
 
 from tfmpq.deploy.runtime.sandbox import Sandbox
 from tfmpq.deploy.runtime.soundness import wrong_operators
+from tfmpq.deploy.tflite.contract import Contract, read_contract
 from tfmpq.deploy.tflite.flatbuffer import TYPE_NAMES, builtin_name, printable, read_file, read_model, reading
 from tfmpq.deploy.tflite.layout import StoredLayer, stored_layers, tensor_name
 from tfmpq.deploy.tflite.metadata import read_forms, read_metadata, read_weight_bits
+from tfmpq.deploy.tflite.snippets import kotlin_snippet, python_snippet, takes_mediapipe
 from tfmpq.errors import TfmpqError
 from tfmpq.results import Result
 
@@ -60,6 +62,10 @@ class FileFacts(Result):
         delegate_partitions: Partitions that XNNPACK takes on this machine; None if the runtime refuses.
         problems: What of it the runtime refuses or answers with wrong numbers; empty for a sound file.
         metadata: What our exporter recorded.
+        contract: What has to be put in and what comes out.
+        mediapipe: Whether MediaPipe's ImageClassifier takes the file; if not, `--input-type uint8` makes one.
+        python: A program that runs this very file; None without a signature.
+        kotlin: The same for Android; None for other files than those of images.
     """
 
     path: str
@@ -74,6 +80,10 @@ class FileFacts(Result):
     delegate_partitions: int | None
     problems: tuple[str, ...]
     metadata: dict[str, Any]
+    contract: Contract
+    mediapipe: bool
+    python: str | None
+    kotlin: str | None
 
     def to_json(self) -> dict[str, Any]:
         """All fields; in `layers` the container is called `container`."""
@@ -130,6 +140,8 @@ def _facts(path: str | Path, content: bytes, model: Any, sandbox: Sandbox) -> Fi
         )
         for layer in stored
     )
+    contract = read_contract(model, content, path)
+    signed = bool(model.signatureDefs) and len(contract.inputs) == 1 and bool(contract.outputs)
     partitions, problems = _runtime_facts(content, sandbox)
     return FileFacts(
         path=str(path),
@@ -144,6 +156,10 @@ def _facts(path: str | Path, content: bytes, model: Any, sandbox: Sandbox) -> Fi
         delegate_partitions=partitions,
         problems=(*wrong_operators(model), *problems),
         metadata=read_metadata(content, path),
+        contract=contract,
+        mediapipe=bool(contract.inputs and contract.outputs) and takes_mediapipe(contract),
+        python=python_snippet(contract, path) if signed else None,
+        kotlin=kotlin_snippet(contract, path) if signed else None,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,7 @@ CHANNEL_AXIS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 0, "TRA
 """Axis of the output channels in the file's layout: OHWI, 1HWC and OI. The weights are the second input."""
 
 
+_UNPACKED = "int8: unpacking would take more memory than the activations leave"
 _BIAS_TYPES = {schema.TensorType.INT32: np.int32, schema.TensorType.INT64: np.int64}
 
 
@@ -72,6 +73,8 @@ def container_of(frozen: FrozenModel, layer: FrozenLayer, target: Target) -> Con
         raise ValueError(f"Only layers with weights have a container. Received: {layer.name} ({layer.kind}).")
     if frozen.wide:
         return wide_container(layer.operator, target)
+    if target == "tflm" and layer.attributes.get("unpacked"):
+        return replace(container_for(layer.operator, 8, layer.fan_in, target), reason=_UNPACKED)
     return container_for(layer.operator, layer.weights.bits, layer.fan_in, target)
 
 

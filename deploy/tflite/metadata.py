@@ -78,7 +78,16 @@ def read_metadata(content: bytes, name: str | Path = "model") -> dict[str, Any]:
     Raises:
         TfmpqError: The file is damaged.
     """
-    return dict(_read(read_model(content, name), name).get("metadata", {}))
+    return read_facts(read_model(content, name), name)
+
+
+def read_facts(model: Any, name: str | Path = "model") -> dict[str, Any]:
+    """The caller's facts in a file in object form; empty for files of others.
+
+    Raises:
+        TfmpqError: The facts are damaged.
+    """
+    return dict(_read(model, name).get("metadata", {}))
 
 
 def read_weight_bits(model: Any, name: str | Path = "model") -> dict[str, int]:

@@ -24,10 +24,10 @@ from tfmpq.deploy.devices.python_runner import PythonRunner
 from tfmpq.deploy.devices.transports import Transport, transport
 from tfmpq.deploy.latency.measure import binary_for, measure, program_for
 from tfmpq.deploy.latency.measurement import Measurement
-from tfmpq.deploy.runtime.interpreter import open_interpreter, to_codes
+from tfmpq.deploy.runtime.interpreter import open_interpreter
 from tfmpq.deploy.runtime.processor import kernels_for, target_for
+from tfmpq.deploy.tflite.contract import read_contract
 from tfmpq.deploy.tflite.flatbuffer import read_file, read_model, reading
-from tfmpq.deploy.tflite.metadata import read_metadata
 from tfmpq.errors import UsageError
 from tfmpq.graph.containers import TARGETS, WIDE_TARGET, Target
 from tfmpq.graph.forms import CHOOSING_TARGET, FormRequest
@@ -249,14 +249,14 @@ def _images(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Codes of the input tensor, int8 (N, height, width, channels), and labels of the first test images."""
     content = read_file(path)
-    detail = open_interpreter(content).get_input_details()[0]
-    preprocessing = read_metadata(content, str(path)).get("preprocessing")
+    contract = read_contract(read_model(content, path), content, path)
+    preprocessing = contract.preprocessing
     if preprocessing is None:
         raise UsageError(
             f"Pixels become inputs as in training. Received: {path}, which has no record. Give a file of "
             "tfmpq export."
         )
-    _, height, width, channels = (int(size) for size in detail["shape"])
+    _, height, width, channels = contract.inputs[0].shape
     dataset = fitted(open_test(data, data_dir=data_dir, reporter=reporter), (height, width, channels))
     refuse_unknown_scaling(dataset, preprocessing)
     split = dataset.test
@@ -269,7 +269,7 @@ def _images(
         drop_remainder=False,
     )
     images, labels = batches[0]
-    return to_codes(np.asarray(images), detail), np.asarray(labels)
+    return contract.codes(np.asarray(images)), np.asarray(labels)
 
 
 def _compare(

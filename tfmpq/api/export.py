@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
+from tfmpq.api.file_wishes import FileWishes, micro_options
 from tfmpq.api.form_choice import form_choice
 from tfmpq.api.sources import kept_by, run_of
 from tfmpq.bars import reporting
@@ -16,7 +17,8 @@ from tfmpq.data.objects import open_test
 from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.files import write_json
 from tfmpq.graph.containers import TARGETS, Target, require_wide_target
-from tfmpq.graph.forms import NO_WISHES, FormOptions, FormRequest
+from tfmpq.graph.file_request import NO_FILE_WISHES, FileRequest
+from tfmpq.graph.forms import NO_WISHES, FormRequest
 from tfmpq.graph.frozen import FrozenModel
 from tfmpq.progress import Reporter
 from tfmpq.quantization.finished_runs import Finetuned, kept_test_images
@@ -25,7 +27,6 @@ from tfmpq.tasks.task import images_of
 from tfmpq.training.run_folder import proof_path
 
 if TYPE_CHECKING:
-    from tfmpq.deploy.conversion.chosen_forms import DeviceTimes
     from tfmpq.deploy.export import ExportReport
 
 PROOF_IMAGES = 4
@@ -46,6 +47,7 @@ def export(
     target: Target = "litert",
     out: str | Path | None = None,
     forms: FormRequest = NO_WISHES,
+    file: FileRequest = NO_FILE_WISHES,
     data: Any = None,
     data_dir: str | Path | None = None,
     progress: bool | Reporter | None = None,
@@ -58,6 +60,7 @@ def export(
         out: File to write; None for `MODEL.TARGET.tflite` in the run folder.
         forms: What decides where layers have a choice of forms; what it leaves out stands for small ones that
             run at int8's speed on this machine.
+        file: Types of input and output, softmax, labels, and what a microcontroller has room for.
         data: Images of the proof; None for test images of the data that were trained on.
         data_dir: Folder that is looked in first for the images of the proof.
         progress: True shows progress, False none, None only on terminals and in IPython; or a reporter.
@@ -68,6 +71,7 @@ def export(
             left behind.
     """
     check_export(target)
+    micro_options(file, target)
     folder = run_of(run, "A fine-tuning is exported: its run folder, or what tfmpq.finetune returned.")
     with reporting(progress) as reporter:
         finetuned = Finetuned.load(folder)
@@ -78,11 +82,12 @@ def export(
         path = Path(out) if out else folder / f"{finetuned.result['model']}.{target}.tflite"
         choice = form_choice(forms, target, frozen)
         dataset = data_of_proof(finetuned, folder, data, data_dir, reporter)
+        wishes = FileWishes.of(file, choice, target, dataset.class_names, finetuned.model)
         height, width, channels = finetuned.model.input_shape[1:]
         images = images_of(
             dataset.test, AGREEMENT_IMAGES, (height, width, channels), finetuned.options["preprocessing"]
         )
-        report = write(frozen, path, target, choice, images, finetuned.model, reporter)
+        report = write(frozen, path, target, wishes, images, finetuned.model, reporter)
         _keep(report, proof_path(folder, path), reporter)
     return report.keeping(*kept_by(run))
 
@@ -138,7 +143,7 @@ def write(
     frozen: FrozenModel,
     path: Path,
     target: Target,
-    choice: tuple[FormOptions | None, DeviceTimes | None],
+    wishes: FileWishes,
     images: np.ndarray,
     model: keras.Model | None,
     reporter: Reporter,
@@ -149,7 +154,7 @@ def write(
         frozen: The network.
         path: File to write.
         target: Which form of the file.
-        choice: What decides between the forms of layers, from `form_choice`.
+        wishes: What decides between forms, and what the file's ends are to be.
         images: Preprocessed images, float32 (N, height, width, channels).
         model: Classifier that the file has to agree with on all images; None to compare operators only.
         reporter: Told about progress.
@@ -164,8 +169,10 @@ def write(
         frozen,
         path,
         target,
-        options=choice[0],
-        times=choice[1],
+        options=wishes.forms[0],
+        times=wishes.forms[1],
+        file=wishes.ends,
+        micro=wishes.microcontroller,
         images=images[:PROOF_IMAGES],
         agreement=None if logits is None else (images, logits),
         reporter=reporter,

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 from tfmpq.api.export import AGREEMENT_IMAGES, WIDE_WARNING, check_export, write
+from tfmpq.api.file_wishes import FileWishes, file_ends, micro_options
 from tfmpq.api.form_choice import form_choice
 from tfmpq.api.given import GivenModel, given_model, policy_of, refuse_other_than_model
 from tfmpq.bars import reporting
 from tfmpq.data.objects import model_rank, open_data
-from tfmpq.data.preprocess import value_range
+from tfmpq.data.preprocess import pixel_step, value_range
 from tfmpq.errors import UsageError
 from tfmpq.graph.frozen import FrozenModel
 from tfmpq.methods.job_options import QuantizeOptions
@@ -157,6 +158,7 @@ def _quantize(
     _check(network, data, options)
     check_export(target)
     options.forms.require(target)
+    micro_options(options.file, target)
     keras.utils.set_random_seed(0)
     dataset = None
     if not is_noise(data):
@@ -177,6 +179,7 @@ def _quantize(
         name=network.name,
         trains=False,
     )
+    file_ends(options.file, dataset.class_names if dataset else None, task.model)  # refused before any work
     word = data if isinstance(data, str) else task.dataset.name
     bits = choose_policy(task.network, network.recorded, weight_bits, options.activation_bits, given)
     real = dataset is not None and not task.loaded.new_classifier
@@ -202,7 +205,13 @@ def _quantize(
         frozen,
         path,
         target,
-        form_choice(options.forms, target, frozen),
+        FileWishes.of(
+            options.file,
+            form_choice(options.forms, target, frozen),
+            target,
+            dataset.class_names if dataset else None,
+            task.model,
+        ),
         task.test_images(AGREEMENT_IMAGES),
         quantized if reached is not None and len(scores.outputs) == 1 and task.loaded.classes > 1 else None,
         reporter,
@@ -243,6 +252,7 @@ def _quantized(task: Task, bits: Policy, real: bool, fitting: bool, reporter: Re
         {name: (width,) for name, width in bits.activation_bits(network.tensors).items()},
         images[:CALIBRATION_IMAGES],
         value_range(task.preprocessing),
+        pixel_step=pixel_step(task.preprocessing),
     )
     if real:
         reconstruct(quantized, model, network, images, reporter, kernels=fitting)

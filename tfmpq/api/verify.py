@@ -9,18 +9,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import keras
 import numpy as np
 
-from tfmpq.api.export import data_of_proof
-from tfmpq.api.sources import file_of, run_of
+from tfmpq.api.proof_reference import batches_of, reference_for
+from tfmpq.api.sources import file_of
 from tfmpq.bars import reporting
-from tfmpq.data import ImageBatches
 from tfmpq.deploy.proof.verified_layers import VerifiedLayer, verified_layers
-from tfmpq.errors import TfmpqError, UsageError
+from tfmpq.errors import TfmpqError
 from tfmpq.graph.containers import DELEGATED, TARGETS, WIDE_TARGET, Target
 from tfmpq.graph.frozen import FrozenModel
 from tfmpq.progress import Reporter
-from tfmpq.quantization.finished_runs import Finetuned
 from tfmpq.results import Result
 
 if TYPE_CHECKING:
@@ -105,22 +104,29 @@ def verify(
     path: Any,
     against: Any,
     *,
+    weights: str | None = None,
     data: Any = None,
     data_dir: str | Path | None = None,
     limit: int = MIN_IMAGES,
     progress: bool | Reporter | None = None,
 ) -> FileVerification:
-    """Prove that a file is the network of a run, and that the runtime computes what was trained.
+    """Prove that a file is the network of a run or of a model, and that the runtime computes it.
 
     Integers, scales and biases are read from the file and compared; every operator is recomputed in float64
     from the runtime's own inputs, under XNNPACK and under LiteRT's own kernels; answers to real images are
     compared with the trained model's. The runtime works in a child process.
 
+    Of a file that was made of a float model without a run, the integers are the file's own: they are compared
+    with the model's weights, layer by layer, and answers with those of the float model. How often these agree
+    is reported, not judged, because fewer bits answer otherwise.
+
     Args:
         path: A `.tflite`, or what `export` returned.
-        against: The fine-tuning that it comes from: its run folder, or what `finetune` returned.
+        against: The fine-tuning that it comes from: its run folder, or what `finetune` returned. Or the float
+            model: a Keras model, a built-in name, a file or `MODULE:FUNCTION`.
+        weights: File of a model's float weights; None for those that it has.
         data: Images, as a word (its test part) or an object; None for the test images of the data that were
-            trained on.
+            trained on, or that the file records.
         data_dir: Folder that is looked in first for data.
         limit: Most images whose answers are compared.
         progress: True shows progress, False none, None only on terminals and in IPython; or a reporter.
@@ -131,16 +137,20 @@ def verify(
             numbers, or LiteRT is missing.
     """
     path = file_of(path, "A file is verified: a .tflite, or what tfmpq.export returned.")
-    against = run_of(against, "A file is verified against a fine-tuning: its run folder, or its result.")
     with reporting(progress) as reporter:
-        return _verify(path, against, (data, data_dir, limit), reporter)
+        return _verify(path, against, weights, (data, data_dir, limit), reporter)
 
 
 def _verify(
-    path: Path, against: Path, asked: tuple[Any, str | Path | None, int], reporter: Reporter
+    path: Path,
+    against: Any,
+    weights: str | None,
+    asked: tuple[Any, str | Path | None, int],
+    reporter: Reporter,
 ) -> FileVerification:
     try:
         from tfmpq.deploy.conversion.topology import deployable
+        from tfmpq.deploy.proof.interface import interface_failures, split_interface
         from tfmpq.deploy.proof.verify import verify as prove
         from tfmpq.deploy.runtime.sandbox import Sandbox
         from tfmpq.deploy.runtime.soundness import refuse_wrong
@@ -152,29 +162,35 @@ def _verify(
         ) from error
     content = read_file(path)
     model = read_model(content, path)
-    finetuned = Finetuned.load(against)
-    frozen = finetuned.frozen()
+    core, interface = split_interface(content, str(path))
+    reference = reference_for(against, weights, model, core, path, asked[:2], reporter)
+    frozen = reference.frozen
     with reading(path):
         refuse_wrong(model, path)
-        _refuse_other_network(path, model, against, deployable(frozen))
-        target = _target(frozen, model)
-    count, batches = _batches(finetuned, against, *asked, reporter)
+        inner = read_model(core, path)
+        _refuse_other_network(path, inner, reference.name, deployable(frozen))
+        frozen, target = _form(frozen, inner)
+    count, batches = batches_of(reference, asked[2])
     first = next(batches)
     with Sandbox(path) as sandbox:
         with reading(path):
-            proof = prove(frozen, content, target, first[:_OPERATOR_IMAGES], sandbox)
-            layers, limits = verified_layers(frozen, content, proof, sandbox)
+            proof = prove(frozen, core, target, first[:_OPERATOR_IMAGES], sandbox)
+            layers, limits = verified_layers(frozen, core, proof, sandbox)
+            found = [*reference.failures, *proof.failures]
+            if not found and not interface.empty:
+                images = first[:_OPERATOR_IMAGES]
+                found += interface_failures(content, core, interface, frozen, images, sandbox)
         logits = None
-        if proof.passed:
+        if not found and len(reference.model.outputs) == 1:
             reporter.start("verify", count)
-            comparison = _Comparison(finetuned, frozen, content, target, sandbox)
+            comparison = _Comparison(reference.model, frozen, core, target, sandbox)
             logits = comparison.run(itertools.chain([first], batches), reporter)
             reporter.finish()
-    failures = (*proof.failures, *_answer_failures(logits))
+    failures = (*found, *(_answer_failures(logits) if reference.judged else ()))
     return FileVerification(
         not failures,
         str(path),
-        str(against),
+        reference.name,
         target,
         len(content),
         hashlib.sha256(content).hexdigest(),
@@ -184,7 +200,7 @@ def _verify(
         layers,
         logits,
         failures,
-        (*limits, *_notes(logits)),
+        (*limits, *_notes(logits), *reference.notes),
     )
 
 
@@ -214,57 +230,30 @@ def _few(names: Sequence[str]) -> str:
     return f"layers {', '.join(names[:3])}{rest}" if names else "no other layer"
 
 
-def _target(frozen: FrozenModel, model: Any) -> Target:
-    """What a file is written for: the form from which it differs least."""
-    from tfmpq.deploy.conversion.topology import deployable
+def _form(frozen: FrozenModel, model: Any) -> tuple[FrozenModel, Target]:
+    """The network as it was written, and for what: the form from which a file differs least."""
+    from tfmpq.deploy.conversion.microcontroller_form import PREFERENCES, as_written
     from tfmpq.deploy.proof.readback import mismatches
 
     if frozen.wide:
-        return WIDE_TARGET
-    network = deployable(frozen)
-    return min(TARGETS, key=lambda target: sum(1 for _ in mismatches(network, model, target)))
-
-
-def _batches(
-    finetuned: Finetuned,
-    run: Path,
-    data: Any,
-    data_dir: str | Path | None,
-    limit: int,
-    reporter: Reporter,
-) -> tuple[int, Iterator[np.ndarray]]:
-    """How many images, and batches of them, preprocessed: float32 (N, height, width, channels)."""
-    dataset = data_of_proof(finetuned, run, data, data_dir, reporter)
-    split = dataset.test
-    height, width, channels = finetuned.model.input_shape[1:]
-    batches = ImageBatches(
-        split,
-        _BATCH,
-        image_shape=(height, width, channels),
-        preprocessing=finetuned.options["preprocessing"],
-        shuffle=False,
-        drop_remainder=False,
-    )
-    count = min(limit, len(split))
-    if not count:
-        raise UsageError(
-            f"A proof needs images. Received: {dataset.name}, whose test part is empty. Give another --data."
-        )
-    return count, (
-        np.asarray(batches[index][0], np.float32)[: count - index * _BATCH]
-        for index in range(-(-count // _BATCH))
-    )
+        return frozen, WIDE_TARGET
+    forms = [
+        (as_written(frozen, target, prefer), target)
+        for target in TARGETS
+        for prefer in (PREFERENCES if target == "tflm" else PREFERENCES[:1])
+    ]
+    return min(forms, key=lambda form: sum(1 for _ in mismatches(form[0], model, form[1])))
 
 
 class _Comparison:
     """The file's answers and the trained model's, image after image."""
 
     def __init__(
-        self, finetuned: Finetuned, frozen: FrozenModel, content: bytes, target: Target, sandbox: Sandbox
+        self, model: keras.Model, frozen: FrozenModel, content: bytes, target: Target, sandbox: Sandbox
     ) -> None:
         from tfmpq.deploy.conversion.specialize import specialize
 
-        self.model, self.sandbox, self.content = finetuned.model, sandbox, content
+        self.model, self.sandbox, self.content = model, sandbox, content
         self.fast = content if target in DELEGATED else specialize(content)
         self.entry, self.leaving = frozen.layers[0].grid, frozen.layers[-1].grid
 

@@ -121,6 +121,40 @@ def _row(values: tuple[float, ...], width: int, channels: int) -> np.ndarray:
     return np.tile(np.broadcast_to(np.array(values, np.float32), channels), width)
 
 
+def pixels_of(values: np.ndarray, name: str) -> np.ndarray:
+    """The pixels that a preprocessing made values of, the inverse of `preprocess`.
+
+    Args:
+        values: float32 (..., H, W, C), preprocessed.
+        name: One of `PREPROCESSINGS`.
+
+    Returns:
+        uint8 of the same shape; values that no pixel becomes are rounded to the nearest one.
+
+    Raises:
+        UsageError: There is no such preprocessing.
+    """
+    rule = affine(name)
+    pixels = (values - np.array(rule.offset, np.float32)) / np.array(rule.scale, np.float32)
+    if rule.reverse:
+        pixels = pixels[..., ::-1]
+    return np.clip(np.round(pixels), 0, 255).astype(np.uint8)
+
+
+def pixel_step(name: str) -> float | None:
+    """Distance between neighbouring pixels as inputs, of a preprocessing under which 0 is no pixel.
+
+    That is so where all channels are scaled alike and 0 lies in the middle between two pixels, as under `tf`.
+    An 8-bit grid of that step holds every pixel as it is once it is moved by half a step; any other grid
+    rounds pixels. None for all other preprocessings.
+    """
+    rule = PREPROCESSINGS.get(name)
+    if rule is None or len(rule.scale) > 1 or len(rule.offset) > 1:
+        return None
+    (scale,), (offset,) = rule.scale, rule.offset
+    return scale if (offset / scale) % 1 == 0.5 else None
+
+
 def value_range(name: str) -> tuple[float, float]:
     """Smallest and largest value that a preprocessing can give, over all channels.
 

@@ -32,6 +32,9 @@ class TensorGrid:
         signed: Signed tensors have levels -2^(b-1) .. 2^(b-1)-1 and zero point 0. Unsigned ones (after a
             ReLU) have levels 0 .. 2^b-1 and zero point 127 - (2^b-1), so that int8 saturation is their upper
             clamp and the fused ReLU their lower one.
+        halfway: Whether real values given to it lie in the middle between two levels, as pixels do that were
+            scaled to -1 .. 1. They are moved up by half a step; the zero point is -1 then, so that every
+            pixel is its own code less 128.
         container: Bits of a code, 8 or 16. All tensors of a network have containers of one size. Those of 16
             bits have zero point 0, and unsigned ones of 16 bits the levels 0 .. 2^15-1.
     """
@@ -40,10 +43,13 @@ class TensorGrid:
     bits: int = 8
     signed: bool = True
     container: int = 8
+    halfway: bool = False
 
     @property
     def zero_point(self) -> int:
         """The code of real 0."""
+        if self.halfway:
+            return -1
         return 0 if self.signed or self.container == WIDE else 127 - (2**self.bits - 1)
 
     @property
@@ -67,7 +73,8 @@ class TensorGrid:
     def quantize(self, real: np.ndarray) -> np.ndarray:
         """Real values to codes, ties to even, as the trained quantizer rounds."""
         low, high = self.code_range
-        codes = np.round(np.asarray(real, np.float32) / np.float32(self.scale)) + self.zero_point
+        steps = np.asarray(real, np.float32) / np.float32(self.scale)
+        codes = np.round(steps + np.float32(0.5) if self.halfway else steps) + self.zero_point
         return np.clip(codes, low, high).astype(self.dtype)
 
     def dequantize(self, codes: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from tfmpq.graph.containers import Target
+from tfmpq.graph.file_request import NO_FILE_WISHES, FileRequest
 from tfmpq.graph.forms import NO_WISHES, FormRequest
 from tfmpq.methods.common_options import (
     BudgetOptions,
@@ -84,6 +85,9 @@ class QuantizeOptions(PreprocessOptions, DataOptions):
     target: str = target_option()
     forms: FormRequest = option(
         NO_WISHES, "object", "What decides where layers have a choice of forms.", recorded="never"
+    )
+    file: FileRequest = option(
+        NO_FILE_WISHES, "object", "Types, labels, and what a microcontroller has room for.", recorded="never"
     )
     activation_bits: int | None = option(
         None,

@@ -8,7 +8,7 @@ from typing import ClassVar, Protocol
 
 import keras
 
-from tfmpq.data.preprocess import value_range
+from tfmpq.data.preprocess import pixel_step, value_range
 from tfmpq.errors import UsageError
 from tfmpq.methods.options import SearchOptions
 from tfmpq.policy.budget import Budget
@@ -60,6 +60,7 @@ class Problem:
             self.task.calibration_images(),
             value_range(self.task.preprocessing),
             relaxation,
+            pixel_step(self.task.preprocessing),
         )
 
 

@@ -113,7 +113,8 @@ def _grids(model: keras.Model, network: Network) -> dict[str, TensorGrid]:
         node = network.on_grid(name)[0]
         quantizer = wrapper.output_quantizer
         step = node.fixed_step or float(_step(quantizer, wrapper.output_variables, wrapper.name))
-        found[name] = TensorGrid(step, quantizer.bits[0], quantizer.signed, WIDE if wide else 8)
+        container = WIDE if wide else 8
+        found[name] = TensorGrid(step, quantizer.bits[0], quantizer.signed, container, quantizer.halfway)
     return found
 
 

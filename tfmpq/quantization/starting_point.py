@@ -7,7 +7,7 @@ from pathlib import Path
 
 import keras
 
-from tfmpq.data.preprocess import value_range
+from tfmpq.data.preprocess import pixel_step, value_range
 from tfmpq.errors import UsageError
 from tfmpq.files import read_json
 from tfmpq.models.registry import is_users_code
@@ -176,6 +176,7 @@ def begin(
         {name: (value,) for name, value in activations.items()},
         images[:CALIBRATION_IMAGES],
         value_range(task.preprocessing),
+        pixel_step=pixel_step(task.preprocessing),
     )
     if fitting:
         reconstruct(quantized, model, network, images, reporter)

@@ -10,7 +10,7 @@ import numpy as np
 from tfmpq.data.dataset import Dataset, Split
 from tfmpq.data.preprocess import given, is_given
 from tfmpq.errors import UsageError
-from tfmpq.keras_internals import calls_in_order, operation_of
+from tfmpq.keras_internals import operation_of, readers_of
 from tfmpq.models.registry import LoadedModel
 
 
@@ -58,12 +58,7 @@ def refuse_unknown_scaling(dataset: Dataset, name: str) -> None:
 
 def _scales_pixels(model: keras.Model) -> bool:
     """Whether a model begins by scaling its inputs itself."""
-    source = operation_of(model.inputs[0])
-    readers = [
-        call.operation
-        for call in calls_in_order(model)
-        if any(operation_of(tensor) is source for tensor in call.input_tensors)
-    ]
+    readers = readers_of(operation_of(model.inputs[0]))
     return bool(readers) and all(type(reader) is keras.layers.Rescaling for reader in readers)
 
 

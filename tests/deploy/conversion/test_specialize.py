@@ -13,10 +13,10 @@ from ai_edge_litert import schema_py_generated as schema
 from tfmpq.api.specialize import specialize as specialize_file
 from tfmpq.deploy.conversion.specialize import specialize
 from tfmpq.deploy.conversion.surgery import build_tflite
-from tfmpq.deploy.runtime.interpreter import load, read_metadata
+from tfmpq.deploy.runtime.interpreter import load
 from tfmpq.deploy.tflite.flatbuffer import builtin_name, read_model, write_model
 from tfmpq.deploy.tflite.layout import stored_layers
-from tfmpq.deploy.tflite.metadata import write_record
+from tfmpq.deploy.tflite.metadata import read_metadata, write_record
 from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.graph.containers import SPECIALIZED
 from tfmpq.graph.forms import FormRequest
