@@ -58,7 +58,7 @@ COMPOSED = [kind for kind in OPERATORS if kind not in FROZEN]
 PLACES: dict[str, tuple[Collection[str], Collection[str]]] = {
     "a row in tfmpq.graph.kinds": (OPERATORS, get_args(NodeKind)[1:]),
     "a Keras layer or activation in tfmpq.graph.layers": (
-        {*layers.KINDS.values(), *layers._OF_ACTIVATION.values()},
+        {*layers.KINDS.values(), *layers._OF_ACTIVATION.values(), *layers._OF_INTERPOLATION.values()},
         OPERATORS,
     ),
     "attributes or a decomposition in tfmpq.quantization": (

@@ -150,6 +150,14 @@ def _cropping(layer: FrozenLayer, inputs: list[tf.Tensor], number: int) -> tf.Te
     return inputs[0][:, top : height - bottom, left : width - right]
 
 
+def _slice(layer: FrozenLayer, inputs: list[tf.Tensor], number: int) -> tf.Tensor:
+    return inputs[0][(slice(None), *(slice(*part) for part in layer.attributes["parts"]))]
+
+
+def _transpose(layer: FrozenLayer, inputs: list[tf.Tensor], number: int) -> tf.Tensor:
+    return tf.transpose(inputs[0], (0, *(axis + 1 for axis in layer.attributes["axes"])))
+
+
 def _concatenate(layer: FrozenLayer, inputs: list[tf.Tensor], number: int) -> tf.Tensor:
     return tf.concat(inputs, layer.attributes["axis"] + 1)
 
@@ -168,14 +176,19 @@ _BUILDERS: dict[str, Build] = {
     "conv2d_transpose": _transposed,
     "dense": _dense,
     "add": lambda layer, inputs, number: inputs[0] + inputs[1],
+    "subtract": lambda layer, inputs, number: inputs[0] - inputs[1],
     "multiply": lambda layer, inputs, number: inputs[0] * inputs[1],
     "concatenate": _concatenate,
     "gelu": lambda layer, inputs, number: tf.nn.gelu(inputs[0], bool(layer.attributes.get("approximate"))),
     "sigmoid": lambda layer, inputs, number: tf.sigmoid(inputs[0]),
+    "tanh": lambda layer, inputs, number: tf.tanh(inputs[0]),
+    "elu": lambda layer, inputs, number: tf.nn.gelu(inputs[0]),  # the converter leaves ELU in float
     "global_average_pooling2d": _global_average_pool,
     "average_pooling2d": _average_pool,
     "max_pooling2d": _max_pool,
     "zero_padding": _zero_padding,
     "cropping2d": _cropping,
+    "slice": _slice,
+    "transpose": _transpose,
     "reshape": _reshape,
 }

@@ -11,8 +11,8 @@ from tfmpq.graph.frozen import WIDE, FrozenLayer, FrozenModel, TensorGrid
 from tfmpq.graph.kinds import ABSORBING, INEXACT_WIDE, WEIGHTED
 
 Shape = tuple[int, ...]
-_SIGMOID_GRID = TensorGrid(1.0 / 256, 8, signed=False)
-"""LOGISTIC writes codes of this grid and of no other."""
+_GIVEN_GRIDS = {"sigmoid": TensorGrid(1.0 / 256, 8, signed=False), "tanh": TensorGrid(1.0 / 128, 8)}
+"""LOGISTIC and TANH write codes of these grids and of no others."""
 
 
 def deployable(frozen: FrozenModel) -> FrozenModel:
@@ -76,7 +76,9 @@ def _computation(layer: FrozenLayer) -> str:
 
 def undelegated(layer: FrozenLayer) -> bool:
     """Whether XNNPACK has no int8 operator for a layer, so that LiteRT's own kernel runs it, exactly."""
-    return layer.kind == "gelu" or (layer.kind == "average_pooling2d" and layer.keeps_grid)
+    if layer.kind == "slice":
+        return any(step != 1 for _, _, step in layer.attributes["parts"])
+    return layer.kind in ("gelu", "elu") or (layer.kind == "average_pooling2d" and layer.keeps_grid)
 
 
 def _average_of_one(layer: FrozenLayer, shape: Shape) -> list[FrozenLayer]:
@@ -157,15 +159,20 @@ _SHAPES: dict[str, Callable[[FrozenLayer, list[Shape]], Shape]] = {
     "dense": _dense,
     # Two tensors of one shape, or one of them is a pixel, whose shape compares as the smaller one.
     "add": lambda layer, sources: max(sources),
+    "subtract": lambda layer, sources: max(sources),
     "multiply": lambda layer, sources: max(sources),
     "concatenate": _concatenate,
     "sigmoid": lambda layer, sources: sources[0],
+    "tanh": lambda layer, sources: sources[0],
+    "elu": lambda layer, sources: sources[0],
     "gelu": lambda layer, sources: sources[0],
     "global_average_pooling2d": _global_average,
     "average_pooling2d": _windowed,
     "max_pooling2d": _windowed,
     "zero_padding": _zero_padding,
     "cropping2d": _cropping,
+    "slice": lambda layer, sources: tuple(len(range(*part)) for part in layer.attributes["parts"]),
+    "transpose": lambda layer, sources: tuple(sources[0][axis] for axis in layer.attributes["axes"]),
     "reshape": lambda layer, sources: tuple(layer.attributes["shape"]),
 }
 """Shape of a layer's output, from the shapes of its inputs."""
@@ -210,6 +217,10 @@ def _changes_nothing(layer: FrozenLayer, shapes: dict[str, Shape]) -> bool:
         return not any(map(any, layer.attributes["croppings"]))
     if layer.kind == "concatenate":
         return len(layer.inputs) == 1
+    if layer.kind == "slice":
+        return shapes[layer.name] == shapes[layer.inputs[0]]
+    if layer.kind == "transpose":
+        return list(layer.attributes["axes"]) == sorted(layer.attributes["axes"])
     if layer.kind in ("max_pooling2d", "average_pooling2d"):
         return geometry(layer)[:2] == ((1, 1), (1, 1))
     return layer.kind == "reshape" and shapes[layer.name] == shapes[layer.inputs[0]]
@@ -228,10 +239,11 @@ def _problem(layer: FrozenLayer, sources: list[Shape], frozen: FrozenModel) -> s
         return f"activation {layer.activation} cannot be fused into it"
     if layer.keeps_grid and any(frozen.layer(name).grid != layer.grid for name in layer.inputs):
         return "its output has the grid of its input"
-    if layer.kind in ("add", "multiply") and not _fits_pairwise(sources):
+    if layer.kind in ("add", "subtract", "multiply") and not _fits_pairwise(sources):
         return "it takes two tensors of one shape, or one of a single pixel"
-    if layer.kind == "sigmoid" and layer.grid != _SIGMOID_GRID:
-        return "the runtime's sigmoid has 8 bits and the step 1/256"
+    given = _GIVEN_GRIDS.get(layer.kind)
+    if given is not None and layer.grid != given:
+        return f"the runtime's {layer.kind} has 8 bits and the step 1/{1 / given.scale:.0f}"
     if layer.kind == "dense" and len(sources[0]) != 1:
         return "a dense layer reads a vector; put a Flatten before it"
     return _weight_problem(layer)

@@ -30,7 +30,7 @@ from tfmpq.deploy.runtime.processor import kernels_for
 from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.files import write_json
 from tfmpq.graph.containers import TARGETS, Target
-from tfmpq.models.registry import MODEL_FILES
+from tfmpq.models.registry import is_model_file
 from tfmpq.policy.latency_table import ALONE, FORMAT, RESOLUTION_MS, LatencyTable, ProfiledNetwork
 from tfmpq.progress import Reporter, SilentReporter
 from tfmpq.provenance import versions
@@ -172,7 +172,7 @@ def _check_call(
         raise UsageError(
             f"Threads and repeats are at least 1. Received: threads={threads}, repeats={repeats}. Raise them."
         )
-    if not model.endswith(MODEL_FILES) and (input_shape is None or classes is None):
+    if not is_model_file(model) and (input_shape is None or classes is None):
         raise UsageError(
             "A latency is that of a network at one size. "
             f"Received: {model} without {'an input size' if input_shape is None else 'a number of classes'}. "

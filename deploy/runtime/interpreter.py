@@ -189,7 +189,8 @@ class Network:
         height, width, channels = (int(size) for size in self._input["shape"][1:])
         self.image_shape = (height, width, channels)
         self.outputs = tuple(
-            Output(names[int(detail["index"])], _shape_for_image(detail)) for detail in self._outputs
+            Output(names[int(detail["index"])], _shape_for_image(detail), _cut(detail))
+            for detail in self._outputs
         )
         self.quantized = bool(np.issubdtype(self._input["dtype"], np.integer))
 
@@ -236,6 +237,12 @@ def _output_names(model: Any) -> dict[int, str]:
     return {index: printable((name or b"").decode(errors="replace")) for index, name in names.items()}
 
 
+def _cut(detail: Any) -> float:
+    """A half for probabilities, which are on the grid of LOGISTIC, else 0."""
+    scale, zero_point = detail["quantization"]
+    return 0.5 if (scale, zero_point) == (1.0 / 256, -128) else 0.0
+
+
 def _shape_for_image(detail: Mapping[str, Any]) -> tuple[int, ...]:
     """Shape of an output without the batch of one image."""
     sizes = tuple(int(size) for size in detail["shape"])
@@ -259,7 +266,7 @@ class SandboxedNetwork:
         facts = self._sandbox.call(f"{__name__}:open_network", content, name, threads, kernels)
         height, width, channels = facts["image_shape"]
         self.image_shape: tuple[int, int, int] = (height, width, channels)
-        self.outputs = tuple(Output(output, tuple(shape)) for output, shape in facts["outputs"])
+        self.outputs = tuple(Output(output, tuple(shape), cut) for output, shape, cut in facts["outputs"])
         self.quantized: bool = facts["quantized"]
         self.metadata: dict[str, Any] = facts["metadata"]
 
@@ -281,7 +288,7 @@ def open_network(content: bytes, name: str, threads: int, kernels: Kernels) -> d
     network = Network(content, name, threads, kernels)
     _served[:] = [network]
     fields = ("image_shape", "quantized", "metadata")
-    outputs = [(output.name, output.shape) for output in network.outputs]
+    outputs = [(output.name, output.shape, output.cut) for output in network.outputs]
     return {field: getattr(network, field) for field in fields} | {"outputs": outputs}
 
 

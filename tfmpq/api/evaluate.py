@@ -16,6 +16,8 @@ from tfmpq.data.dataset import Dataset
 from tfmpq.data.objects import model_rank, open_test
 from tfmpq.errors import UsageError
 from tfmpq.graph.fusion import producer_of
+from tfmpq.graph.layers import fixed_step
+from tfmpq.models.registry import is_model_file
 from tfmpq.progress import Reporter
 from tfmpq.results import Result
 from tfmpq.tasks.fitting import fitted, refuse_unknown_scaling
@@ -191,14 +193,15 @@ def load_classifier(path: Path, preprocessing: str | None = None, data: Any = ""
         preprocessing: Name, or None.
         data: What it will be given: objects need no preprocessing.
     """
+    if is_model_file(str(path)):
+        return _from_keras(path, preprocessing)
     if path.is_dir():
         return _from_run(path, preprocessing)
     if path.suffix == ".tflite":
         return _from_tflite(path, preprocessing, isinstance(data, str))
-    if path.suffix in (".keras", ".h5"):
-        return _from_keras(path, preprocessing)
     raise UsageError(
-        f"A run folder, a .tflite or a .keras file can be evaluated. Received: {path}. Give one of these."
+        "A run folder, a .tflite file or a model (.keras, .h5, SavedModel) can be evaluated. "
+        f"Received: {path}. Give one of these."
     )
 
 
@@ -250,7 +253,10 @@ def _from_model(
     path: Path, model: Any, recorded: str, asked: str | None, quantized: bool, form: str
 ) -> Classifier:
     height, width, channels = model.input_shape[1:]
-    outputs = tuple(Output(producer_of(tensor), tuple(tensor.shape[1:])) for tensor in model.outputs)
+    outputs = tuple(
+        Output(name, tuple(tensor.shape[1:]), 0.0 if fixed_step(model.get_layer(name)) is None else 0.5)
+        for name, tensor in ((producer_of(tensor), tensor) for tensor in model.outputs)
+    )
     return Classifier(
         str(path),
         predictor(model),

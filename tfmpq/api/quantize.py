@@ -213,7 +213,7 @@ def _quantize(
             task.model,
         ),
         task.test_images(AGREEMENT_IMAGES),
-        quantized if reached is not None and len(scores.outputs) == 1 else None,
+        quantized if reached is not None and len(scores.outputs) == 1 and task.loaded.classes > 1 else None,
         reporter,
     )
     warnings = () if dataset else (_RANDOM_WARNING,)
@@ -260,6 +260,11 @@ def _quantized(task: Task, bits: Policy, real: bool, fitting: bool, reporter: Re
     return quantized
 
 
+def _cut(task: Task, name: str) -> float:
+    """What tells two classes apart in an output of a single number: a half behind a sigmoid."""
+    return 0.0 if task.network.node(name).fixed_step is None else 0.5
+
+
 def _scores(task: Task, quantized: keras.Model, reporter: Reporter) -> Scores:
     """Scores of the outputs, named as in the file; none without labels."""
     if not task.dataset.labelled:
@@ -267,7 +272,7 @@ def _scores(task: Task, quantized: keras.Model, reporter: Reporter) -> Scores:
     named = zip(task.network.outputs, quantized.outputs, strict=True)
     return score_outputs(
         predictor(quantized),
-        [Output(name, tuple(tensor.shape[1:])) for name, tensor in named],
+        [Output(name, tuple(tensor.shape[1:]), _cut(task, name)) for name, tensor in named],
         task.dataset.classes,
         [task.dataset.test],
         task.network.input_shape,

@@ -116,7 +116,9 @@ class FrozenLayer:
             (2 ints), `groups` (int, conv2d only). conv2d_transpose: `strides`, `padding`.
             max_/average_pooling2d: `pool_size`, `strides`, `padding`. zero_padding: `paddings`,
             ((before, after), ...) for height, width, channels. cropping2d: `croppings`, the same for height
-            and width. concatenate: `axis`, counted without the batch. reshape: `shape` without batch.
+            and width. slice: `parts`, (begin, end, step) for each axis but the batch. transpose: `axes`,
+            where each axis comes from, counted without the batch. concatenate: `axis`, counted so too.
+            reshape: `shape` without batch.
             global_average_pooling2d: `keepdims`. gelu: `approximate`, whether by tanh.
     """
 

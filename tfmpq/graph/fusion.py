@@ -123,7 +123,7 @@ def _signs(nodes: Sequence[Node], input_signed: bool) -> list[Node]:
             return input_signed
         if node.kind in KEEPS_SIGN:
             return node.activation == "linear" and any(home[name].grid_of in signed for name in node.inputs)
-        return node.activation == "linear" and node.fixed_step is None
+        return node.activation == "linear" and (node.fixed_step is None or node.kind == "tanh")
 
     known = -1
     while known < len(signed):

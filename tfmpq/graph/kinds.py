@@ -16,20 +16,25 @@ LayerKind = Literal[
     "conv2d_transpose",
     "dense",
     "add",
+    "subtract",
     "multiply",
     "concatenate",
     "sigmoid",
+    "tanh",
+    "elu",
     "gelu",
     "global_average_pooling2d",
     "average_pooling2d",
     "max_pooling2d",
     "zero_padding",
     "cropping2d",
+    "slice",
+    "transpose",
     "reshape",
 ]
 """Kinds of the layers of a frozen network."""
 
-NodeKind = Literal[LayerKind, "affine", "leaky_relu", "upsampling2d"]
+NodeKind = Literal[LayerKind, "affine", "leaky_relu", "upsampling2d", "bilinear"]
 """Kinds of fused nodes. Those that are no `LayerKind` become several layers, or a depthwise one, when frozen:
 `affine` multiplies each channel by a factor and adds an offset."""
 
@@ -61,10 +66,14 @@ OPERATORS: dict[NodeKind, Kind] = {
     "conv2d_transpose": Kind(("TRANSPOSE_CONV",), weighted=True, absorbs=True),
     "dense": Kind(("FULLY_CONNECTED",), weighted=True, absorbs=True),
     "add": Kind(("ADD",), absorbs=True),
+    "subtract": Kind(("SUB",), absorbs=True),
     "multiply": Kind(("MUL",), absorbs=True, keeps_sign=True),
     "concatenate": Kind(("CONCATENATION",), keeps_grid=True, keeps_sign=True),
     # LOGISTIC for 16 bits is up to 6 steps off, GELU up to 2 (docs/operators.md).
     "sigmoid": Kind(("LOGISTIC",), exact_wide=False),
+    "tanh": Kind(("TANH",), exact_wide=False),
+    # The converter has no int8 ELU, the runtime has: an operator of one input and one table, as GELU is.
+    "elu": Kind(("GELU",), exact_wide=False),
     "gelu": Kind(("GELU",), exact_wide=False),
     # XNNPACK has no int8 average pooling, and no max pooling with a 1x1 window and a stride: depthwise
     # convolutions of ones compute both (MEAN of a single pixel would be dropped by the converter).
@@ -73,10 +82,13 @@ OPERATORS: dict[NodeKind, Kind] = {
     "max_pooling2d": Kind(("MAX_POOL_2D", "DEPTHWISE_CONV_2D"), keeps_grid=True, keeps_sign=True),
     "zero_padding": Kind(("PAD",), keeps_grid=True, keeps_sign=True),
     "cropping2d": Kind(("STRIDED_SLICE", "SLICE"), keeps_grid=True, keeps_sign=True),
+    "slice": Kind(("STRIDED_SLICE", "SLICE"), keeps_grid=True, keeps_sign=True),
+    "transpose": Kind(("TRANSPOSE",), keeps_grid=True, keeps_sign=True),
     "reshape": Kind(("RESHAPE",), keeps_grid=True, keeps_sign=True),
     "affine": Kind(absorbs=True),
     "leaky_relu": Kind(),
     "upsampling2d": Kind(keeps_grid=True, keeps_sign=True),
+    "bilinear": Kind(keeps_sign=True),
 }
 """Every kind but the input."""
 

@@ -13,6 +13,7 @@ import numpy as np
 from tfmpq.graph.frozen import Activation, FrozenLayer, FrozenWeights, TensorGrid
 from tfmpq.graph.network import Node, shortcut_channels
 from tfmpq.quantization.folding import affine_of, array, fold_by_channel
+from tfmpq.quantization.interpolation import bilinear
 
 _POINT = {"strides": (1, 1), "padding": "valid", "dilation": (1, 1)}
 MAX_CONCATENATED = 5
@@ -108,8 +109,9 @@ def upsampling(
 def concatenation(
     node: Node, inputs: tuple[str, ...], source: TensorGrid, grid: TensorGrid
 ) -> list[FrozenLayer]:
-    """Tensors beside each other along the channels."""
-    return _concatenated(node.name, inputs, len(node.output_shape) - 1, grid)
+    """Tensors beside each other along an axis."""
+    axis = node.main.axis
+    return _concatenated(node.name, inputs, axis - 1 if axis > 0 else axis + len(node.output_shape), grid)
 
 
 def _concatenated(name: str, inputs: tuple[str, ...], axis: int, grid: TensorGrid) -> list[FrozenLayer]:
@@ -148,6 +150,7 @@ DECOMPOSED: dict[str, Callable[[Node, tuple[str, ...], TensorGrid, TensorGrid], 
     "affine": affine,
     "leaky_relu": leaky_relu,
     "upsampling2d": upsampling,
+    "bilinear": bilinear,
     "concatenate": concatenation,
 }
 """The layers of a node that is no single operator: from the node, the names of its inputs, the grid of the

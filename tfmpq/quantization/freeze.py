@@ -189,7 +189,11 @@ _ATTRIBUTES: dict[str, Callable[[Node], dict[str, Any]]] = {
     "max_pooling2d": _pooling,
     "zero_padding": lambda node: {"paddings": (*(tuple(pair) for pair in node.main.padding), (0, 0))},
     "cropping2d": lambda node: {"croppings": tuple(tuple(pair) for pair in node.main.cropping)},
+    "slice": lambda node: {"parts": tuple(tuple(part) for part in node.main.parts)},
+    "transpose": lambda node: {"axes": tuple(axis - 1 for axis in node.main.dims)},
     "reshape": lambda node: {"shape": node.output_shape},
-    **dict.fromkeys(("input", "dense", "add", "multiply", "sigmoid"), lambda node: {}),
+    **dict.fromkeys(
+        ("input", "dense", "add", "subtract", "multiply", "sigmoid", "tanh", "elu"), lambda node: {}
+    ),
 }
 """Attributes of the frozen layer of a node that becomes one layer; see `FrozenLayer`."""

@@ -10,6 +10,7 @@ import numpy as np
 from tfmpq.data.dataset import Dataset, Split
 from tfmpq.data.preprocess import given, is_given
 from tfmpq.errors import UsageError
+from tfmpq.keras_internals import operation_of, readers_of
 from tfmpq.models.registry import LoadedModel
 
 
@@ -22,6 +23,11 @@ def chosen_preprocessing(dataset: Dataset, loaded: LoadedModel, asked: str | Non
         UsageError: The network was made for arrays that these data are not, or arrays that are no pixels
             should be scaled.
     """
+    if loaded.takes_integers and asked not in (None, "none"):
+        raise UsageError(
+            f"A model of whole numbers takes pixels as they are. Received: the preprocessing {asked} for "
+            f"{loaded.name}, which would cut off what it makes of them. Leave it out."
+        )
     if dataset.seen is None:
         name = asked or loaded.preprocessing
         refuse_unknown_scaling(dataset, name)
@@ -52,21 +58,25 @@ def refuse_unknown_scaling(dataset: Dataset, name: str) -> None:
 
 def _scales_pixels(model: keras.Model) -> bool:
     """Whether a model begins by scaling its inputs itself."""
-    source = model.inputs[0]._keras_history.operation
-    readers = [node.operation for node in source._outbound_nodes]
+    readers = readers_of(operation_of(model.inputs[0]))
     return bool(readers) and all(type(reader) is keras.layers.Rescaling for reader in readers)
 
 
 def fitted(dataset: Dataset, shape: tuple[int, int, int]) -> Dataset:
-    """A user's arrays in the shape of the network's images, which they have but for an axis of length one.
+    """Arrays in the shape of the network's images, which they have but for axes of length one.
+
+    Pixels of another size stay as they are, to be resized.
 
     Raises:
         UsageError: They are of another shape.
     """
     array = dataset.test.array
-    if dataset.seen is None or array is None or array.shape[1:] == shape:
+    if array is None or array.shape[1:] == shape:
         return dataset
-    if [size for size in array.shape[1:] if size > 1] != [size for size in shape if size > 1]:
+    other = [size for size in array.shape[1:] if size > 1] != [size for size in shape if size > 1]
+    if other and dataset.seen is None:
+        return dataset
+    if other:
         raise UsageError(
             f"Arrays are the model's inputs as they are. Received: images {array.shape[1:]} for a model that "
             f"takes {shape}. Resize them in the data's own pipeline, or build the model for them."

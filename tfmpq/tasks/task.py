@@ -13,7 +13,7 @@ from tfmpq.data.preprocess import value_range
 from tfmpq.errors import UsageError
 from tfmpq.graph.fusion import analyse
 from tfmpq.graph.network import Network
-from tfmpq.models.registry import MODEL_FILES, LoadedModel, load_model
+from tfmpq.models.registry import LoadedModel, is_model_file, load_model
 from tfmpq.progress import Reporter
 from tfmpq.tasks.fitting import chosen_preprocessing, fitted
 from tfmpq.tasks.noise import random_dataset
@@ -205,7 +205,7 @@ def _announce(loaded: LoadedModel, weights: str | None, reporter: Reporter) -> N
 
 def begins_trained(model: str, weights: str | None) -> bool:
     """Whether a float network begins with weights that were learned: given ones, or those of a model file."""
-    return weights not in (None, "none") or model.endswith(MODEL_FILES)
+    return weights not in (None, "none") or is_model_file(model)
 
 
 def image_shape(dataset: Dataset) -> tuple[int, int, int]:

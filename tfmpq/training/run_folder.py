@@ -152,6 +152,7 @@ def load_keras(path: Path) -> Any:
     import keras
 
     import tfmpq.graph.activations
+    import tfmpq.graph.slicing
     import tfmpq.models.shortcut
     import tfmpq.quantizers.wrapper
     import tfmpq.training.optimizer  # noqa: F401 registers the classes that the file names
