@@ -7,7 +7,7 @@ the longer side that is asked for.
 
 - `before`: what the product did until commit cc92aaf: one thread, Pillow, float32 on the host.
 - `product`: `ImageBatches`.
-- `bare`: tf.data with the files in memory: decode_and_crop_jpeg, resize, batch.
+- `bare`: tf.data with the same files: read_file, decode_and_crop_jpeg, resize, batch.
 - `fit`: a model that does next to nothing is trained with the batches.
 
 Every number of processors has a process of its own. In it the ways alternate, each begins with nothing
@@ -80,13 +80,14 @@ def quiet() -> None:
         time.sleep(0.5)
 
 
-def bare(contents: list[bytes], processors: int) -> Any:
-    """Batches of tf.data alone, from files in memory, for ever."""
+def bare(paths: list[str], processors: int) -> Any:
+    """Batches of tf.data alone, for ever."""
     import tensorflow as tf
 
     from tfmpq.data.augment import crop_box
 
-    def image(content: Any) -> Any:
+    def image(path: Any) -> Any:
+        content = tf.io.read_file(path)
         height, width = tf.unstack(tf.cast(tf.io.extract_jpeg_shape(content)[:2], tf.float32))
         left, top, columns, rows = crop_box(height, width, tf.random.uniform((5,)), tf.math)
         window = tf.cast(tf.stack([top, left, rows, columns]), tf.int32)
@@ -96,7 +97,7 @@ def bare(contents: list[bytes], processors: int) -> Any:
     options = tf.data.Options()
     options.threading.private_threadpool_size = processors
     options.threading.max_intra_op_parallelism = 1
-    data = tf.data.Dataset.from_tensor_slices(contents).repeat().map(image, num_parallel_calls=processors)
+    data = tf.data.Dataset.from_tensor_slices(paths).repeat().map(image, num_parallel_calls=processors)
     return data.batch(BATCH).prefetch(2).with_options(options)
 
 
@@ -152,8 +153,7 @@ def measure(folder: Path, processors: int, passes: int, rounds: int) -> dict[str
         return model
 
     plain, product, fitted = source(), source(), source()
-    contents = [split.encoded.read(i) for i in range(len(split))]
-    raw = bare(contents, processors)
+    raw = bare([str(split.encoded.path(i)) for i in range(len(split))], processors)
     models = {"before": trainer(None), "product": trainer(fitted)}
 
     def fit(name: str, data: Any) -> int:
