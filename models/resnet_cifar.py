@@ -12,7 +12,7 @@ from keras import layers
 
 from tfmpq.models.blocks import Tensor, convolution, is_small, normalization, relu
 from tfmpq.models.resnet import projection
-from tfmpq.models.shortcut import PadShortcut
+from tfmpq.graph.shortcut import PadShortcut
 
 _WIDTHS = (16, 32, 64)
 

@@ -14,7 +14,7 @@ from typing import Any
 import keras
 
 import tfmpq.graph.activations
-import tfmpq.models.shortcut  # noqa: F401 (both register what files of this toolchain hold)
+import tfmpq.graph.shortcut  # noqa: F401 (both register what files of this toolchain hold)
 from tfmpq.errors import TfmpqError, UsageError
 
 

@@ -10,7 +10,7 @@ import pytest
 from keras import layers
 
 from tfmpq.graph.network import INPUT_QUANTIZER
-from tfmpq.models.shortcut import PadShortcut
+from tfmpq.graph.shortcut import PadShortcut
 from tfmpq.quantizers.choices import quantize_wrappers
 from tfmpq.quantizers.wrapper import QuantizeWrapper, inner
 from tfmpq.training.run_folder import load_keras

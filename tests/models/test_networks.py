@@ -12,7 +12,7 @@ from scipy.signal import correlate2d
 from tfmpq.errors import UsageError
 from tfmpq.models import load_model, model_names
 from tfmpq.models.blocks import convolution
-from tfmpq.models.shortcut import PadShortcut
+from tfmpq.graph.shortcut import PadShortcut
 
 SUPPORTED = {
     "InputLayer",
