@@ -10,8 +10,8 @@ from tfmpq.errors import UsageError
 from tfmpq.files import read_json
 from tfmpq.graph.containers import container_for
 from tfmpq.graph.fusion import analyse, layer_problems
-from tfmpq.graph.layers import type_name
 from tfmpq.graph.network import operator_of
+from tfmpq.graph.recognition import class_name
 from tfmpq.models.registry import load_model
 from tfmpq.policy.network_cost import cost_model
 from tfmpq.policy.policy import Policy, load_policy
@@ -118,7 +118,7 @@ def inspect_model(path: str) -> dict[str, Any]:
     rows = [
         {
             "name": layer.name,
-            "class": type_name(layer),
+            "class": class_name(layer),
             "supported": reason is None,
             "reason": reason,
             **operators.get(layer.name, {"operator": None, "weights": None, "packed_at_4_bits": None}),

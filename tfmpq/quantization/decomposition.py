@@ -110,7 +110,7 @@ def _concatenated(name: str, inputs: tuple[str, ...], axis: int, grid: TensorGri
     """One operator, or several where there are more tensors than it takes."""
     layers: list[FrozenLayer] = []
     while len(inputs) > MAX_CONCATENATED:
-        part = f"{name}_part{len(layers)}"
+        part = f"{name}_concatenated{len(layers)}"
         first, inputs = inputs[:MAX_CONCATENATED], (part, *inputs[MAX_CONCATENATED:])
         layers.append(FrozenLayer(part, "concatenate", first, grid, attributes={"axis": axis}))
     return [*layers, FrozenLayer(name, "concatenate", inputs, grid, attributes={"axis": axis})]

@@ -15,8 +15,10 @@ import numpy as np
 from keras import ops
 
 from tfmpq.graph.frozen import WIDE, FrozenLayer, FrozenModel, FrozenWeights, TensorGrid
-from tfmpq.graph.layers import WEIGHTED, function_name, is_transparent, reaches_over_border
+from tfmpq.graph.layers import WEIGHTED, is_transparent, reaches_over_border
 from tfmpq.graph.network import INPUT_QUANTIZER, Network, Node
+from tfmpq.graph.recognition import function_name, is_a
+from tfmpq.graph.shortcut import PadShortcut
 from tfmpq.quantization import decomposition as expansion
 from tfmpq.quantization.folding import (
     Folded,
@@ -60,7 +62,7 @@ def _layers(
     model: keras.Model, node: Node, inputs: tuple[str, ...], sources: list[TensorGrid], grid: TensorGrid
 ) -> list[FrozenLayer]:
     """The frozen layers of one node; the last one has its name."""
-    if type(node.main).__name__ == "PadShortcut":
+    if is_a(node.main, PadShortcut):
         return expansion.shortcut(node, inputs, grid)
     match node.kind:
         case "affine":

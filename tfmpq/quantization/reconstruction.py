@@ -21,6 +21,7 @@ from keras import ops
 
 from tfmpq.graph.layers import WEIGHTED
 from tfmpq.graph.network import INPUT_QUANTIZER, Network, Node
+from tfmpq.graph.recognition import is_a
 from tfmpq.progress import Reporter
 from tfmpq.quantization.im2col import Positions, as_kernel, as_matrices, input_matrices
 from tfmpq.quantizers.learned_step import Levels
@@ -202,7 +203,7 @@ def _best_kernel(
 
 def _shift(copies: Sequence[keras.layers.Layer], shift: np.ndarray) -> None:
     """Take a change of the mean of every channel back, in BatchNorm or the bias, where there is one."""
-    norms = [inner(layer) for layer in copies[1:] if type(inner(layer)).__name__ == "BatchNormalization"]
+    norms = [inner(layer) for layer in copies[1:] if is_a(layer, keras.layers.BatchNormalization)]
     layer = inner(copies[0])
     if norms:
         norms[0].moving_mean.assign(np.asarray(norms[0].moving_mean) + shift)

@@ -236,4 +236,4 @@ def _weighted_names(layer: Any) -> tuple[str, ...]:
     kind = type(layer).__name__
     if kind == "SeparableConv2D":
         return (f"{layer.name}_depthwise", layer.name)
-    return (layer.name,) if KINDS.get(kind) in WEIGHTED else ()
+    return (layer.name,) if KINDS.get(getattr(keras.layers, kind, None)) in WEIGHTED else ()
