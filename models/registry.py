@@ -55,16 +55,25 @@ class LoadedModel:
         preprocessing: Name of the preprocessing its weights expect (see `tfmpq.data.preprocess`); `unit` for
             models of the user's that are not known.
         classes: Number of logits; of several outputs, the last axis of the first.
-        stripped_softmax: Whether a final softmax was taken off.
+        softmax: For each output, whether a final softmax was taken off.
         new_classifier: Whether the classifier was left out of the weights that were loaded.
+        source: The user's own model, which the network was made of and held against; None for built-in ones.
+        notes: What to know of how the network was taken in, one line each.
     """
 
     model: keras.Model
     name: str
     preprocessing: str
     classes: int
-    stripped_softmax: bool = False
+    softmax: tuple[bool, ...] = (False,)
     new_classifier: bool = False
+    source: keras.Model | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def stripped_softmax(self) -> bool:
+        """Whether a final softmax was taken off."""
+        return any(self.softmax)
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -118,27 +127,41 @@ def load_model(
     loaded = _load(spec, input_shape, classes, several_outputs)
     if weights is not None and str(weights) != "none":
         loaded = _with_weights(loaded, weights, skip_classifier)
-    if spec not in _NETWORKS:
-        from tfmpq.graph.lowering import lower
+    from tfmpq.models.soundness import refuse_unfinite
 
-        # Behind the weights, which are for the layers that the user's model has.
-        loaded = replace(loaded, model=lower(loaded.model))
-    return loaded
+    refuse_unfinite(loaded.model, loaded.name)
+    # Behind the weights, which are for the layers that the user's model has.
+    return loaded if spec in _NETWORKS else _lowered(loaded)
+
+
+def _lowered(loaded: LoadedModel) -> LoadedModel:
+    """The network of layers that can be deployed, held against the user's model."""
+    from tfmpq.graph.equivalence import require_same
+    from tfmpq.graph.lowering import lower
+
+    notes: list[str] = []
+    model = lower(loaded.model, notes.append)
+    if loaded.source is not None:
+        require_same(loaded.source, model, loaded.softmax)
+    return replace(loaded, model=model, notes=(*loaded.notes, *notes))
 
 
 def _with_weights(loaded: LoadedModel, weights: str | Path, skip_classifier: bool | None) -> LoadedModel:
-    from tfmpq.graph.lowering import lower
     from tfmpq.models.weights import load_weights
 
     try:
         skipped = load_weights(loaded.model, weights, skip_classifier=skip_classifier)
     except TfmpqError as error:
         # Files of this toolchain hold the layers that the user's became.
-        loaded = replace(loaded, model=lower(loaded.model))
+        loaded = replace(_lowered(loaded), source=None)
         try:
             skipped = load_weights(loaded.model, weights, skip_classifier=skip_classifier)
         except TfmpqError:
             raise error from None
+    for layer in loaded.model.layers if loaded.source is not None else ():
+        own = loaded.source.get_layer(layer.name)
+        if own is not layer and layer.weights:  # the copy of a layer with a softmax in it
+            own.set_weights(layer.get_weights())
     return replace(loaded, new_classifier=skipped)
 
 
@@ -175,16 +198,18 @@ def _adopt(
     *,
     exact: bool,
 ) -> LoadedModel:
+    from tfmpq.models.soundness import refuse_quantized
     from tfmpq.models.user import as_classifier
 
-    model, stripped = as_classifier(model, input_shape, several_outputs)
+    refuse_quantized(model, name)
+    source, model, softmax = as_classifier(model, input_shape, several_outputs)
     found = int(model.outputs[0].shape[-1])
     if len(model.outputs) == 1 and (found < classes or (exact and classes not in (0, found))):
         raise UsageError(
             f"A model needs one output per class of the data. Received: {name} with {found} outputs for "
             f"{classes} classes. Choose a model with {classes} classes or other data."
         )
-    return LoadedModel(model, name, _preprocessing(model, name), found, stripped)
+    return LoadedModel(model, name, _preprocessing(model, name), found, softmax, source=source)
 
 
 def _preprocessing(model: keras.Model, name: str) -> str:

@@ -16,6 +16,8 @@ import keras
 import tfmpq.graph.activations
 import tfmpq.graph.shortcut  # noqa: F401 (both register what files of this toolchain hold)
 from tfmpq.errors import TfmpqError, UsageError
+from tfmpq.graph.recognition import is_kerass_own, known_function
+from tfmpq.graph.replay import config_of, weights_of
 
 
 def read_model(path: Path) -> keras.Model:
@@ -109,7 +111,7 @@ def _import(spec: str) -> Any:
 
 def as_classifier(
     model: Any, input_shape: tuple[int, int, int], several_outputs: bool = False
-) -> tuple[keras.Model, bool]:
+) -> tuple[keras.Model, keras.Model, tuple[bool, ...]]:
     """Bring a model to functional form with one image or sequence in and logits out.
 
     Args:
@@ -118,7 +120,8 @@ def as_classifier(
         several_outputs: Whether to take models with any outputs, which no labels are for.
 
     Returns:
-        The model, sharing its weights, and whether a final softmax was taken off.
+        The model as it was given, the model that ends in logits, which shares its weights but for layers
+        with a softmax in them, and for each output whether a softmax was taken off.
 
     Raises:
         UsageError: It is not such a model.
@@ -147,7 +150,7 @@ def as_classifier(
     # Made anew: nothing has been traced with the old activation, and a tensor is taken where files of Keras 2
     # want a list of one.
     made = keras.Model(inputs[0], tensors if several else tensors[0], name=model.name)
-    return made, any(stripped for _, stripped in found)
+    return model, made, tuple(stripped for _, stripped in found)
 
 
 def _build(model: keras.Sequential, input_shape: tuple[int, int, int]) -> None:
@@ -163,20 +166,32 @@ def _build(model: keras.Sequential, input_shape: tuple[int, int, int]) -> None:
 
 
 def _reads_sequences(layer: keras.layers.Layer) -> bool:
-    return type(layer).__name__.endswith(("1D", "1DTranspose"))
+    spec = getattr(layer, "input_spec", None)
+    return spec is not None and 3 in (spec.ndim, spec.min_ndim)
 
 
 def _without_softmax(output: Any) -> tuple[Any, bool]:
-    """The logits behind an output, and whether a softmax was taken off."""
-    last = output._keras_history.operation
-    if isinstance(last, keras.layers.Softmax) or (
-        isinstance(last, keras.layers.Activation) and last.activation is keras.activations.softmax
-    ):
-        return last.input, True
-    if getattr(last, "activation", None) is keras.activations.softmax:
-        last.activation = keras.activations.linear
-        return output, True
-    return output, False
+    """The logits behind an output, and whether a softmax was taken off; the user's layers stay as is."""
+    last, index, _ = output._keras_history
+    if not is_kerass_own(last) or not _is_softmax(last, len(output.shape)):
+        return output, False
+    (source,) = last._inbound_nodes[index].input_tensors
+    if not last.weights:
+        return source, True
+    copy = type(last).from_config(config_of(last) | {"activation": "linear"})
+    logits = copy(source)
+    copy.set_weights(weights_of(last))
+    return logits, True
+
+
+def _is_softmax(layer: Any, rank: int) -> bool:
+    """Whether a layer is a softmax along the last axis, or ends in one."""
+    if isinstance(layer, keras.layers.Softmax):
+        return layer.axis in (-1, rank - 1)
+    function = getattr(layer, "activation", None)
+    if isinstance(function, keras.layers.Layer):
+        return is_kerass_own(function) and _is_softmax(function, rank)
+    return known_function(function) == "softmax"
 
 
 def one_line(error: Exception) -> str:

@@ -170,7 +170,7 @@ def test_merging_layers_of_the_users_are_refused() -> None:
     for kind in (layers.Add, layers.Multiply, layers.Concatenate):
         mine = of_the_users(kind, ops.negative)(name="mine")
         model = keras.Model(image, mine([layers.Conv2D(3, 1)(image), image]))
-        with pytest.raises(TfmpqError, match="mine .*not Keras' own"):
+        with pytest.raises(TfmpqError, match=r"mine .*not Keras' own"):
             analyse(lower(model))
 
 

@@ -133,7 +133,9 @@ def refuse_empty_parts(data: str, dataset: Dataset) -> None:
 
 
 def announce(loaded: LoadedModel, weights: str | None, reporter: Reporter) -> None:
-    """Say what of a float network was left out or is new."""
+    """Say what of a float network was left out, renamed or is new."""
+    for note in loaded.notes:
+        reporter.log(f"{loaded.name}: {note}")
     if loaded.stripped_softmax:
         reporter.log(f"{loaded.name}: the final softmax is left out; the network ends in logits.")
     if loaded.new_classifier:
