@@ -69,7 +69,9 @@ def test_a_lowering_that_drops_something_is_an_error(monkeypatch, tmp_path: Path
 
 @pytest.mark.parametrize("policy", ["float32", "mixed_float16", "mixed_bfloat16"])
 def test_what_rounding_explains_follows_from_the_arithmetic(policy: str) -> None:
-    model = chain(layers.Conv2D(4, 3, dtype=policy), layers.Flatten(dtype=policy), layers.Dense(2, dtype=policy))
+    model = chain(
+        layers.Conv2D(4, 3, dtype=policy), layers.Flatten(dtype=policy), layers.Dense(2, dtype=policy)
+    )
     assert summed_terms(model) == 1 + 1 + 27 + 1 + 144
     expected = {"float32": 2.0**-24, "mixed_float16": 2.0**-11, "mixed_bfloat16": 2.0**-8}
     assert unit_roundoff(model) == expected[policy]

@@ -15,7 +15,7 @@ from tfmpq.graph.containers import TARGETS, Target, require_wide_target
 from tfmpq.graph.frozen import FrozenModel
 from tfmpq.progress import Reporter, SilentReporter
 from tfmpq.quantization.finished_runs import Finetuned
-from tfmpq.tasks.task import first_images
+from tfmpq.tasks.sampling import sample_images
 from tfmpq.training.run_folder import proof_path
 
 if TYPE_CHECKING:
@@ -138,4 +138,4 @@ def _images(finetuned: Finetuned, data_dir: str | Path | None, reporter: Reporte
     dataset = load_dataset(finetuned.options["target"], data_dir=data_dir, reporter=reporter)
     height, width, channels = finetuned.model.input_shape[1:]
     preprocessing = finetuned.options["preprocessing"]
-    return first_images(dataset.test, AGREEMENT_IMAGES, (height, width, channels), preprocessing)
+    return sample_images(dataset.test, AGREEMENT_IMAGES, (height, width, channels), preprocessing)

@@ -26,8 +26,9 @@ from tfmpq.policy.search_space import activation_candidates, weight_candidates
 from tfmpq.progress import Reporter, SilentReporter
 from tfmpq.provenance import fingerprint, versions
 from tfmpq.quantization.discretization import restrict
+from tfmpq.tasks.sampling import sample_images
 from tfmpq.tasks.scoring import score_model
-from tfmpq.tasks.task import Task, begins_trained, first_images, is_trained, load_task, target_network
+from tfmpq.tasks.task import Task, begins_trained, is_trained, load_task, target_network
 from tfmpq.training.distribution import run_folder
 from tfmpq.training.float_training import pretrain
 from tfmpq.training.run_folder import Stage, default_folder
@@ -380,7 +381,7 @@ def _untuned(problem: Problem, model: keras.Model) -> float:
     task = problem.task
     if not problem.options.imitate:
         return _accuracy(task, model)
-    images = first_images(task.dataset.test, _EVALUATED_IMAGES, task.network.input_shape, task.preprocessing)
+    images = sample_images(task.dataset.test, _EVALUATED_IMAGES, task.network.input_shape, task.preprocessing)
     wanted, given = (np.argmax(m.predict_on_batch(images), axis=-1) for m in (task.model, model))
     return float(np.mean(wanted == given))
 

@@ -266,7 +266,7 @@ def _global_max(replay: Replay, layer: Any, args: tuple[Any, ...]) -> Any:
 def hard_sigmoid_source(operation: Any) -> Any | None:
     """The tensor of which a chain relu6(x + 3) / 6 is taken, given its last operation; None for others."""
     last = _constant_step(operation)
-    if last is None or last.offset.any() or not np.allclose(last.factor, 1 / 6, rtol=1e-4):
+    if last is None or last.offset.any() or not np.allclose(last.factor, 1 / 6, rtol=1e-6):
         return None
     clip = _producer(operation)
     first = None if clip is None or activation_of(clip) != "relu6" else _producer(clip)

@@ -75,7 +75,8 @@ def leaky_relu(
     slopes = np.broadcast_to(slopes, (node.output_shape[-1],)).astype(np.float64)
     ones, zeros = np.ones(slopes.size), np.zeros(slopes.size)
     halves = source.whole(source.scale, signed=False)
-    steepest = max(float(np.abs(slopes).max()), 2.0**-20)
+    # XNNPACK adds tensors whose steps are at most 2^10 apart; flatter slopes are below the output's step.
+    steepest = max(float(np.abs(slopes).max()), 2.0**-8)
     scaled = source.whole(float(np.float32(source.scale * steepest)), signed=True)
     names = [f"{node.name}_{part}" for part in ("positive", "negative", "slope")]
     shape = node.output_shape

@@ -195,7 +195,8 @@ def _best_kernel(
     if groups * inputs**2 > MAX_FAN_IN**2:
         return weights, None
     moments = _moments(given, given)
-    damping = _DAMPING * np.einsum("gii->g", moments) / inputs + 1e-10
+    damping = _DAMPING * np.einsum("gii->g", moments) / inputs
+    damping = np.where(damping > 0, damping, 1.0)  # of inputs that are zero: any will do
     ridge = damping[:, None, None] * np.eye(inputs)
     moments += ridge
     return np.linalg.solve(moments, (_moments(given, wanted) + ridge) @ weights), moments

@@ -13,7 +13,8 @@ from tfmpq.graph.fusion import analyse
 from tfmpq.graph.network import Network
 from tfmpq.models.registry import LoadedModel, load_model
 from tfmpq.progress import Reporter
-from tfmpq.tasks.task import IMAGENET_SIDE, announce, first_images, image_shape, refuse_empty_parts
+from tfmpq.tasks.sampling import sample_images
+from tfmpq.tasks.task import IMAGENET_SIDE, announce, image_shape, refuse_empty_parts
 
 RANDOM = "random"
 """Name that stands for images of noise in the place of a data set."""
@@ -42,7 +43,7 @@ class Subject:
         shape = self.network.input_shape
         if self.dataset is None:
             return preprocess(random_images(count, shape), self.preprocessing)
-        return first_images(getattr(self.dataset, split), count, shape, self.preprocessing)
+        return sample_images(getattr(self.dataset, split), count, shape, self.preprocessing)
 
 
 def random_images(count: int, shape: tuple[int, int, int]) -> np.ndarray:

@@ -8,7 +8,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from tfmpq.data import Dataset, ImageBatches, Split, load_dataset
+from tfmpq.data import Dataset, ImageBatches, load_dataset
 from tfmpq.data.batches import Augmentation
 from tfmpq.data.preprocess import value_range
 from tfmpq.errors import UsageError
@@ -16,6 +16,7 @@ from tfmpq.graph.fusion import analyse
 from tfmpq.graph.network import Network
 from tfmpq.models.registry import MODEL_FILES, LoadedModel, load_model
 from tfmpq.progress import Reporter
+from tfmpq.tasks.sampling import sample_images
 
 IMAGENET_SIDE = 224
 """Side to which data sets of encoded photographs are brought."""
@@ -65,8 +66,12 @@ class Task:
         )
 
     def calibration_images(self, count: int = CALIBRATION_IMAGES) -> np.ndarray:
-        """Preprocessed training images, not augmented: float32 (at most `count`, height, width, channels)."""
-        return first_images(self.dataset.train, count, self.network.input_shape, self.preprocessing)
+        """A fixed random sample of the training images, preprocessed and not augmented.
+
+        Returns:
+            float32 (at most `count`, height, width, channels).
+        """
+        return sample_images(self.dataset.train, count, self.network.input_shape, self.preprocessing)
 
 
 def load_task(
@@ -161,13 +166,6 @@ def image_shape(dataset: Dataset) -> tuple[int, int, int]:
         return (IMAGENET_SIDE, IMAGENET_SIDE, 3)
     height, width, channels = array.shape[1:]
     return (int(height), int(width), int(channels))
-
-
-def first_images(split: Split, count: int, shape: tuple[int, int, int], preprocessing: str) -> np.ndarray:
-    """The first images of a split, preprocessed: float32 (N, height, width, channels)."""
-    count = min(count, len(split))
-    batches = ImageBatches(split, count, image_shape=shape, preprocessing=preprocessing, shuffle=False)
-    return np.asarray(batches[0][0], np.float32)
 
 
 def target_network(model: str, task: Task, side: int | None, classes: int | None) -> Network:
