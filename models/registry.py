@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tfmpq.errors import TfmpqError, UsageError
+from tfmpq.models.soundness import refuse_quantized, refuse_unfinite
 
 if TYPE_CHECKING:
     import keras
@@ -127,8 +128,6 @@ def load_model(
     loaded = _load(spec, input_shape, classes, several_outputs)
     if weights is not None and str(weights) != "none":
         loaded = _with_weights(loaded, weights, skip_classifier)
-    from tfmpq.models.soundness import refuse_unfinite
-
     refuse_unfinite(loaded.model, loaded.name)
     # Behind the weights, which are for the layers that the user's model has.
     return loaded if spec in _NETWORKS else _lowered(loaded)
@@ -136,13 +135,10 @@ def load_model(
 
 def _lowered(loaded: LoadedModel) -> LoadedModel:
     """The network of layers that can be deployed, held against the user's model."""
-    from tfmpq.graph.equivalence import require_same
-    from tfmpq.graph.lowering import lower
+    from tfmpq.graph.equivalence import lowered
 
     notes: list[str] = []
-    model = lower(loaded.model, notes.append)
-    if loaded.source is not None:
-        require_same(loaded.source, model, loaded.softmax)
+    model = lowered(loaded.model, loaded.source, loaded.softmax, notes.append)
     return replace(loaded, model=model, notes=(*loaded.notes, *notes))
 
 
@@ -198,7 +194,6 @@ def _adopt(
     *,
     exact: bool,
 ) -> LoadedModel:
-    from tfmpq.models.soundness import refuse_quantized
     from tfmpq.models.user import as_classifier
 
     refuse_quantized(model, name)

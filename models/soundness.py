@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from keras import ops
 
 from tfmpq.errors import TfmpqError
 
@@ -34,6 +33,8 @@ def refuse_unfinite(model: Any, name: str) -> None:
     Raises:
         TfmpqError: It has.
     """
+    from keras import ops
+
     for layer in _layers(model):
         for weight in layer.weights:
             values = ops.convert_to_numpy(weight)

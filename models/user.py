@@ -18,6 +18,7 @@ import tfmpq.graph.shortcut  # noqa: F401 (both register what files of this tool
 from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.graph.recognition import is_kerass_own, known_function
 from tfmpq.graph.replay import config_of, weights_of
+from tfmpq.keras_internals import call_of, functional_of, operation_of
 
 
 def read_model(path: Path) -> keras.Model:
@@ -69,7 +70,7 @@ def _name_by_order(model: Any, counts: Counter[str], seen: set[int]) -> None:
 
     Keras numbers them over all models of a process; a policy needs the same names in every call.
     """
-    operations = getattr(getattr(model, "_functional", None) or model, "operations", [])
+    operations = getattr(functional_of(model), "operations", [])
     for operation in operations:
         if id(operation) not in seen and _named_by_keras(operation):
             base = _snake_case(type(operation).__name__)
@@ -172,10 +173,10 @@ def _reads_sequences(layer: keras.layers.Layer) -> bool:
 
 def _without_softmax(output: Any) -> tuple[Any, bool]:
     """The logits behind an output, and whether a softmax was taken off; the user's layers stay as is."""
-    last, index, _ = output._keras_history
+    last = operation_of(output)
     if not is_kerass_own(last) or not _is_softmax(last, len(output.shape)):
         return output, False
-    (source,) = last._inbound_nodes[index].input_tensors
+    (source,) = call_of(output).input_tensors
     if not last.weights:
         return source, True
     copy = type(last).from_config(config_of(last) | {"activation": "linear"})

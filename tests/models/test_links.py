@@ -11,7 +11,7 @@ import pytest
 from keras import layers
 
 from tfmpq.errors import TfmpqError
-from tfmpq.graph import lowering
+from tfmpq.graph import equivalence, lowering
 from tfmpq.graph.equivalence import noise, require_same, summed_terms, unit_roundoff
 from tfmpq.models import load_model
 
@@ -62,7 +62,7 @@ def test_a_lowering_that_drops_something_is_an_error(monkeypatch, tmp_path: Path
         bias.assign(bias + 1e-2)
         return copy
 
-    monkeypatch.setattr(lowering, "lower", careless)
+    monkeypatch.setattr(equivalence, "lower", careless)
     with pytest.raises(TfmpqError, match=r"'mine', whose output 1 of 1 comes out with a relative difference"):
         load(usual(), tmp_path)
 

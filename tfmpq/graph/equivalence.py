@@ -6,7 +6,7 @@ Everything later is compared with the lowered network, so that what lowering dro
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod, sqrt
 from typing import Any
@@ -17,7 +17,8 @@ from keras import ops
 from scipy.special import softmax
 
 from tfmpq.errors import TfmpqError
-from tfmpq.graph.replay import graph_nodes, is_model
+from tfmpq.graph.lowering import lower
+from tfmpq.keras_internals import calls_in_order, functional_of, holds_graph
 
 IMAGES = 4
 """Inputs of noise, one of each scale."""
@@ -42,9 +43,32 @@ class Difference:
     allowed: float
 
 
+def lowered(
+    model: keras.Model,
+    source: keras.Model | None,
+    stripped: Sequence[bool],
+    note: Callable[[str], None] = lambda line: None,
+) -> keras.Model:
+    """Rewrite a model to layers that can be deployed, and hold it against the user's.
+
+    Args:
+        model: The user's model without the softmax that it ends in.
+        source: The user's model itself; None if there is none to be held against.
+        stripped: For each output, whether a final softmax was left out.
+        note: Hears which layers got another name, one line each.
+
+    Raises:
+        TfmpqError: They do not compute the same.
+    """
+    made = lower(model, note)
+    if source is not None:
+        require_same(source, made, stripped)
+    return made
+
+
 def require_same(
     source: keras.Model,
-    lowered: keras.Model,
+    network: keras.Model,
     stripped: Sequence[bool],
     images: np.ndarray | None = None,
 ) -> tuple[Difference, ...]:
@@ -58,7 +82,7 @@ def require_same(
 
     Args:
         source: The user's model.
-        lowered: The lowered one. Where the source takes sequences, it takes images one pixel high.
+        network: The lowered one. Where the source takes sequences, it takes images one pixel high.
         stripped: For each output, whether a final softmax was left out.
         images: Inputs of the lowered network; None for noise.
 
@@ -68,10 +92,10 @@ def require_same(
     Raises:
         TfmpqError: They do not compute the same.
     """
-    (given,) = lowered.inputs
+    (given,) = network.inputs
     shape = tuple(int(size) for size in given.shape[1:])
     images = noise(shape) if images is None else np.asarray(images, np.float32)
-    wanted, got = _outputs(source, images), _outputs(lowered, images)
+    wanted, got = _outputs(source, images), _outputs(network, images)
     generator = np.random.default_rng(1)
     nudged_images = images * (1 + _NUDGE * generator.choice([-1.0, 1.0], images.shape)).astype(np.float32)
     nudged = _outputs(source, nudged_images)
@@ -127,8 +151,8 @@ def summed_terms(model: Any) -> int:
 
 
 def _layers(model: Any) -> Iterator[Any]:
-    for node in graph_nodes(getattr(model, "_functional", None) or model):
-        if is_model(node.operation):
+    for node in calls_in_order(functional_of(model)):
+        if holds_graph(node.operation):
             yield from _layers(node.operation)
         elif isinstance(node.operation, keras.layers.Layer):
             yield node.operation

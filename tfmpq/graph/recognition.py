@@ -15,6 +15,7 @@ import keras
 from keras import activations, ops
 
 from tfmpq.graph.activations import gelu_tanh
+from tfmpq.keras_internals import operation_of
 from tfmpq.quantizers.wrapper import inner
 
 LINEAR = "linear"
@@ -126,4 +127,4 @@ def _operations() -> dict[type, str]:
         "Gelu": ops.gelu(x),
         "GetItem": x[..., ::-1],
     }
-    return {type(tensor._keras_history.operation): name for name, tensor in made.items()}
+    return {type(operation_of(tensor)): name for name, tensor in made.items()}

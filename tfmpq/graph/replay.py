@@ -11,6 +11,7 @@ import numpy as np
 from tfmpq.graph.layers import KINDS, is_transparent
 from tfmpq.graph.names import is_reserved, valid_name
 from tfmpq.graph.recognition import canonical_function
+from tfmpq.keras_internals import calls_in_order, functional_of, holds_graph, operation_of
 
 _COPIED = frozenset({*KINDS, keras.layers.Activation, keras.layers.Softmax})
 
@@ -34,7 +35,7 @@ class Replay:
 
     def input(self, old: Any, shape: Any) -> Any:
         """The input of the new model in the place of an old one."""
-        name = old._keras_history.operation.name
+        name = operation_of(old).name
         found = self.name(name)
         self.changed |= name != found
         return keras.Input(shape, name=found, dtype=old.dtype)
@@ -47,14 +48,14 @@ class Replay:
 
     def replay(self, model: Any, tensors: Sequence[Any]) -> list[Any]:
         """Build the graph of a model again on other tensors; returns its outputs."""
-        graph = getattr(model, "_functional", None) or model
+        graph = functional_of(model)
         values = {id(old): new for old, new in zip(graph.inputs, tensors, strict=True)}
-        nodes = graph_nodes(graph)
+        nodes = calls_in_order(graph)
         self.begin(graph, nodes)
         for node in nodes:
             if not node.is_input:
                 args, kwargs = node.arguments.fill_in(values)
-                if is_model(node.operation):
+                if holds_graph(node.operation):
                     self.changed = True
                     made = self.replay(node.operation, keras.tree.flatten(args))
                 else:
@@ -161,18 +162,7 @@ def traced(function: Callable[[Any], Any], like: Any) -> keras.Model | None:
 
 def _names(model: Any) -> Iterator[str]:
     """Names of all operations of a model, nested ones included."""
-    for node in graph_nodes(getattr(model, "_functional", None) or model):
+    for node in calls_in_order(functional_of(model)):
         yield node.operation.name
-        if is_model(node.operation):
+        if holds_graph(node.operation):
             yield from _names(node.operation)
-
-
-def is_model(operation: Any) -> bool:
-    """Whether an operation is a nested model."""
-    return hasattr(getattr(operation, "_functional", operation), "_nodes_by_depth")
-
-
-def graph_nodes(graph: Any) -> list[Any]:
-    """The calls of a functional graph, in order."""
-    by_depth = graph._nodes_by_depth
-    return [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]

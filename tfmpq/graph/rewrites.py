@@ -16,7 +16,8 @@ from keras import layers
 from tfmpq.graph.activations import gelu_tanh
 from tfmpq.graph.layers import activation_of
 from tfmpq.graph.recognition import is_a, known_function, operation_name
-from tfmpq.graph.replay import Replay, config_of, graph_nodes, traced, weights_of
+from tfmpq.graph.replay import Replay, config_of, traced, weights_of
+from tfmpq.keras_internals import calls_in_order, calls_of, operation_of
 
 Rewrite = Callable[[Replay, Any, tuple[Any, ...]], Any]
 
@@ -150,7 +151,7 @@ def _activated(replay: Replay, function: Any, name: str, source: Any) -> Any:
     if known is not None:
         return None
     model = traced(function, source)
-    if model is None or any(_problem_of_traced(node.operation) for node in graph_nodes(model)):
+    if model is None or any(_problem_of_traced(node.operation) for node in calls_in_order(model)):
         return None
     (value,) = replay.replay(model, [source])
     return value
@@ -275,20 +276,20 @@ def hard_sigmoid_source(operation: Any) -> Any | None:
         return None
     if not (np.allclose(step.factor, 1) and np.allclose(step.offset, 3)):
         return None
-    return first._inbound_nodes[0].input_tensors[0]
+    return calls_of(first)[0].input_tensors[0]
 
 
 def _constant_step(operation: Any) -> Channels | None:
-    if operation is None or len(operation._inbound_nodes) != 1:
+    if operation is None or len(calls_of(operation)) != 1:
         return None
-    return affine_step(operation, operation._inbound_nodes[0].arguments.args)
+    return affine_step(operation, calls_of(operation)[0].arguments.args)
 
 
 def _producer(operation: Any) -> Any | None:
-    nodes = operation._inbound_nodes
-    if len(nodes) != 1 or len(nodes[0].input_tensors) != 1:
+    calls = calls_of(operation)
+    if len(calls) != 1 or len(calls[0].input_tensors) != 1:
         return None
-    return nodes[0].input_tensors[0]._keras_history.operation
+    return operation_of(calls[0].input_tensors[0])
 
 
 def _relu(replay: Replay, layer: Any, args: tuple[Any, ...]) -> Any:

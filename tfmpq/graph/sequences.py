@@ -14,8 +14,9 @@ import numpy as np
 from keras import layers
 
 from tfmpq.graph.recognition import is_a, operation_name
-from tfmpq.graph.replay import Replay, config_of, graph_nodes, is_model, weights_of
+from tfmpq.graph.replay import Replay, config_of, weights_of
 from tfmpq.graph.rewrites import ELEMENTWISE, affine_step
+from tfmpq.keras_internals import calls_in_order, functional_of, holds_graph
 
 _SEQUENCE_RANK = 3
 
@@ -62,11 +63,10 @@ def lift(model: keras.Model, note: Callable[[str], None] = lambda line: None) ->
 
 
 def _has_sequences(model: Any) -> bool:
-    graph = getattr(model, "_functional", None) or model
-    for node in graph_nodes(graph):
+    for node in calls_in_order(functional_of(model)):
         if any(_is_sequence(tensor) for tensor in (*node.input_tensors, *node.outputs)):
             return True
-        if is_model(node.operation) and _has_sequences(node.operation):
+        if holds_graph(node.operation) and _has_sequences(node.operation):
             return True
     return False
 

@@ -11,6 +11,7 @@ import numpy as np
 from tfmpq.graph.layers import WEIGHTED
 from tfmpq.graph.network import INPUT_QUANTIZER, Network, Node
 from tfmpq.graph.recognition import is_a
+from tfmpq.keras_internals import operation_of
 from tfmpq.policy.search_space import Candidates
 from tfmpq.quantization.folding import affine_of, norm_factor
 from tfmpq.quantizers.choices import quantize_wrappers
@@ -102,8 +103,7 @@ def _clone(
 
     def on_grid(tensor: Any) -> Any:
         """The image on its 8-bit grid, made once however many layers read it."""
-        history = getattr(tensor, "_keras_history", None)
-        if history is None or not is_a(history.operation, keras.layers.InputLayer):
+        if not is_a(operation_of(tensor), keras.layers.InputLayer):
             return tensor
         if id(tensor) not in quantized_inputs:
             quantized_inputs[id(tensor)] = input_quantizer(tensor)
