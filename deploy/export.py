@@ -15,18 +15,20 @@ import numpy as np
 from tfmpq.deploy.conversion.specialize import specialize
 from tfmpq.deploy.conversion.surgery import build_tflite
 from tfmpq.deploy.conversion.topology import deployable
+from tfmpq.deploy.proof.fidelity import compare_file
 from tfmpq.deploy.proof.verify import Verification, verify
 from tfmpq.deploy.runtime.interpreter import load
 from tfmpq.deploy.runtime.quiet import quiet_stderr
 from tfmpq.deploy.tflite.flatbuffer import read_model, write_model
 from tfmpq.deploy.tflite.layout import bias_type, container_of
-from tfmpq.deploy.tflite.metadata import write_record
+from tfmpq.deploy.tflite.metadata import with_facts, write_record
 from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.files import write_atomically
 from tfmpq.graph.containers import DELEGATED, TARGETS, Target
 from tfmpq.graph.frozen import FrozenModel
 from tfmpq.progress import Reporter, SilentReporter
 from tfmpq.results import Result
+from tfmpq.tasks.fidelity import Fidelity, Reference
 
 if TYPE_CHECKING:
     import keras
@@ -86,6 +88,7 @@ class ExportReport(Result):
         layers: Layers with weights, in order.
         verification: The proof.
         agreement: Comparison with the trained model; None if no logits were given.
+        fidelity: Comparison of all outputs with the model that the file is of; None if none was given.
     """
 
     path: str
@@ -96,6 +99,7 @@ class ExportReport(Result):
     layers: tuple[ExportedLayer, ...]
     verification: Verification
     agreement: Agreement | None = None
+    fidelity: Fidelity | None = None
 
     def to_json(self) -> dict[str, Any]:
         """All fields, and the form that the size refers to; in `layers` the container is `container`."""
@@ -114,6 +118,7 @@ def export_tflite(
     *,
     images: np.ndarray | None = None,
     agreement: tuple[np.ndarray, np.ndarray] | None = None,
+    reference: Reference | None = None,
     reporter: Reporter | None = None,
 ) -> ExportReport:
     """Write a network as a packed `.tflite` and prove the written file.
@@ -125,6 +130,8 @@ def export_tflite(
         images: float32 (N, height, width, channels), preprocessed, for recomputing every operator; None
             for noise.
         agreement: Images and the trained model's logits (N, classes), to be compared with the file's.
+        reference: Images and outputs of the model that the file is of, to be compared with the file's; what
+            is found travels in the file.
         reporter: Told about progress.
 
     Raises:
@@ -138,7 +145,10 @@ def export_tflite(
     refuse_folder(path)
     reporter = reporter or SilentReporter()
     reporter.start("export", 2)
-    content = build_tflite(frozen, target)
+    content, fidelity = build_tflite(frozen, target), None
+    if reference is not None:
+        fidelity = compare_file(frozen, content, target, reference)
+        content = with_facts(content, {"fidelity": asdict(fidelity)})
     reporter.advance()
     found: list[tuple[Verification, Agreement | None]] = []
 
@@ -153,7 +163,7 @@ def export_tflite(
     layers = tuple(exported_layers(frozen, target))
     size = sum(layer.bytes for layer in layers)
     digest = hashlib.sha256(content).hexdigest()
-    return ExportReport(str(path), len(content), digest, target, size, layers, proof, agreed)
+    return ExportReport(str(path), len(content), digest, target, size, layers, proof, agreed, fidelity)
 
 
 def _prove(

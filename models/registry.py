@@ -154,8 +154,9 @@ def _with_weights(loaded: LoadedModel, weights: str | Path, skip_classifier: boo
             skipped = load_weights(loaded.model, weights, skip_classifier=skip_classifier)
         except TfmpqError:
             raise error from None
-    for layer in loaded.model.layers if loaded.source is not None else ():
-        own = loaded.source.get_layer(layer.name)
+    source = loaded.source
+    for layer in loaded.model.layers if source is not None else ():
+        own = source.get_layer(layer.name)
         if own is not layer and layer.weights:  # the copy of a layer with a softmax in it
             own.set_weights(layer.get_weights())
     return replace(loaded, new_classifier=skipped)

@@ -15,6 +15,7 @@ from tfmpq.graph.containers import TARGETS, Target, require_wide_target
 from tfmpq.graph.frozen import FrozenModel
 from tfmpq.progress import Reporter, SilentReporter
 from tfmpq.quantization.finished_runs import Finetuned
+from tfmpq.tasks.fidelity import Reference
 from tfmpq.tasks.sampling import sample_images
 from tfmpq.training.run_folder import proof_path
 
@@ -104,6 +105,7 @@ def write(
     images: np.ndarray,
     model: keras.Model | None,
     reporter: Reporter,
+    reference: Reference | None = None,
 ) -> ExportReport:
     """Write a network and prove the file.
 
@@ -114,6 +116,7 @@ def write(
         images: Preprocessed images, float32 (N, height, width, channels).
         model: Classifier that the file has to agree with on all images; None to compare operators only.
         reporter: Told about progress.
+        reference: Outputs of the float model, to compare those of the file with; None for those of `model`.
 
     Raises:
         TfmpqError: The written file is not the network; it is not left behind.
@@ -121,12 +124,15 @@ def write(
     from tfmpq.deploy.export import export_tflite
 
     logits = None if model is None else np.asarray(model.predict_on_batch(images))
+    if reference is None and logits is not None:
+        reference = Reference("fine-tuned model", images, (logits,))
     return export_tflite(
         frozen,
         path,
         target,
         images=images[:PROOF_IMAGES],
         agreement=None if logits is None else (images, logits),
+        reference=reference,
         reporter=reporter,
     )
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import keras
+import numpy as np
 
 from tfmpq.api.export import AGREEMENT_IMAGES, WIDE_WARNING, check_export, write
 from tfmpq.data.preprocess import value_range
@@ -23,10 +24,13 @@ from tfmpq.progress import Reporter, SilentReporter
 from tfmpq.quantization.finished_runs import file_facts
 from tfmpq.quantization.freeze import freeze, snap_biases
 from tfmpq.quantization.insertion import quantize_model
+from tfmpq.quantization.loss import loss_warnings
 from tfmpq.quantization.reconstruction import affordable_images, reconstruct
 from tfmpq.results import Result
 from tfmpq.tasks.calibration import RANDOM, Subject, load_subject
+from tfmpq.tasks.fidelity import Reference
 from tfmpq.tasks.outputs import Output
+from tfmpq.tasks.sampling import sample
 from tfmpq.tasks.scoring import OutputScore, Scores, predictor, score_outputs
 from tfmpq.tasks.task import CALIBRATION_IMAGES, begins_trained
 
@@ -167,18 +171,34 @@ def quantize(
         fitting,
         scores.outputs,
     )
+    reference = _reference(subject)
     written = write(
         _frozen(subject, quantized, bits, facts.top1, calibration),
         Path(out or f"{display_name(model)}.{target}.tflite"),
         target,
-        subject.images(AGREEMENT_IMAGES, "test"),
+        reference.images,
         quantized if reached is not None and len(scores.outputs) == 1 else None,
         reporter,
+        reference,
     )
     warnings = () if subject.dataset else (_RANDOM_WARNING,)
+    widths = (*bits.weight_bits.values(), *bits.activation_bits(subject.network.tensors).values())
+    if written.fidelity is not None:
+        lost = loss_warnings(
+            written.fidelity, min(widths), quantized, subject.loaded.model, subject.network, reference.images
+        )
+        warnings = (*warnings, *lost)
     if bits.wide:
         warnings = (*warnings, WIDE_WARNING)
     return PosttrainingReport(written, facts, calibration, warnings)
+
+
+def _reference(subject: Subject) -> Reference:
+    """The float network's answers to a sample of the test images."""
+    images, dataset = subject.images(AGREEMENT_IMAGES, "test"), subject.dataset
+    outputs = [np.asarray(x) for x in predictor(subject.loaded.model)(images)]
+    labels = None if dataset is None else sample(dataset.test, AGREEMENT_IMAGES).labels
+    return Reference("float model", images, tuple(outputs), labels, dataset.classes if dataset else 0)
 
 
 def _check(

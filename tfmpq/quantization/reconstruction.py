@@ -79,7 +79,7 @@ def reconstruct(
     for node in network.nodes:
         reporter.advance()
         if node.kind == "input":
-            tensors[node.name] = (images, _run([quantized.get_layer(INPUT_QUANTIZER)], [images]))
+            tensors[node.name] = (images, run_layers([quantized.get_layer(INPUT_QUANTIZER)], [images]))
             continue
         wanted, given = zip(*(tensors[name] for name in node.inputs), strict=True)
         copies = [quantized.get_layer(layer.name) for layer in node.layers]
@@ -87,7 +87,7 @@ def reconstruct(
             _fit(node, copies, _rows(node, wanted[0], given[0], generator), kernels)
         if node.rounds and node.grid_of != node.tensor:
             copies.append(quantized.get_layer(node.grid_of))  # a quantizer that several tensors share
-        tensors[node.name] = (_run(node.layers, wanted), _run(copies, given))
+        tensors[node.name] = (run_layers(node.layers, wanted), run_layers(copies, given))
         for name in node.inputs:
             readers.remove(name)
             if name not in readers:
@@ -233,7 +233,7 @@ def _positions(node: Node, count: int, generator: np.random.Generator) -> Positi
     return np.unravel_index(picks, shape)
 
 
-def _run(layers: Sequence[Any], inputs: Sequence[np.ndarray]) -> np.ndarray:
+def run_layers(layers: Sequence[Any], inputs: Sequence[np.ndarray]) -> np.ndarray:
     """Output of a chain of layers, a few images at a time."""
     found = None
     for begin in range(0, len(inputs[0]), _CHUNK):

@@ -27,6 +27,8 @@ from tfmpq.tfmot.packages import is_annotation, is_wrapper, tf_keras
 TOLERANCE = 1e-4
 """Largest difference between the outputs of a model and of its copy, relative to the largest output."""
 
+_WEIGHTED = frozenset(kind.__name__ for kind, node in KINDS.items() if node in WEIGHTED)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Imported:
@@ -236,4 +238,4 @@ def _weighted_names(layer: Any) -> tuple[str, ...]:
     kind = type(layer).__name__
     if kind == "SeparableConv2D":
         return (f"{layer.name}_depthwise", layer.name)
-    return (layer.name,) if KINDS.get(getattr(keras.layers, kind, None)) in WEIGHTED else ()
+    return (layer.name,) if kind in _WEIGHTED else ()
