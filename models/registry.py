@@ -14,6 +14,8 @@ from tfmpq.models.soundness import refuse_quantized, refuse_unfinite
 if TYPE_CHECKING:
     import keras
 
+    from tfmpq.models.preprocessing import Expected
+
 
 @dataclass(frozen=True, slots=True)
 class _Network:
@@ -32,13 +34,6 @@ _NETWORKS = {
     "vgg16": _Network("vgg", "torch"),
 }
 
-# What the published weights of keras.applications expect, for those made of layers that can be quantized.
-_APPLICATIONS = {
-    **dict.fromkeys(("MobileNet", "MobileNetV2", "ResNet50V2", "ResNet101V2", "ResNet152V2"), "tf"),
-    **dict.fromkeys(("ResNet50", "ResNet101", "ResNet152", "VGG16", "VGG19"), "caffe"),
-}
-
-_UNKNOWN_PREPROCESSING = "unit"
 IMAGENET_CLASSES = 1000
 """Classes of a network that is built for no data."""
 
@@ -53,11 +48,11 @@ class LoadedModel:
     Attributes:
         model: Functional Keras model, float32 image batch (N, H, W, C) in, logits (N, classes) out.
         name: Registry name, stem of the file, or name of the function.
-        preprocessing: Name of the preprocessing its weights expect (see `tfmpq.data.preprocess`); `unit` for
-            models of the user's that are not known.
+        preprocessing: Name of the preprocessing its weights expect (see `tfmpq.data.preprocess`).
         classes: Number of logits; of several outputs, the last axis of the first.
         softmax: For each output, whether a final softmax was taken off.
         new_classifier: Whether the classifier was left out of the weights that were loaded.
+        expectation: Why the preprocessing is expected; None for built-in networks.
         source: The user's own model, which the network was made of and held against; None for built-in ones.
         notes: What to know of how the network was taken in, one line each.
     """
@@ -68,6 +63,7 @@ class LoadedModel:
     classes: int
     softmax: tuple[bool, ...] = (False,)
     new_classifier: bool = False
+    expectation: Expected | None = None
     source: keras.Model | None = None
     notes: tuple[str, ...] = ()
 
@@ -154,20 +150,19 @@ def _with_weights(loaded: LoadedModel, weights: str | Path, skip_classifier: boo
             skipped = load_weights(loaded.model, weights, skip_classifier=skip_classifier)
         except TfmpqError:
             raise error from None
-    source = loaded.source
-    for layer in loaded.model.layers if source is not None else ():
-        own = source.get_layer(layer.name)
-        if own is not layer and layer.weights:  # the copy of a layer with a softmax in it
-            own.set_weights(layer.get_weights())
+    if (source := loaded.source) is not None:
+        for layer in loaded.model.layers:
+            own = source.get_layer(layer.name)
+            if own is not layer and layer.weights:  # the copy of a layer with a softmax in it
+                own.set_weights(layer.get_weights())
     return replace(loaded, new_classifier=skipped)
 
 
 def _load(spec: str, input_shape: tuple[int, int, int], classes: int, several_outputs: bool) -> LoadedModel:
     if spec in _NETWORKS:
-        network = _NETWORKS[spec]
-        build = getattr(importlib.import_module(f"tfmpq.models.{network.module}"), spec)
-        made = classes or IMAGENET_CLASSES
-        return LoadedModel(build(tuple(input_shape), made), spec, network.preprocessing, made)
+        number = classes or IMAGENET_CLASSES
+        network = _build(spec, tuple(input_shape), number)
+        return LoadedModel(network, spec, _NETWORKS[spec].preprocessing, number)
     if spec.endswith(MODEL_FILES):
         from tfmpq.models.user import read_model
 
@@ -195,6 +190,7 @@ def _adopt(
     *,
     exact: bool,
 ) -> LoadedModel:
+    from tfmpq.models.preprocessing import expected
     from tfmpq.models.user import as_classifier
 
     refuse_quantized(model, name)
@@ -205,11 +201,25 @@ def _adopt(
             f"A model needs one output per class of the data. Received: {name} with {found} outputs for "
             f"{classes} classes. Choose a model with {classes} classes or other data."
         )
-    return LoadedModel(model, name, _preprocessing(model, name), found, softmax, source=source)
+    known = _built_in(model)
+    expectation = None if known else expected(source)
+    preprocessing = expectation.name if expectation else _NETWORKS[model.name].preprocessing
+    return LoadedModel(model, name, preprocessing, found, softmax, expectation=expectation, source=source)
 
 
-def _preprocessing(model: keras.Model, name: str) -> str:
-    # A file that holds a built-in network is known by the names of the network and of its input.
-    if model.name in _NETWORKS and model.inputs[0].name == "image":
-        return _NETWORKS[model.name].preprocessing
-    return _APPLICATIONS.get(name, _UNKNOWN_PREPROCESSING)
+def _built_in(model: keras.Model) -> bool:
+    """Whether a model from a file is a built-in network: by its name, and by every layer."""
+    if model.name not in _NETWORKS or model.inputs[0].name != "image":
+        return False
+    _, height, width, channels = model.inputs[0].shape
+    built = _build(model.name, (height, width, channels), int(model.outputs[0].shape[-1]))
+    pairs = zip(built.layers, model.layers, strict=False)
+    return len(built.layers) == len(model.layers) and all(
+        type(one) is type(other) and one.name == other.name for one, other in pairs
+    )
+
+
+def _build(name: str, shape: tuple[int, int, int], classes: int) -> keras.Model:
+    build = getattr(importlib.import_module(f"tfmpq.models.{_NETWORKS[name].module}"), name)
+    made: keras.Model = build(shape, classes)
+    return made

@@ -13,8 +13,9 @@ from tfmpq.graph.fusion import analyse
 from tfmpq.graph.network import Network
 from tfmpq.models.registry import LoadedModel, load_model
 from tfmpq.progress import Reporter
+from tfmpq.tasks.preprocessing_choice import choose_preprocessing
 from tfmpq.tasks.sampling import sample_images
-from tfmpq.tasks.task import IMAGENET_SIDE, announce, image_shape, refuse_empty_parts
+from tfmpq.tasks.task import IMAGENET_SIDE, announce, begins_trained, image_shape, refuse_empty_parts
 
 RANDOM = "random"
 """Name that stands for images of noise in the place of a data set."""
@@ -100,5 +101,6 @@ def load_subject(
         several_outputs=True,
     )
     announce(loaded, weights, reporter)
-    chosen = preprocessing or loaded.preprocessing
+    learned = begins_trained(model, weights) and not loaded.new_classifier
+    chosen = choose_preprocessing(loaded, preprocessing, dataset, reporter, trained=learned, learns=False)
     return Subject(loaded, analyse(loaded.model, value_range(chosen)[0] < 0), chosen, dataset)

@@ -74,7 +74,7 @@ class Reference:
 
     def _output(self, name: str, wanted: np.ndarray, given: np.ndarray) -> OutputFidelity:
         classifies = Output(name, wanted.shape[1:]).obstacle(max(2, self.classes)) is None
-        scores = [None, None]
+        scores: list[float | None] = [None, None]
         if classifies and self.labels is not None:
             scores = [_share(_rows(x), self.labels) for x in (wanted, given)]
         agreement = _share(_rows(given), _rows(wanted).argmax(1)) if classifies else None

@@ -16,6 +16,7 @@ from tfmpq.graph.fusion import analyse
 from tfmpq.graph.network import Network
 from tfmpq.models.registry import MODEL_FILES, LoadedModel, load_model
 from tfmpq.progress import Reporter
+from tfmpq.tasks.preprocessing_choice import choose_preprocessing
 from tfmpq.tasks.sampling import sample_images
 
 IMAGENET_SIDE = 224
@@ -118,7 +119,8 @@ def load_task(
     )
     loaded = replace(loaded, name=name or loaded.name)
     announce(loaded, weights, reporter)
-    chosen = preprocessing or loaded.preprocessing
+    learned = begins_trained(model, weights) and not loaded.new_classifier
+    chosen = choose_preprocessing(loaded, preprocessing, dataset, reporter, trained=learned, learns=True)
     network = analyse(loaded.model, input_signed=value_range(chosen)[0] < 0)
     return Task(dataset, loaded, network, chosen)
 
