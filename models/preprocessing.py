@@ -164,7 +164,7 @@ def _passes(operation: Any) -> bool:
         *(layers.InputLayer, layers.Resizing, layers.CenterCrop, layers.Cropping2D, layers.Reshape),
         *(layers.Identity, layers.Dropout, layers.GaussianNoise, layers.Permute),
     )
-    if is_a(operation, *kept) or operation_name(operation) == "GetItem":
+    if is_a(operation, *kept) or operation_name(operation) in ("GetItem", "Stack"):
         return True
     own = getattr(layers, type(operation).__name__, None) is type(operation)
     return own and type(operation).__name__.startswith("Random")

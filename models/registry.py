@@ -161,7 +161,7 @@ def _with_weights(loaded: LoadedModel, weights: str | Path, skip_classifier: boo
 def _load(spec: str, input_shape: tuple[int, int, int], classes: int, several_outputs: bool) -> LoadedModel:
     if spec in _NETWORKS:
         number = classes or IMAGENET_CLASSES
-        network = _build(spec, tuple(input_shape), number)
+        network = _build(spec, input_shape, number)
         return LoadedModel(network, spec, _NETWORKS[spec].preprocessing, number)
     if spec.endswith(MODEL_FILES):
         from tfmpq.models.user import read_model
@@ -221,5 +221,5 @@ def _built_in(model: keras.Model) -> bool:
 
 def _build(name: str, shape: tuple[int, int, int], classes: int) -> keras.Model:
     build = getattr(importlib.import_module(f"tfmpq.models.{_NETWORKS[name].module}"), name)
-    made: keras.Model = build(shape, classes)
+    made: keras.Model = build(tuple(shape), classes)
     return made

@@ -26,9 +26,11 @@ from tfmpq.quantization.freeze import freeze, snap_biases
 from tfmpq.quantization.insertion import quantize_model
 from tfmpq.quantization.loss import loss_warnings
 from tfmpq.quantization.reconstruction import affordable_images, reconstruct
+from tfmpq.quantization.unchanging import unchanging_tensors, unchanging_warning
 from tfmpq.results import Result
 from tfmpq.tasks.calibration import RANDOM, Subject, load_subject
 from tfmpq.tasks.fidelity import Reference
+from tfmpq.tasks.image_checks import image_warnings
 from tfmpq.tasks.outputs import Output
 from tfmpq.tasks.sampling import sample
 from tfmpq.tasks.scoring import OutputScore, Scores, predictor, score_outputs
@@ -153,6 +155,7 @@ def quantize(
         reporter=reporter,
     )
     bits = choose_policy(subject.network, model, weight_bits, activation_bits, given)
+    warnings = _data_warnings(subject)
     fitting = subject.dataset is not None and reconstruct is not False and not subject.loaded.new_classifier
     quantized = _quantized(subject, bits, fitting, reporter)
     report = cost_model(subject.network).report(
@@ -181,7 +184,6 @@ def quantize(
         reporter,
         reference,
     )
-    warnings = () if subject.dataset else (_RANDOM_WARNING,)
     widths = (*bits.weight_bits.values(), *bits.activation_bits(subject.network.tensors).values())
     if written.fidelity is not None:
         lost = loss_warnings(
@@ -191,6 +193,19 @@ def quantize(
     if bits.wide:
         warnings = (*warnings, WIDE_WARNING)
     return PosttrainingReport(written, facts, calibration, warnings)
+
+
+def _data_warnings(subject: Subject) -> tuple[str, ...]:
+    """What is wrong with the images that ranges come from.
+
+    Raises:
+        UsageError: They do not differ at all.
+    """
+    if subject.dataset is None:
+        return (_RANDOM_WARNING,)
+    found = image_warnings(sample(subject.dataset.train, CALIBRATION_IMAGES), subject.dataset.name)
+    same = unchanging_tensors(subject.loaded.model, subject.network, subject.images(CALIBRATION_IMAGES))
+    return (*found, *([unchanging_warning(same)] if same else []))
 
 
 def _reference(subject: Subject) -> Reference:

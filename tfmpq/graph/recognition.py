@@ -126,5 +126,6 @@ def _operations() -> dict[type, str]:
         "HardSilu": ops.hard_silu(x),
         "Gelu": ops.gelu(x),
         "GetItem": x[..., ::-1],
+        "Stack": ops.stack([x, x]),
     }
     return {type(operation_of(tensor)): name for name, tensor in made.items()}
