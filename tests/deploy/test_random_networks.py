@@ -11,9 +11,11 @@ from scipy.special import softmax
 
 from tfmpq.deploy.conversion.surgery import build_tflite
 from tfmpq.deploy.runtime.interpreter import load
+from tfmpq.graph.equivalence import noise
 from tfmpq.graph.fusion import analyse
 from tfmpq.models import load_model
 from tfmpq.quantization.freeze import freeze, snap_biases
+from tfmpq.quantization.fused_float import require_fused
 from tfmpq.quantization.insertion import quantize_model
 from tfmpq.tasks.fidelity import snr_db
 
@@ -41,6 +43,9 @@ def check(seed: int, folder: Path) -> None:
     path = folder / "random.keras"
     model.save(path)
     loaded = load_model(str(path), input_shape=SHAPE, classes=5)
+    network = analyse(loaded.model, input_signed=False)
+    for images in (IMAGES[:4], noise(SHAPE)):
+        require_fused(loaded.model, network, images)
     content, quantized = file_of(loaded.model)
     given = load(content).run(IMAGES)
     float_logits = np.asarray(loaded.model(IMAGES, training=False))

@@ -95,16 +95,33 @@ def require_same(
     (given,) = network.inputs
     shape = tuple(int(size) for size in given.shape[1:])
     images = noise(shape) if images is None else np.asarray(images, np.float32)
-    wanted, got = _outputs(source, images), _outputs(network, images)
-    generator = np.random.default_rng(1)
-    nudged_images = images * (1 + _NUDGE * generator.choice([-1.0, 1.0], images.shape)).astype(np.float32)
-    nudged = _outputs(source, nudged_images)
+    got = _outputs(network, images)
+    for index, softened in enumerate(stripped):
+        if softened:
+            got[index] = softmax(got[index], axis=-1)
+    return require_equal(source, images, got)
+
+
+def require_equal(
+    source: keras.Model, images: np.ndarray, got: Sequence[np.ndarray]
+) -> tuple[Difference, ...]:
+    """Hold numbers against the outputs of a model, with the bounds of `require_same`.
+
+    Args:
+        source: The model.
+        images: Inputs, float32 (N, ...), of the shape that the model takes but for axes of length one.
+        got: What was computed otherwise, an array (N, ...) for each output.
+
+    Raises:
+        TfmpqError: They differ by more than rounding explains.
+    """
+    wanted = _outputs(source, images)
+    signs = np.random.default_rng(1).choice([-1.0, 1.0], images.shape)
+    nudged = _outputs(source, images * (1 + _NUDGE * signs).astype(np.float32))
     rounding = _SAFETY * unit_roundoff(source) * sqrt(summed_terms(source))
     found = []
-    for index, (expected, given_back, near) in enumerate(zip(wanted, got, nudged, strict=True)):
-        if stripped[index]:
-            given_back = softmax(given_back, axis=-1)
-        relative = _relative(expected, given_back.reshape(expected.shape))
+    for index, (expected, other, near) in enumerate(zip(wanted, got, nudged, strict=True)):
+        relative = _relative(expected, other.reshape(expected.shape))
         allowed = max(rounding, 4 * _relative(expected, near))
         found.append(Difference(index, relative, allowed))
         if not relative <= allowed:

@@ -14,6 +14,7 @@ from tfmpq.graph.recognition import is_a
 from tfmpq.keras_internals import operation_of
 from tfmpq.policy.search_space import Candidates
 from tfmpq.quantization.folding import affine_of, norm_factor
+from tfmpq.quantization.fused_float import require_fused
 from tfmpq.quantizers.choices import quantize_wrappers
 from tfmpq.quantizers.config import MixedPrecisionQuantizeConfig
 from tfmpq.quantizers.relaxation import Relaxation
@@ -21,6 +22,9 @@ from tfmpq.quantizers.wrapper import QuantizeWrapper, inner
 
 ROUNDING = 2.0**-22
 """A tensor below this share of what it could reach is zero but for the rounding of float32."""
+
+LINKED_IMAGES = 4
+"""Images on which the fused float network has to give what the model gives."""
 
 PROBE_BATCH = 16
 """Images whose activation tensors are held at once."""
@@ -57,7 +61,11 @@ def quantize_model(
 
     Returns:
         Functional model of the same layer names.
+
+    Raises:
+        TfmpqError: The analysis does not compute what the model computes.
     """
+    require_fused(model, network, calibration[:LINKED_IMAGES])
     configs = _configs(network, weight_bits, activation_bits, relaxation)
     quantized = _clone(model, configs, network)
     for layer in model.layers:
