@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfmpq.graph.equivalence import noise
 from tfmpq.graph.layers import WEIGHTED
 from tfmpq.graph.network import INPUT_QUANTIZER, Network, Node
 from tfmpq.graph.recognition import is_a
@@ -65,7 +66,8 @@ def quantize_model(
     Raises:
         TfmpqError: The analysis does not compute what the model computes.
     """
-    require_fused(model, network, calibration[:LINKED_IMAGES])
+    # Noise goes where images may not, as beyond the bound of a relu6.
+    require_fused(model, network, np.concatenate([calibration[:LINKED_IMAGES], noise(calibration.shape[1:])]))
     configs = _configs(network, weight_bits, activation_bits, relaxation)
     quantized = _clone(model, configs, network)
     for layer in model.layers:

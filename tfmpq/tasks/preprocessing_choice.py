@@ -16,6 +16,9 @@ from tfmpq.tasks.sampling import sample
 from tfmpq.tasks.scoring import predictor, score_outputs
 
 _IMAGES = 256
+_FEWEST = 32
+"""Images from which on scores say something."""
+
 _CLEARLY = 0.05
 """Least lead in top-1 of a candidate that is clearly better."""
 
@@ -59,6 +62,8 @@ def _hold_against_labels(loaded: LoadedModel, dataset: Dataset, learns: bool) ->
     if not scores:
         return
     count, top1 = len(test), scores[chosen]
+    if count < _FEWEST:
+        return
     chance = float(np.bincount(test.labels).max() / count)
     best = max(scores, key=lambda name: scores[name])
     spread = math.sqrt(sum(p * (1 - p) for p in (scores[best], top1)) / count)
