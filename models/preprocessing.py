@@ -11,8 +11,8 @@ import keras
 import numpy as np
 from keras import layers
 
-from tfmpq.graph.recognition import is_a, operation_name
-from tfmpq.keras_internals import calls_in_order, calls_of, functional_of, holds_graph
+from tfmpq.graph.recognition import is_a
+from tfmpq.keras_internals import calls_in_order, calls_of, functional_of, holds_graph, own_operation
 
 Ground = Literal["inside", "architecture", "built-in", "guess"]
 """Why a preprocessing is expected: the network does it itself; its layers are those of a known architecture;
@@ -143,7 +143,7 @@ def _step(operation: Any) -> tuple[np.ndarray, np.ndarray] | None:
         deviation = np.sqrt(np.asarray(operation.variance, np.float64)).reshape(-1)
         deviation = np.maximum(deviation, keras.config.epsilon())
         return 1 / deviation, -np.asarray(operation.mean, np.float64).reshape(-1) / deviation
-    name = operation_name(operation)
+    name = own_operation(operation)
     if name not in ("Add", "Subtract", "Multiply", "Divide", "TrueDivide"):
         return None
     arguments = calls_of(operation)[0].arguments.args
@@ -164,7 +164,7 @@ def _passes(operation: Any) -> bool:
         *(layers.InputLayer, layers.Resizing, layers.CenterCrop, layers.Cropping2D, layers.Reshape),
         *(layers.Identity, layers.Dropout, layers.GaussianNoise, layers.Permute),
     )
-    if is_a(operation, *kept) or operation_name(operation) in ("GetItem", "Stack"):
+    if is_a(operation, *kept) or own_operation(operation) in ("GetItem", "Stack"):
         return True
     own = getattr(layers, type(operation).__name__, None) is type(operation)
     return own and type(operation).__name__.startswith("Random")

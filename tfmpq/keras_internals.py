@@ -7,6 +7,8 @@ happened. The names have been the same from Keras 3.8 on (`tests/test_keras_inte
 
 from __future__ import annotations
 
+import copy
+import sys
 from typing import Any
 
 
@@ -25,6 +27,11 @@ def call_of(tensor: Any) -> Any:
     """The call that made a symbolic tensor."""
     operation, index = tensor._keras_history[:2]
     return operation._inbound_nodes[index]
+
+
+def readers_of(operation: Any) -> list[Any]:
+    """The operations that have been called with what a layer or operation made, in any graph."""
+    return [call.operation for call in operation._outbound_nodes]
 
 
 def functional_of(model: Any) -> Any:
@@ -48,6 +55,18 @@ def calls_in_order(graph: Any) -> list[Any]:
     return [call for depth in sorted(by_depth, reverse=True) for call in by_depth[depth]]
 
 
+def all_layers(model: Any) -> list[Any]:
+    """The layers of a model and of the models in it."""
+    return list(model._flatten_layers(include_self=False))
+
+
+def uncalled(operation: Any) -> Any:
+    """A copy of an operation that is no layer, which has not been called yet."""
+    made = copy.copy(operation)
+    made._inbound_nodes, made._outbound_nodes = [], []
+    return made
+
+
 def takes_training(layer: Any) -> bool:
     """Whether a layer's `call` has an argument `training`."""
     return bool(layer._call_has_training_arg)
@@ -56,3 +75,10 @@ def takes_training(layer: Any) -> bool:
 def shape_at_build(layer: Any) -> Any:
     """The input shape with which a `tf_keras` layer was built outside a graph."""
     return layer._build_input_shape
+
+
+def own_operation(operation: Any) -> str | None:
+    """Name of an operation of `keras.ops` that is no layer, such as `Add`; None for any other."""
+    kind = type(operation)
+    module = sys.modules.get(kind.__module__) if kind.__module__.startswith("keras.src.ops.") else None
+    return kind.__name__ if getattr(module, kind.__name__, None) is kind else None

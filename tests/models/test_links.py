@@ -151,11 +151,11 @@ def test_names_that_no_backend_takes_or_the_toolchain_uses_are_changed_and_said(
     loaded = load(model, tmp_path)
     names = [layer.name for layer in loaded.model.layers]
     assert names == [
-        *("image", "conv_1", "layer__", "input_quantizer_2", "a", "a_positive_2"),
+        *("image", "conv_1", "layer__", "input_quantizer_2", "a", "a_positive"),
         *("b_gate_2", "b", "b_gate", "null", "1"),
     ]
     assert [note.split(" is called ")[0] for note in loaded.notes] == [
-        f"Layer '{name}'" for name in ("conv 1", "激活", "input_quantizer", "a_positive")
+        f"Layer '{name}'" for name in ("conv 1", "激活", "input_quantizer")
     ]
     images = noise(SHAPE)
     np.testing.assert_allclose(loaded.model(images), model(images), rtol=1e-5, atol=1e-5)

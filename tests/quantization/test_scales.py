@@ -10,6 +10,7 @@ from keras import layers
 from tfmpq.graph.fusion import analyse
 from tfmpq.graph.lowering import lower
 from tfmpq.progress import SilentReporter
+from tfmpq.quantization.freeze import freeze
 from tfmpq.quantization.insertion import quantize_model
 from tfmpq.quantization.reconstruction import reconstruct
 from tfmpq.quantizers.learned_step import activation_levels, best_step, weight_levels
@@ -86,3 +87,23 @@ def test_a_tensor_that_is_only_rounding_spans_what_it_is_computed_from() -> None
         for name in ("first", "dead")
     }
     assert steps["dead"] == pytest.approx(steps["first"], rel=0.5)
+
+
+def test_parts_of_layers_get_names_that_no_layer_has() -> None:
+    keras.utils.set_random_seed(1)
+    image = keras.Input((8, 8, 3), name="image")
+    x = layers.LeakyReLU(name="a")(layers.Conv2D(4, 3, name="first")(image))
+    y = layers.MaxPooling2D(1, name="c_grid")(layers.Conv2D(4, 1, name="a_positive")(x))
+    model = keras.Model(image, layers.Concatenate(name="c")([x, y, layers.Conv2D(4, 1, name="a_slope")(x)]))
+    found = analyse(model, input_signed=False)
+    bits = {node.name: (8,) for node in found.weighted}
+    quantized = quantize_model(model, found, bits, {name: (8,) for name in found.tensors}, IMAGES, (0.0, 1.0))
+    again = analyse(quantized, input_signed=False)
+    assert again.tensors == found.tensors
+    frozen = freeze(quantized, again)
+    names = [layer.name for layer in frozen.layers]
+    assert len(set(names)) == len(names)
+    assert {"a", "a_positive", "a_slope", "c", "c_grid"} <= set(names)
+    readers = {layer.name: layer.inputs for layer in frozen.layers}
+    assert readers["a_positive"] == ("a",)
+    assert readers["a"] == ("a_positive_2", "a_slope_2")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import keras
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from tfmpq.errors import UsageError
 from tfmpq.models.preprocessing import Expected
 from tfmpq.models.registry import LoadedModel
 from tfmpq.progress import SilentReporter
-from tfmpq.tasks.preprocessing_choice import candidate_scores, choose_preprocessing
+from tfmpq.tasks.preprocessing_choice import candidate_scores, check_choice
 
 CLASSES = 4
 LABELS = np.arange(400) % CLASSES
@@ -43,31 +45,35 @@ def knows(largest: float, *, blind: bool = False) -> LoadedModel:
     return LoadedModel(model, "mine", "unit", CLASSES, expectation=said)
 
 
-def choose(loaded: LoadedModel, asked: str | None = None, trained: bool = True, learns: bool = False) -> str:
+def check(loaded: LoadedModel, dataset: Dataset | None = DATA, learns: bool = False) -> None:
     reporter = Told()
-    chosen = choose_preprocessing(loaded, asked, DATA, reporter, trained=trained, learns=learns)
-    assert bool(reporter.lines) == (asked is None)
-    return chosen
+    check_choice(loaded, dataset, reporter, learns=learns)
+    assert reporter.lines == ["mine: unit is taken. Give --preprocess to say it."]
 
 
 def test_a_choice_that_fits_is_taken_and_said() -> None:
     assert candidate_scores(knows(1), SPLIT, CLASSES)["unit"] == 1.0
-    assert choose(knows(1)) == "unit"
+    check(knows(1))
 
 
 def test_a_candidate_that_is_clearly_better_is_an_error_with_all_scores() -> None:
     with pytest.raises(UsageError, match=r"none 100\.0%, unit 2\d\.\d%, tf .*preprocess none"):
-        choose(knows(255))
+        check(knows(255))
     with pytest.raises(UsageError, match="preprocess none"):
-        choose(knows(255), learns=True)
+        check(knows(255), learns=True)
 
 
 def test_a_network_that_scores_near_chance_is_an_error_where_it_need_not_learn() -> None:
     with pytest.raises(UsageError, match=r"always the same class: 2\d\.\d%"):
-        choose(knows(1, blind=True))
-    assert choose(knows(1, blind=True), learns=True) == "unit"
+        check(knows(1, blind=True))
+    check(knows(1, blind=True), learns=True)
 
 
-def test_what_is_asked_for_and_networks_that_learned_nothing_are_left_alone() -> None:
-    assert choose(knows(255), asked="tf") == "tf"
-    assert choose(knows(255), trained=False) == "unit"
+def test_networks_that_learned_nothing_and_built_in_ones_are_left_alone() -> None:
+    check(knows(255), dataset=None)
+    check_choice(replace(knows(255), expectation=None), DATA, Told(), learns=False)
+
+
+def test_few_images_say_nothing() -> None:
+    few = replace(DATA, test=SPLIT.take(np.arange(20)))
+    check(knows(255), dataset=few)

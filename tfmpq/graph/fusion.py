@@ -15,9 +15,8 @@ import keras
 
 from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.graph.frozen import Activation
+from tfmpq.graph.kinds import ABSORBING, KEEPS_GRID, KEEPS_SIGN, WEIGHTED, NodeKind
 from tfmpq.graph.layers import (
-    WEIGHTED,
-    NodeKind,
     activation_of,
     fixed_step,
     is_activation,
@@ -25,17 +24,13 @@ from tfmpq.graph.layers import (
     problem_of,
     reaches_over_border,
 )
-from tfmpq.graph.network import INPUT_QUANTIZER, KEEPS_GRID, Network, Node
+from tfmpq.graph.network import INPUT_QUANTIZER, Network, Node
 from tfmpq.graph.recognition import class_name, is_a
 from tfmpq.keras_internals import call_of, calls_in_order, calls_of, is_functional, operation_of
 from tfmpq.quantizers.wrapper import QuantizeWrapper
 
 _SHARED = "_grid"
 """Ending of the name of a grid that several tensors share."""
-
-_AVERAGES = ("global_average_pooling2d", "average_pooling2d")
-_ABSORBS = frozenset({*WEIGHTED, "add", "multiply", "affine"})
-"""Kinds that take the activation behind them into themselves."""
 
 
 def analyse(model: keras.Model, input_signed: bool = True) -> Network:
@@ -126,9 +121,9 @@ def _signs(nodes: Sequence[Node], input_signed: bool) -> list[Node]:
     def negative(node: Node) -> bool:
         if node.kind == "input":
             return input_signed
-        if node.kind in KEEPS_GRID or node.kind in (*_AVERAGES, "multiply"):
+        if node.kind in KEEPS_SIGN:
             return node.activation == "linear" and any(home[name].grid_of in signed for name in node.inputs)
-        return node.activation == "linear" and node.fixed_step is None
+        return node.activation == "linear" and (node.fixed_step is None or node.kind == "tanh")
 
     known = -1
     while known < len(signed):
@@ -201,7 +196,7 @@ class _Walk:
         if kind in WEIGHTED and activation == "linear" and is_a(follower, keras.layers.BatchNormalization):
             members.append(follower)
             follower = self._follower(follower)
-        absorbs = kind in _ABSORBS and activation == "linear" and fixed_step(layer) is None
+        absorbs = kind in ABSORBING and activation == "linear" and fixed_step(layer) is None
         if absorbs and follower is not None and activation_of(follower) and is_activation(follower):
             members.append(follower)
             activation = activation_of(follower) or "linear"
@@ -230,8 +225,16 @@ class _Walk:
             output_shape=tuple(int(size) for size in members[-1].output.shape[1:]),
         )
         if kind == "concatenate" or _shares_border(node):
-            return replace(node, grid_of=layer.name + _SHARED)
+            return replace(node, grid_of=self._shared_grid(layer.name))
         return replace(node, grid_of=home[inputs[0]].grid_of) if kind in KEEPS_GRID else node
+
+    def _shared_grid(self, name: str) -> str:
+        """Name of the grid that the inputs of a layer share; no layer has it."""
+        found, number = name + _SHARED, 1
+        while found in self.consumers:
+            number += 1
+            found = f"{name}_{number}{_SHARED}"
+        return found
 
 
 def is_shared_quantizer(layer: Any) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 
 import keras
 
+from tfmpq.graph.operations import expand
 from tfmpq.graph.recognition import is_a
 from tfmpq.graph.replay import Replay
 from tfmpq.graph.rewrites import (
@@ -23,6 +24,7 @@ from tfmpq.graph.rewrites import (
     takes_affine,
 )
 from tfmpq.graph.sequences import lift
+from tfmpq.graph.vectors import with_image
 
 
 def lower(model: keras.Model, note: Callable[[str], None] = lambda line: None) -> keras.Model:
@@ -34,9 +36,10 @@ def lower(model: keras.Model, note: Callable[[str], None] = lambda line: None) -
 
     Returns:
         A model of new layers that computes the same; `model` itself if there is nothing to rewrite. Where
-        `model` takes sequences (length, channels), the new one takes images (1, length, channels).
+        `model` takes sequences (length, channels) or vectors (length,), the new one takes images
+        (1, length, channels) or (1, 1, length).
     """
-    model = lift(model, note)
+    model = lift(with_image(expand(model, note), note), note)
     lowering = Lowering(model, note)
     (source,) = model.inputs
     image = lowering.input(source, source.shape[1:])

@@ -1,4 +1,4 @@
-"""Recognition of Keras' own layers, functions and operations: by identity, never by name.
+"""Recognition of Keras' own layers and functions: by identity, never by name.
 
 A class of the user's that is called `Dense`, or a function called `relu`, may compute anything. Here a layer
 is one of Keras' if its class is the very class of `keras.layers`, and a function if it is the very object.
@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from functools import cache
 from typing import Any
 
 import keras
 from keras import activations, ops
 
 from tfmpq.graph.activations import gelu_tanh
-from tfmpq.keras_internals import operation_of
 from tfmpq.quantizers.wrapper import inner
 
 LINEAR = "linear"
@@ -33,6 +31,10 @@ _FUNCTIONS: dict[str, tuple[Callable[..., Any], ...]] = {
     # The two functions of Keras differ in their default.
     "gelu_tanh": (gelu_tanh, ops.gelu),
     "softmax": (activations.softmax, ops.softmax),
+    "tanh": (activations.tanh, ops.tanh),
+    "elu": (activations.elu, ops.elu),
+    "selu": (activations.selu, ops.selu),
+    "hard_tanh": (activations.hard_tanh, ops.hard_tanh),
 }
 """Functions of Keras by the name of what they compute when they are called with a tensor alone."""
 
@@ -45,6 +47,9 @@ _OF_TENSORFLOW = {
     "nn.leaky_relu": "leaky_relu",
     "nn.gelu": "gelu",
     "nn.softmax": "softmax",
+    "nn.tanh": "tanh",
+    "nn.elu": "elu",
+    "nn.selu": "selu",
 }
 """The same of TensorFlow, which models are written with as well."""
 
@@ -101,31 +106,3 @@ def _known_functions() -> Iterator[tuple[Any, str]]:
             found = getattr(found, part, None)
         if found is not None:
             yield found, name
-
-
-def operation_name(operation: Any) -> str | None:
-    """Name of an operation of `keras.ops` that is no layer, such as `Add`; None for any other."""
-    return _operations().get(type(operation))
-
-
-@cache
-def _operations() -> dict[type, str]:
-    """Classes of Keras' operations, which have no public names, found by calling their functions."""
-    x = keras.KerasTensor((1, 2))
-    made = {
-        "Add": ops.add(x, x),
-        "Subtract": ops.subtract(x, x),
-        "Multiply": ops.multiply(x, x),
-        "Divide": ops.divide(x, x),
-        "TrueDivide": ops.true_divide(x, x),
-        "Relu": ops.relu(x),
-        "Relu6": ops.relu6(x),
-        "Sigmoid": ops.sigmoid(x),
-        "HardSigmoid": ops.hard_sigmoid(x),
-        "Silu": ops.silu(x),
-        "HardSilu": ops.hard_silu(x),
-        "Gelu": ops.gelu(x),
-        "GetItem": x[..., ::-1],
-        "Stack": ops.stack([x, x]),
-    }
-    return {type(operation_of(tensor)): name for name, tensor in made.items()}

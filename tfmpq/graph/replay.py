@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -9,11 +10,20 @@ import keras
 import numpy as np
 
 from tfmpq.graph.layers import KINDS, is_transparent
-from tfmpq.graph.names import is_reserved, valid_name
+from tfmpq.graph.network import INPUT_QUANTIZER
 from tfmpq.graph.recognition import canonical_function
-from tfmpq.keras_internals import calls_in_order, functional_of, holds_graph, operation_of
+from tfmpq.keras_internals import (
+    calls_in_order,
+    functional_of,
+    holds_graph,
+    operation_of,
+    own_operation,
+    uncalled,
+)
 
-_COPIED = frozenset({*KINDS, keras.layers.Activation, keras.layers.Softmax})
+_COPIED = frozenset({*KINDS, keras.layers.Activation, keras.layers.Softmax, keras.layers.Normalization})
+
+_OTHER_CHARACTERS = re.compile(r"[^A-Za-z0-9_.>-]")
 
 
 class Replay:
@@ -32,13 +42,14 @@ class Replay:
         self.note = note
         self._users = frozenset(_names(model))
         self._names: set[str] = set()
+        self._current = ""
 
-    def input(self, old: Any, shape: Any) -> Any:
-        """The input of the new model in the place of an old one."""
+    def input(self, old: Any, shape: Any, dtype: str | None = None) -> Any:
+        """The input of the new model in the place of an old one, of its type of numbers or another."""
         name = operation_of(old).name
         found = self.name(name)
         self.changed |= name != found
-        return keras.Input(shape, name=found, dtype=old.dtype)
+        return keras.Input(shape, name=found, dtype=dtype or old.dtype)
 
     def model(self, image: Any, outputs: Sequence[Any], old: keras.Model) -> keras.Model:
         """The new model."""
@@ -55,6 +66,7 @@ class Replay:
         for node in nodes:
             if not node.is_input:
                 args, kwargs = node.arguments.fill_in(values)
+                self._current = node.operation.name
                 if holds_graph(node.operation):
                     self.changed = True
                     made = self.replay(node.operation, keras.tree.flatten(args))
@@ -83,25 +95,27 @@ class Replay:
         """Call a copy of a layer with its weights; layers that will be refused are called themselves."""
         kwargs.pop("mask", None)  # the functional graph records an empty one
         known = type(operation) in _COPIED or is_transparent(operation)
+        if own_operation(operation) is not None:
+            operation = uncalled(operation)
         if not known or not isinstance(operation, keras.layers.Layer):
             return keras.tree.flatten(operation(*args, **kwargs))
         name = self.name(operation.name)
         self.changed |= name != operation.name or getattr(operation, "lora_enabled", False)
-        copy = type(operation).from_config(config_of(operation) | {"name": name})
+        copy = type(operation).from_config(config_of(operation) | {"name": name, "dtype": "float32"})
         outputs = keras.tree.flatten(copy(*args, **kwargs))
         if weights := weights_of(operation):
             copy.set_weights(weights)
         return outputs
 
     def name(self, wanted: str) -> str:
-        """A name for a layer of the user's: its own if that is valid and free."""
+        """A name for a layer of the user's: its own if backends take it and it is free."""
         base = valid_name(wanted)
         taken = self._names if base == wanted else self._names | self._users
         found, number = base, 1
-        while found in taken or is_reserved(found, self._users):
+        while found in taken or found == INPUT_QUANTIZER:
             number += 1
             found = f"{base}_{number}"
-        if base != wanted or is_reserved(wanted, self._users):
+        if base != wanted or base == INPUT_QUANTIZER:
             self.note(f"Layer '{wanted}' is called '{found}' in the file: its own name cannot be used there.")
         self._names.add(found)
         return found
@@ -119,11 +133,18 @@ class Replay:
         self, kind: Any, name: str, inputs: Any, weights: Sequence[np.ndarray] = (), **options: Any
     ) -> Any:
         """Make a layer, call it, and give it weights."""
-        layer = kind(name=self.name(name), **options)
+        # What has another name than the layer in whose place it stands is a part of that one.
+        layer = kind(name=self.name(name if name == self._current else self.part(name)), **options)
         outputs = layer(inputs)
         if weights:
             layer.set_weights(list(weights))
         return outputs
+
+
+def valid_name(name: str) -> str:
+    """A name with underscores in the place of characters that TensorFlow does not take in names."""
+    found = _OTHER_CHARACTERS.sub("_", name)
+    return found if found[:1].isalnum() or found.startswith(".") else f"layer{found}"
 
 
 def config_of(layer: Any) -> dict[str, Any]:
@@ -149,15 +170,6 @@ def weights_of(layer: Any) -> list[np.ndarray]:
         others = {id(weight) for weight in getattr(getattr(layer, "activation", None), "weights", ())}
         found = [weight for weight in layer.weights if id(weight) not in others]
     return [keras.ops.convert_to_numpy(weight) for weight in found]
-
-
-def traced(function: Callable[[Any], Any], like: Any) -> keras.Model | None:
-    """A function of one tensor as a model of operations; None if it is not made of Keras' operations."""
-    source = keras.Input(like.shape[1:], dtype=like.dtype)
-    try:
-        return keras.Model(source, function(source))
-    except Exception:  # code of the user's, which may need numbers, or other libraries' tensors
-        return None
 
 
 def _names(model: Any) -> Iterator[str]:

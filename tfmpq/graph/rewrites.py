@@ -15,9 +15,9 @@ from keras import layers
 
 from tfmpq.graph.activations import gelu_tanh
 from tfmpq.graph.layers import activation_of
-from tfmpq.graph.recognition import is_a, known_function, operation_name
-from tfmpq.graph.replay import Replay, config_of, traced, weights_of
-from tfmpq.keras_internals import calls_in_order, calls_of, operation_of
+from tfmpq.graph.recognition import is_a, known_function
+from tfmpq.graph.replay import Replay, config_of, weights_of
+from tfmpq.keras_internals import calls_of, operation_of, own_operation
 
 Rewrite = Callable[[Replay, Any, tuple[Any, ...]], Any]
 
@@ -66,7 +66,7 @@ def affine_step(operation: Any, args: tuple[Any, ...]) -> Channels | None:
         if operation.invert:
             return Channels(deviation, mean)
         return Channels(1.0 / deviation, -mean / deviation)
-    name = operation_name(operation)
+    name = own_operation(operation)
     return None if name is None or len(args) != 2 else _operation_with_constant(name, args)
 
 
@@ -78,9 +78,15 @@ def _by_channel(normalization: Any) -> bool:
 
 def _operation_with_constant(name: str, args: tuple[Any, ...]) -> Channels | None:
     constants = [arg for arg in args if not isinstance(arg, keras.KerasTensor)]
-    if len(constants) != 1 or np.size(constants[0]) != 1:
+    if len(constants) != 1:
         return None
-    value, zero, one = np.asarray(constants[0], np.float64).reshape(()), np.zeros(()), np.ones(())
+    tensor = next(arg for arg in args if isinstance(arg, keras.KerasTensor))
+    if np.size(constants[0]) not in (1, np.shape(constants[0])[-1] if np.ndim(constants[0]) else 1):
+        return None
+    if np.size(constants[0]) not in (1, tensor.shape[-1]):
+        return None  # another shape comes out
+    value = np.asarray(constants[0], np.float64).reshape(() if np.size(constants[0]) == 1 else (-1,))
+    zero, one = np.zeros(()), np.ones(())
     first = isinstance(args[0], keras.KerasTensor)
     match name:
         case "Add":
@@ -135,44 +141,19 @@ def _activation(replay: Replay, layer: Any, args: tuple[Any, ...]) -> Any:
 
 
 def _activated(replay: Replay, function: Any, name: str, source: Any) -> Any:
-    """What an activation becomes that is no operator of its own; None if it is one, or cannot be rewritten.
-
-    An activation x * gate(x) is two operators. One that is given as a layer becomes that layer, and a
-    function of the user's the operations that it is made of.
-    """
-    if isinstance(function, layers.Layer):
-        return _activation_layer(replay, function, name, source)
+    """An activation x * gate(x) as its two operators; None for other functions."""
     known = known_function(function)
     if known == "leaky_relu":
         return replay.call(layers.LeakyReLU, name, source, negative_slope=0.2)
-    if known in _GATES:
-        gate = replay.call(layers.Activation, replay.part(f"{name}_gate"), source, activation=_GATES[known])
-        return replay.call(layers.Multiply, name, [source, gate])
-    if known is not None:
+    if known not in _GATES:
         return None
-    model = traced(function, source)
-    if model is None or any(_problem_of_traced(node.operation) for node in calls_in_order(model)):
-        return None
-    (value,) = replay.replay(model, [source])
-    return value
-
-
-def _activation_layer(replay: Replay, layer: Any, name: str, source: Any) -> Any:
-    """A layer that was given to another one as its activation, behind that one."""
-    copy = type(layer).from_config(config_of(layer) | {"name": name})
-    rewrite = rewrite_of(copy)
-    made = None if rewrite is None else rewrite(replay, copy, (source,))
-    if made is None:
-        copy.name = replay.name(name)
-        made = copy(source)
-        if weights := weights_of(layer):
-            copy.set_weights(weights)
-    return made
+    gate = replay.call(layers.Activation, replay.part(f"{name}_gate"), source, activation=_GATES[known])
+    return replay.call(layers.Multiply, name, [source, gate])
 
 
 def _function(replay: Replay, operation: Any, args: tuple[Any, ...]) -> Any:
     """An operation of `keras.ops` as a layer."""
-    function: Any = keras.activations.get(_FUNCTIONS[operation_name(operation) or ""])
+    function: Any = keras.activations.get(_FUNCTIONS[own_operation(operation) or ""])
     made = _activated(replay, function, operation.name, args[0])
     if made is not None:
         return made
@@ -246,7 +227,7 @@ def _pairwise(replay: Replay, layer: Any, args: tuple[Any, ...]) -> Any:
         return None
     if len(operands) < 2 or not all(isinstance(x, keras.KerasTensor) for x in operands):
         return None
-    added = is_a(layer, layers.Add) or operation_name(layer) == "Add"
+    added = is_a(layer, layers.Add) or own_operation(layer) == "Add"
     kind = layers.Add if added else layers.Multiply
     value = operands[0]
     for number, operand in enumerate(operands[1:-1], 1):
@@ -321,14 +302,5 @@ _OF_OPERATIONS: dict[str, Rewrite] = {
 
 def rewrite_of(operation: Any) -> Rewrite | None:
     """The rewrite of a layer or of an operation of `keras.ops`; None if it has none."""
-    name = operation_name(operation)
+    name = own_operation(operation)
     return _REWRITES.get(type(operation)) if name is None else _OF_OPERATIONS.get(name)
-
-
-def _problem_of_traced(operation: Any) -> bool:
-    """Whether an operation that a function of the user's is made of has no rewrite."""
-    return (
-        not is_a(operation, layers.InputLayer)
-        and rewrite_of(operation) is None
-        and (operation_name(operation) not in ELEMENTWISE)
-    )

@@ -13,10 +13,10 @@ import keras
 import numpy as np
 from keras import layers
 
-from tfmpq.graph.recognition import is_a, operation_name
+from tfmpq.graph.recognition import is_a
 from tfmpq.graph.replay import Replay, config_of, weights_of
 from tfmpq.graph.rewrites import ELEMENTWISE, affine_step
-from tfmpq.keras_internals import calls_in_order, functional_of, holds_graph
+from tfmpq.keras_internals import calls_in_order, functional_of, holds_graph, own_operation
 
 _SEQUENCE_RANK = 3
 
@@ -92,7 +92,7 @@ class _Lifting(Replay):
             return [self.call(layers.Rescaling, operation.name, args[0], **step.config())]
         if type(operation) in _ALIKE:
             return [self._alike(node, args)]
-        if operation_name(operation) in ELEMENTWISE:
+        if own_operation(operation) in ELEMENTWISE:
             return keras.tree.flatten(operation(*args, **kwargs))
         return self._on_sequences(node, values, kwargs)
 

@@ -13,7 +13,8 @@ import numpy as np
 from keras import ops
 
 from tfmpq.graph.equivalence import Difference, require_equal
-from tfmpq.graph.layers import WEIGHTED, is_transparent
+from tfmpq.graph.kinds import WEIGHTED
+from tfmpq.graph.layers import is_transparent
 from tfmpq.graph.network import Network, Node
 from tfmpq.graph.recognition import function_name, is_a
 from tfmpq.graph.shortcut import PadShortcut
@@ -74,12 +75,18 @@ def _compute(node: Node, inputs: list[Any]) -> Any:
             return ops.sigmoid(x)
         case "gelu":
             return ops.gelu(x, approximate=function_name(layer) == "gelu_tanh")
+        case "tanh":
+            return ops.tanh(x)
+        case "elu":
+            return ops.elu(x)
         case "add":
             return x + inputs[1]
+        case "subtract":
+            return x - inputs[1]
         case "multiply":
             return x * inputs[1]
         case "concatenate":
-            return ops.concatenate(inputs, axis=-1)
+            return ops.concatenate(inputs, axis=layer.axis)
         case "global_average_pooling2d":
             return ops.mean(x, axis=(1, 2), keepdims=len(node.output_shape) == 3)
         case "average_pooling2d":
@@ -102,6 +109,13 @@ def _moved(node: Node, x: Any) -> Any:
     if node.kind == "cropping2d":
         (top, bottom), (left, right) = layer.cropping
         return x[:, top : int(x.shape[1]) - bottom, left : int(x.shape[2]) - right]
+    if node.kind == "slice":
+        return x[(slice(None), *(slice(*part) for part in layer.parts))]
+    if node.kind == "transpose":
+        return ops.transpose(x, (0, *layer.dims))
+    if node.kind == "bilinear":
+        height, width, _ = node.output_shape
+        return ops.image.resize(x, (height, width), interpolation="bilinear")
     if node.kind == "upsampling2d":
         rows, columns = layer.size
         return ops.repeat(ops.repeat(x, rows, axis=1), columns, axis=2)

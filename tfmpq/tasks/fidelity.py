@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tfmpq.tasks.outputs import Output
+from tfmpq.tasks.scoring import class_scores
 
 EQUAL_DB = 100.0
 """What is said where outputs are equal, or nearly: beyond the precision of float32."""
@@ -58,6 +59,7 @@ class Reference:
         outputs: What the model gives for them, an array (N, ...) for each output.
         labels: int64 (N,); None without.
         classes: Classes of the labels.
+        cuts: For each output, what a single number is above for the second of two classes; see `Output`.
     """
 
     name: str
@@ -65,20 +67,28 @@ class Reference:
     outputs: tuple[np.ndarray, ...]
     labels: np.ndarray | None = None
     classes: int = 0
+    cuts: tuple[float, ...] = ()
 
     def compare(self, names: Sequence[str], given: Sequence[np.ndarray]) -> Fidelity:
         """Compare outputs of a file, real numbers, with the model's."""
-        pairs = zip(names, self.outputs, given, strict=True)
-        found = [self._output(name, wanted, got.reshape(wanted.shape)) for name, wanted, got in pairs]
+        cuts = self.cuts or (0.0,) * len(self.outputs)
+        found = []
+        for name, wanted, got, cut in zip(names, self.outputs, given, cuts, strict=True):
+            output = Output(name, wanted.shape[1:], cut)
+            found.append(self._output(output, wanted, got.reshape(wanted.shape)))
         return Fidelity(self.name, len(self.images), tuple(found))
 
-    def _output(self, name: str, wanted: np.ndarray, given: np.ndarray) -> OutputFidelity:
-        classifies = Output(name, wanted.shape[1:]).obstacle(max(2, self.classes)) is None
+    def _output(self, output: Output, wanted: np.ndarray, given: np.ndarray) -> OutputFidelity:
         scores: list[float | None] = [None, None]
-        if classifies and self.labels is not None:
-            scores = [_share(_rows(x), self.labels) for x in (wanted, given)]
-        agreement = _share(_rows(given), _rows(wanted).argmax(1)) if classifies else None
-        return OutputFidelity(name, snr_db(wanted, given), agreement, *scores)
+        agreement = None
+        labelled = self.labels is not None and self.classes > 1
+        # A single number tells two classes apart only where there are labels of two.
+        if output.obstacle(self.classes if labelled else 2) is None and (labelled or not output.binary):
+            rows = [class_scores(output, x) for x in (wanted, given)]
+            agreement = _share(rows[1], rows[0].argmax(1))
+            if self.labels is not None and labelled:
+                scores = [_share(x, self.labels) for x in rows]
+        return OutputFidelity(output.name, snr_db(wanted, given), agreement, *scores)
 
 
 def snr_db(wanted: np.ndarray, given: np.ndarray) -> float | None:
@@ -98,10 +108,6 @@ def snr_db(wanted: np.ndarray, given: np.ndarray) -> float | None:
     if not noise > 0:
         return EQUAL_DB if noise == 0 else -EQUAL_DB
     return float(np.clip(10 * np.log10(signal / noise), -EQUAL_DB, EQUAL_DB))
-
-
-def _rows(values: np.ndarray) -> np.ndarray:
-    return values.reshape(len(values), -1)
 
 
 def _share(rows: np.ndarray, classes: np.ndarray) -> float:

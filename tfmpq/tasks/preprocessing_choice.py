@@ -12,7 +12,7 @@ from tfmpq.errors import UsageError
 from tfmpq.models.registry import LoadedModel
 from tfmpq.progress import Reporter
 from tfmpq.tasks.outputs import Output
-from tfmpq.tasks.sampling import sample
+from tfmpq.tasks.sampling import drawn
 from tfmpq.tasks.scoring import predictor, score_outputs
 
 _IMAGES = 256
@@ -23,41 +23,27 @@ _CLEARLY = 0.05
 """Least lead in top-1 of a candidate that is clearly better."""
 
 
-def choose_preprocessing(
-    loaded: LoadedModel,
-    asked: str | None,
-    dataset: Dataset | None,
-    reporter: Reporter,
-    *,
-    trained: bool,
-    learns: bool,
-) -> str:
-    """The preprocessing that is asked for, or that the network expects.
-
-    What was not asked for is said. If the network was trained and the data have labels, all candidates are
-    scored on a sample of the test images.
+def check_choice(loaded: LoadedModel, dataset: Dataset | None, reporter: Reporter, *, learns: bool) -> None:
+    """Say which preprocessing was chosen, and hold it against labelled images.
 
     Args:
-        loaded: The float network.
-        asked: Name, if the user gave one.
-        dataset: Data; None for noise.
+        loaded: The float network, whose own choice is taken.
+        dataset: Data that it should know; None if it has learned nothing yet, or there are none.
         reporter: Told the choice.
-        trained: Whether the network has weights that were learned.
-        learns: Whether it is to learn these labels, so that it need not know them yet.
+        learns: Whether the network is to learn these labels, so that it need not know them yet.
 
     Raises:
         UsageError: The network scores near chance with the choice, or clearly better with another one.
     """
-    if asked is not None or loaded.expectation is None:
-        return asked or loaded.preprocessing
+    if loaded.expectation is None:
+        return
     reporter.log(f"{loaded.name}: {loaded.expectation.said}")
-    if trained and dataset is not None and dataset.classes > 1:
+    if dataset is not None and dataset.labelled and dataset.classes > 1:
         _hold_against_labels(loaded, dataset, learns)
-    return loaded.preprocessing
 
 
 def _hold_against_labels(loaded: LoadedModel, dataset: Dataset, learns: bool) -> None:
-    chosen, test = loaded.preprocessing, sample(dataset.test, _IMAGES)
+    chosen, test = loaded.preprocessing, dataset.test.take(drawn(dataset.test, _IMAGES))
     scores = candidate_scores(loaded, test, dataset.classes)
     if not scores:
         return

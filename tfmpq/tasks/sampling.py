@@ -7,29 +7,31 @@ from __future__ import annotations
 
 import numpy as np
 
-from tfmpq.data import ImageBatches, Split
+from tfmpq.data import Split
+from tfmpq.data.batches import read
+from tfmpq.data.preprocess import preprocess
 
 SEED = 0
 
 
-def sample(split: Split, count: int) -> Split:
-    """At most `count` images of a split with their labels: the same in every call, in random order."""
-    order = np.random.default_rng(SEED).permutation(len(split))[:count]
-    return split.take(order)
+def drawn(split: Split, count: int) -> np.ndarray:
+    """Numbers of at most `count` images, int (N,): the same in every call, in random order."""
+    return np.random.default_rng(SEED).permutation(len(split))[:count]
 
 
-def sample_images(split: Split, count: int, shape: tuple[int, int, int], preprocessing: str) -> np.ndarray:
-    """Images of a fixed random sample, preprocessed.
+def sample(
+    split: Split, count: int, shape: tuple[int, int, int], preprocessing: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """A fixed random sample, preprocessed and not augmented.
 
     Args:
-        split: Images.
-        count: Their number; all of a smaller split.
-        shape: (height, width, channels) that they are brought to.
+        split: Images and labels.
+        count: Number of images; all of a smaller split.
+        shape: (height, width, channels) that the images are brought to.
         preprocessing: Name of the preprocessing.
 
     Returns:
-        float32 (N, height, width, channels).
+        float32 (N, height, width, channels) and labels, int32 (N,).
     """
-    chosen = sample(split, count)
-    batches = ImageBatches(chosen, len(chosen), image_shape=shape, preprocessing=preprocessing, shuffle=False)
-    return np.asarray(batches[0][0], np.float32)
+    images, labels = read(split, drawn(split, count), shape)
+    return preprocess(images, preprocessing), labels
