@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from tfmpq.policy.fixed_widths import check_widths, choose_policy
 from tfmpq.policy.network_cost import cost_model
 from tfmpq.policy.policy import Policy
 from tfmpq.progress import Reporter, SilentReporter
+from tfmpq.quantization.batch_statistics import with_fitting_statistics
 from tfmpq.quantization.finished_runs import file_facts
 from tfmpq.quantization.freeze import freeze, snap_biases
 from tfmpq.quantization.insertion import quantize_model
@@ -149,6 +150,9 @@ def quantize(
     )
     bits = choose_policy(subject.network, model, weight_bits, activation_bits, given)
     fitting = subject.dataset is not None and reconstruct is not False and not subject.loaded.new_classifier
+    if not begins_trained(model, weights):
+        fitted = with_fitting_statistics(subject.loaded.model, subject.images(CALIBRATION_IMAGES), reporter)
+        subject = replace(subject, loaded=replace(subject.loaded, model=fitted))
     quantized = _quantized(subject, bits, fitting, reporter)
     report = cost_model(subject.network).report(
         bits.weight_bits, bits.activation_bits(subject.network.tensors)

@@ -15,6 +15,7 @@ from tfmpq.policy.budget import Budget
 from tfmpq.policy.cost import CostModel
 from tfmpq.policy.search_space import Candidates
 from tfmpq.progress import Reporter
+from tfmpq.quantization.batch_statistics import with_fitting_statistics
 from tfmpq.quantization.insertion import quantize_model
 from tfmpq.quantizers.relaxation import Relaxation
 from tfmpq.tasks.task import Task
@@ -52,12 +53,13 @@ class Problem:
 
     def searchable(self, relaxation: Relaxation = "softmax") -> keras.Model:
         """The float network with quantizers of all candidates, fitted to kernels and calibration images."""
+        images = self.task.calibration_images()
         return quantize_model(
-            self.task.model,
+            with_fitting_statistics(self.task.model, images, self.reporter),
             self.task.network,
             self.weights,
             self.activations,
-            self.task.calibration_images(),
+            images,
             value_range(self.task.preprocessing),
             relaxation,
         )
