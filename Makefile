@@ -23,7 +23,7 @@ help:
 	@echo "make test       install and run linter, type checker and tests"
 	@echo "make test-slow  the same with the slow tests"
 	@echo "make test-jax   only the tests of the JAX backend, in .venv-jax without TensorFlow (part of make test)"
-	@echo "make devices    stand-ins of a phone and of a Raspberry Pi for tests/devices (Debian, as root);"
+	@echo "make devices    stand-ins of a phone and of a Raspberry Pi for tests/deploy/devices (Debian, as root);"
 	@echo "                make devices-slow also makes those of the slow tests"
 	@echo "make bundle     Python with LiteRT for 64-bit Android phones, experimental (Debian, as root)"
 	@echo "make clean      remove .venv, .venv-jax, .demo and all caches"
@@ -87,7 +87,7 @@ bundle: build/devices/bundle
 
 # phone-arm64 is what phone.sh makes for arm64.
 .SECONDEXPANSION:
-STAND_INS := tests/devices/stand_ins
+STAND_INS := tests/deploy/devices/stand_ins
 build/devices/%: $(VENV)/.created $(STAND_INS)/common.sh $(STAND_INS)/$$(firstword $$(subst -, ,$$*)).sh
 	@echo "Making $@"
 	@rm -rf $@.new && mkdir -p $@.new

@@ -26,6 +26,7 @@ from tfmpq.files import write_atomically
 from tfmpq.graph.containers import DELEGATED, TARGETS, Target
 from tfmpq.graph.frozen import FrozenModel
 from tfmpq.progress import Reporter, SilentReporter
+from tfmpq.results import Result
 
 if TYPE_CHECKING:
     import keras
@@ -73,7 +74,7 @@ class Agreement:
 
 
 @dataclass(frozen=True, slots=True)
-class ExportReport:
+class ExportReport(Result):
     """What was written.
 
     Attributes:
@@ -103,7 +104,7 @@ class ExportReport:
             for layer in self.layers
         ]
         changed = {"layers": layers, "verification": self.verification.to_json()}
-        return asdict(self) | changed | {"size_form": self.target}
+        return Result.to_json(self) | changed | {"size_form": self.target}
 
 
 def export_tflite(

@@ -16,6 +16,7 @@ import keras
 import tfmpq.graph.activations
 import tfmpq.models.shortcut  # noqa: F401 (both register what files of this toolchain hold)
 from tfmpq.errors import TfmpqError, UsageError
+from tfmpq.keras_internals import functional_of, operation_of
 
 
 def read_model(path: Path) -> keras.Model:
@@ -67,7 +68,7 @@ def _name_by_order(model: Any, counts: Counter[str], seen: set[int]) -> None:
 
     Keras numbers them over all models of a process; a policy needs the same names in every call.
     """
-    operations = getattr(getattr(model, "_functional", None) or model, "operations", [])
+    operations = getattr(functional_of(model), "operations", [])
     for operation in operations:
         if id(operation) not in seen and _named_by_keras(operation):
             base = _snake_case(type(operation).__name__)
@@ -168,7 +169,7 @@ def _reads_sequences(layer: keras.layers.Layer) -> bool:
 
 def _without_softmax(output: Any) -> tuple[Any, bool]:
     """The logits behind an output, and whether a softmax was taken off."""
-    last = output._keras_history.operation
+    last = operation_of(output)
     if isinstance(last, keras.layers.Softmax) or (
         isinstance(last, keras.layers.Activation) and last.activation is keras.activations.softmax
     ):

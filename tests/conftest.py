@@ -1,4 +1,4 @@
-"""What all rooms share: how hypothesis runs, and a folder in which the whole chain has run once."""
+"""What all rooms share: how hypothesis runs, small networks, and a folder where the whole chain has run."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from hypothesis import settings
+
+from .quantized_networks import float64, searchable, trainer  # noqa: F401
 
 # How long an example takes depends on what else the machine does.
 settings.register_profile("tfmpq", deadline=None)

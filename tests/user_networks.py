@@ -45,3 +45,15 @@ def unsupported(input_shape: tuple[int, int, int], classes: int) -> keras.Model:
     x = layers.LayerNormalization(name="normalised")(x)
     x = layers.GlobalAveragePooling2D(name="pool")(x)
     return keras.Model(image, layers.Dense(classes, name="logits")(x), name="unsupported")
+
+
+def tiny(input_shape: tuple[int, int, int], classes: int) -> keras.Model:
+    """A few kilobytes, with BatchNorm and one layer of each speed: for runs that are kept as test data."""
+    image = keras.Input(input_shape, name="image")
+    x = layers.Conv2D(4, 3, strides=2, padding="same", use_bias=False, name="stem")(image)
+    x = layers.BatchNormalization(momentum=0.9, name="stem_bn")(x)
+    x = layers.ReLU(name="stem_relu")(x)
+    x = layers.Conv2D(8, 3, strides=2, padding="same", activation="relu", name="down")(x)
+    x = layers.Conv2D(8, 1, activation="relu", name="pointwise")(x)
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    return keras.Model(image, layers.Dense(classes, name="logits")(x), name="tiny")

@@ -24,6 +24,7 @@ from tfmpq.deploy.devices.transports.adb import AdbTransport, adb_devices, find_
 from tfmpq.deploy.devices.transports.ssh import SETUP_FOLDER, SshTransport
 from tfmpq.errors import UsageError
 from tfmpq.progress import Reporter, SilentReporter
+from tfmpq.results import Result
 
 SETUP_SECONDS = 900.0
 # tflite-runtime is what there is for 32-bit ARM and older systems; it is built for NumPy 1.
@@ -64,7 +65,7 @@ class Device:
 
 
 @dataclass(frozen=True, slots=True)
-class Devices:
+class Devices(Result):
     """What was found.
 
     Attributes:

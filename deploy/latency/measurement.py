@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ import numpy as np
 from tfmpq.deploy.devices.protocol import Protocol
 from tfmpq.deploy.devices.state import drift, emulated, state_warnings
 from tfmpq.deploy.latency.operator_times import OperatorProfile
+from tfmpq.results import Result
 
 SCHEMA_VERSION = 1
 Verdict = Literal["faster", "slower", "none"]
@@ -54,7 +55,7 @@ class OperatorTimes:
 
 
 @dataclass(frozen=True, slots=True)
-class Measurement:
+class Measurement(Result):
     """Latency of one file; times in milliseconds, of single inferences of batch size 1.
 
     Attributes:
@@ -120,7 +121,9 @@ class Measurement:
 
     def to_json(self) -> dict[str, Any]:
         """All fields but the processes; null for the times of an emulation."""
-        shown = {key: value for key, value in asdict(self).items() if key not in ("processes", "operators")}
+        shown = {
+            key: value for key, value in Result.to_json(self).items() if key not in ("processes", "operators")
+        }
         shown = {key: None if _unknown(value) else value for key, value in shown.items()}
         if self.emulated:
             shown |= {key: None for key in shown if key.endswith("_ms") or key in ("spread", "memory_kb")}
@@ -130,7 +133,7 @@ class Measurement:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class Comparison(Result):
     """One file against the first.
 
     Attributes:
@@ -153,14 +156,14 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """All fields."""
-        shown = asdict(self)
+        shown = Result.to_json(self)
         if self.verdict is None:
             shown |= {key: None for key in ("ratio", "lowest", "highest", "spread")}
         return shown
 
 
 @dataclass(frozen=True, slots=True)
-class Measurements:
+class Measurements(Result):
     """Files that were measured together.
 
     Attributes:

@@ -33,6 +33,7 @@ from tfmpq.models.registry import MODEL_FILES
 from tfmpq.policy.latency_table import ALONE, FORMAT, RESOLUTION_MS, LatencyTable, ProfiledNetwork
 from tfmpq.progress import Reporter, SilentReporter
 from tfmpq.provenance import versions
+from tfmpq.results import Result
 
 REPEATS = 5
 _LARGE_ERROR = 0.08
@@ -41,7 +42,7 @@ _ANY_SHAPE = (32, 32, 3)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Profile:
+class Profile(Result):
     """What was measured.
 
     Attributes:

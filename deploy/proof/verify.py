@@ -7,7 +7,7 @@ found in the layer where it arises and is not amplified by depth.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from tfmpq.deploy.runtime.sandbox import Sandbox
 from tfmpq.deploy.tflite.flatbuffer import read_model
 from tfmpq.graph.containers import DELEGATED, Target
 from tfmpq.graph.frozen import FrozenModel
+from tfmpq.results import Result
 
 MAX_SHARE = 1e-4
 """Largest share of a layer kind's elements that may be one step off under XNNPACK; one element always may.
@@ -76,7 +77,7 @@ class LayerCheck:
 
 
 @dataclass(frozen=True, slots=True)
-class Verification:
+class Verification(Result):
     """Proof of one file.
 
     Attributes:
@@ -106,7 +107,7 @@ class Verification:
 
     def to_json(self) -> dict[str, Any]:
         """All fields but `by_layer`, and `passed`."""
-        fields = asdict(self)
+        fields = Result.to_json(self)
         del fields["by_layer"]
         return {"passed": self.passed, **fields}
 

@@ -13,6 +13,7 @@ from tfmpq.deploy.tflite.flatbuffer import TYPE_NAMES, builtin_name, printable, 
 from tfmpq.deploy.tflite.layout import StoredLayer, stored_layers, tensor_name
 from tfmpq.deploy.tflite.metadata import read_metadata, read_weight_bits
 from tfmpq.errors import TfmpqError
+from tfmpq.results import Result
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class LayerFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class FileFacts:
+class FileFacts(Result):
     """What a file holds.
 
     Attributes:
@@ -76,7 +77,7 @@ class FileFacts:
             {"container" if key == "container_bits" else key: value for key, value in asdict(layer).items()}
             for layer in self.layers
         ]
-        return asdict(self) | {"layers": layers}
+        return Result.to_json(self) | {"layers": layers}
 
 
 def inspect_file(path: str | Path) -> FileFacts:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +20,7 @@ from tfmpq.deploy.runtime.sandbox import Sandbox
 from tfmpq.errors import TfmpqError
 from tfmpq.files import write_json
 from tfmpq.progress import Reporter, SilentReporter
+from tfmpq.results import Result
 
 Answer = Literal["exact", "off by one", "close", "wrong", "refused", "crashed"]
 """`close` is for float activations, whose input the runtime quantizes on the way."""
@@ -69,7 +70,7 @@ class ProbedCase:
 
 
 @dataclass(frozen=True, slots=True)
-class ProbeReport:
+class ProbeReport(Result):
     """The matrix of a runtime.
 
     Attributes:
@@ -87,10 +88,6 @@ class ProbeReport:
     counts: dict[str, int]
     contradictions: tuple[str, ...]
     out: str | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """All fields."""
-        return asdict(self)
 
 
 def probe(out: str | Path | None = None, *, reporter: Reporter | None = None) -> ProbeReport:

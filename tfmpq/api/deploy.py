@@ -25,6 +25,7 @@ from tfmpq.errors import UsageError
 from tfmpq.graph.containers import TARGETS, WIDE_TARGET, Target
 from tfmpq.progress import Reporter, SilentReporter
 from tfmpq.quantization.finished_runs import policy_of_run
+from tfmpq.results import Result
 from tfmpq.training.run_folder import Stage
 
 LEAST_AGREEMENT = 0.9
@@ -61,7 +62,7 @@ class Agreement:
 
 
 @dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(Result):
     """A network that ran on a device.
 
     Attributes:

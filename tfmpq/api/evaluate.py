@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,13 @@ from tfmpq.data import load_dataset
 from tfmpq.errors import UsageError
 from tfmpq.graph.fusion import producer_of
 from tfmpq.progress import Reporter
+from tfmpq.results import Result
 from tfmpq.tasks.outputs import Output
 from tfmpq.tasks.scoring import OutputScore, Predictor, predictor, score_outputs
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluation:
+class Evaluation(Result):
     """How well a classifier does.
 
     Attributes:
@@ -43,7 +44,7 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """All fields; `float` is the negation of `quantized`."""
-        return asdict(self) | {"float": not self.quantized}
+        return Result.to_json(self) | {"float": not self.quantized}
 
 
 def evaluate(

@@ -19,6 +19,7 @@ from tfmpq.progress import Reporter, SilentReporter
 from tfmpq.provenance import fingerprint, versions
 from tfmpq.quantization.freeze import snap_biases
 from tfmpq.quantization.starting_point import Origin, Start, begin, choose_weights
+from tfmpq.results import Result
 from tfmpq.tasks.scoring import Score, score_model
 from tfmpq.tasks.task import Task, load_task
 from tfmpq.training.distribution import run_folder
@@ -33,7 +34,7 @@ _RECONSTRUCTED_RATE = 0.005
 
 
 @dataclass(frozen=True, slots=True)
-class FinetuneResult:
+class FinetuneResult(Result):
     """What fine-tuning reached.
 
     Attributes:
@@ -79,7 +80,7 @@ class FinetuneResult:
 
     def to_json(self) -> dict[str, Any]:
         """All fields, and the form that the size refers to."""
-        return {name: getattr(self, name) for name in self.__slots__} | {"size_form": "storage"}
+        return Result.to_json(self) | {"size_form": "storage"}
 
 
 @dataclass(frozen=True, slots=True)

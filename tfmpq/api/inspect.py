@@ -16,11 +16,12 @@ from tfmpq.models.registry import load_model
 from tfmpq.policy.network_cost import cost_model
 from tfmpq.policy.policy import Policy, load_policy
 from tfmpq.quantizers.choices import quantize_wrappers
+from tfmpq.results import Result
 from tfmpq.training.run_folder import Stage
 
 
 @dataclass(frozen=True, slots=True)
-class Inspection:
+class Inspection(Result):
     """Facts about one file or folder.
 
     Attributes:

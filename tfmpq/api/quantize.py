@@ -25,6 +25,7 @@ from tfmpq.quantization.finished_runs import file_facts
 from tfmpq.quantization.freeze import freeze, snap_biases
 from tfmpq.quantization.insertion import quantize_model
 from tfmpq.quantization.reconstruction import affordable_images, reconstruct
+from tfmpq.results import Result
 from tfmpq.tasks.calibration import RANDOM, Subject, load_subject
 from tfmpq.tasks.outputs import Output
 from tfmpq.tasks.scoring import OutputScore, Scores, predictor, score_outputs
@@ -68,7 +69,7 @@ class QuantizedFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class PosttrainingReport:
+class PosttrainingReport(Result):
     """A file that was made without training.
 
     Attributes:

@@ -18,13 +18,14 @@ from tfmpq.reports.networks import measurements, networks, timings
 from tfmpq.reports.page import drawing_style, page
 from tfmpq.reports.results import read_given
 from tfmpq.reports.run_section import missing
+from tfmpq.results import Result
 
 _NAMED = 4
 """Runs that a title names."""
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class Report(Result):
     """A page that was written.
 
     Attributes:
@@ -43,10 +44,6 @@ class Report:
     networks: tuple[dict[str, Any], ...]
     measured: int
     figures: tuple[str, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """All fields."""
-        return {name: getattr(self, name) for name in self.__slots__}
 
 
 def report(

@@ -18,6 +18,7 @@ from tfmpq.errors import UsageError
 from tfmpq.files import write_json
 from tfmpq.policy.policy import load_policy, save_policy, uniform_policy
 from tfmpq.progress import Reporter, SilentReporter
+from tfmpq.results import Result
 from tfmpq.tasks.task import begins_trained, image_shape, load_task
 from tfmpq.training.run_folder import Stage, default_folder, load_keras
 
@@ -50,7 +51,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class JobResult:
+class JobResult(Result):
     """Results of all stages and the closing table."""
 
     search: SearchResult

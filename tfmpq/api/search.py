@@ -26,6 +26,7 @@ from tfmpq.policy.search_space import activation_candidates, weight_candidates
 from tfmpq.progress import Reporter, SilentReporter
 from tfmpq.provenance import fingerprint, versions
 from tfmpq.quantization.discretization import restrict
+from tfmpq.results import Result
 from tfmpq.tasks.scoring import score_model
 from tfmpq.tasks.task import Task, begins_trained, first_images, is_trained, load_task, target_network
 from tfmpq.training.distribution import run_folder
@@ -36,7 +37,7 @@ _EVALUATED_IMAGES = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class SearchResult:
+class SearchResult(Result):
     """What a search found.
 
     Attributes:
@@ -86,7 +87,7 @@ class SearchResult:
 
     def to_json(self) -> dict[str, Any]:
         """All fields, and the form that sizes refer to."""
-        return {name: getattr(self, name) for name in self.__slots__} | {"size_form": "storage"}
+        return Result.to_json(self) | {"size_form": "storage"}
 
 
 def search(

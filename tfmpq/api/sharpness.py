@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,12 @@ from tfmpq.errors import UsageError
 from tfmpq.files import read_json
 from tfmpq.progress import Reporter, SilentReporter
 from tfmpq.quantization.finished_runs import finished_model
+from tfmpq.results import Result
 from tfmpq.training.landscape import BATCH, Landscape, top_eigenvalue
 
 
 @dataclass(frozen=True, slots=True)
-class Sharpness:
+class Sharpness(Result):
     """How sharp a minimum is.
 
     Attributes:
@@ -47,10 +48,6 @@ class Sharpness:
     iterations: int
     residual: float
     parameters: int
-
-    def to_json(self) -> dict[str, Any]:
-        """All fields."""
-        return asdict(self)
 
 
 def sharpness(

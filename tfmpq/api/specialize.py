@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -19,10 +19,11 @@ from tfmpq.deploy.tflite.layout import StoredLayer, stored_layers
 from tfmpq.errors import TfmpqError
 from tfmpq.files import write_atomically
 from tfmpq.graph.containers import WIDE_TARGET, Target
+from tfmpq.results import Result
 
 
 @dataclass(frozen=True, slots=True)
-class Specialization:
+class Specialization(Result):
     """What was written.
 
     Attributes:
@@ -46,10 +47,6 @@ class Specialization:
     rewritten: int
     integers: int
     specialize_ms: float
-
-    def to_json(self) -> dict[str, Any]:
-        """All fields."""
-        return asdict(self)
 
 
 def specialize(

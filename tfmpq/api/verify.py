@@ -18,6 +18,7 @@ from tfmpq.graph.containers import DELEGATED, TARGETS, WIDE_TARGET, Target
 from tfmpq.graph.frozen import FrozenModel
 from tfmpq.progress import Reporter, SilentReporter
 from tfmpq.quantization.finished_runs import Finetuned
+from tfmpq.results import Result
 
 if TYPE_CHECKING:
     from tfmpq.deploy.runtime.sandbox import Sandbox
@@ -59,7 +60,7 @@ class Logits:
 
 
 @dataclass(frozen=True, slots=True)
-class FileVerification:
+class FileVerification(Result):
     """What was found out about a file.
 
     Attributes:
@@ -91,10 +92,6 @@ class FileVerification:
     logits: Logits | None
     failures: tuple[str, ...]
     notes: tuple[str, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """All fields."""
-        return asdict(self)
 
 
 def verify(

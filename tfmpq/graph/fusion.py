@@ -27,6 +27,7 @@ from tfmpq.graph.layers import (
     type_name,
 )
 from tfmpq.graph.network import INPUT_QUANTIZER, KEEPS_GRID, Network, Node
+from tfmpq.keras_internals import call_of, calls_in_order, calls_of, is_functional, operation_of
 from tfmpq.quantizers.wrapper import QuantizeWrapper
 
 _SHARED = "_grid"
@@ -140,7 +141,7 @@ class _Walk:
     """The layer graph of a functional model: layers in order, producers and consumers by name."""
 
     def __init__(self, model: keras.Model) -> None:
-        if not hasattr(model, "_nodes_by_depth") or len(model.inputs) != 1:
+        if not is_functional(model) or len(model.inputs) != 1:
             raise TfmpqError(
                 "A model has to be functional, with one image input. Received: "
                 f"{type(model).__name__} '{model.name}'. Rebuild it with keras.Model(inputs, outputs)."
@@ -153,12 +154,12 @@ class _Walk:
             )
         self.layers: list[Any] = [layer for layer in model.operations if not is_shared_quantizer(layer)]
         # A layer may have been called outside this graph too: a Sequential calls it again with every `add`.
-        members = {id(node) for depth in model._nodes_by_depth.values() for node in depth}
+        members = {id(call) for call in calls_in_order(model)}
         self.producers: dict[str, list[str]] = {}
         self.consumers: dict[str, list[Any]] = {layer.name: [] for layer in self.layers}
         self.calls: dict[str, int] = {}
         for layer in self.layers:
-            nodes = [node for node in layer._inbound_nodes if id(node) in members]
+            nodes = [call for call in calls_of(layer) if id(call) in members]
             self.calls[layer.name] = len(nodes)
             tensors = nodes[0].input_tensors if nodes else []
             self.producers[layer.name] = [producer_of(tensor) for tensor in tensors]
@@ -245,7 +246,7 @@ def is_shared_quantizer(layer: Any) -> bool:
 
 def producer_of(tensor: Any) -> str:
     """Name of the layer that computes a tensor, seen through quantizers that tensors share."""
-    operation, index, _ = tensor._keras_history
+    operation = operation_of(tensor)
     if is_shared_quantizer(operation):
-        return producer_of(operation._inbound_nodes[index].input_tensors[0])
+        return producer_of(call_of(tensor).input_tensors[0])
     return str(operation.name)

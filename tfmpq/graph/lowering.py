@@ -22,6 +22,7 @@ from tfmpq.graph.rewrites import (
     takes_affine,
 )
 from tfmpq.graph.sequences import lift
+from tfmpq.keras_internals import operation_of
 
 
 def lower(model: keras.Model) -> keras.Model:
@@ -36,7 +37,7 @@ def lower(model: keras.Model) -> keras.Model:
     """
     model = lift(model)
     image = model.inputs[0]
-    name = image._keras_history.operation.name
+    name = operation_of(image).name
     lowering = Lowering([name])
     image = keras.Input(image.shape[1:], name=name, dtype=image.dtype)
     outputs = lowering.replay(model, [image])

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from tfmpq.graph.layers import KINDS, is_transparent
+from tfmpq.keras_internals import calls_in_order, functional_of, holds_graph
 
 _COPIED = frozenset({*KINDS, "Activation", "Softmax"})
 
@@ -29,14 +30,14 @@ class Replay:
 
     def replay(self, model: Any, tensors: Sequence[Any]) -> list[Any]:
         """Build the graph of a model again on other tensors; returns its outputs."""
-        graph = getattr(model, "_functional", None) or model
+        graph = functional_of(model)
         values = {id(old): new for old, new in zip(graph.inputs, tensors, strict=True)}
-        nodes = graph_nodes(graph)
+        nodes = calls_in_order(graph)
         self.begin(graph, nodes)
         for node in nodes:
             if not node.is_input:
                 args, kwargs = node.arguments.fill_in(values)
-                if is_model(node.operation):
+                if holds_graph(node.operation):
                     self.changed = True
                     made = self.replay(node.operation, keras.tree.flatten(args))
                 else:
@@ -97,14 +98,3 @@ class Replay:
 def bare(outputs: Sequence[Any]) -> Any:
     """The outputs of a model: a single one without the list."""
     return outputs[0] if len(outputs) == 1 else list(outputs)
-
-
-def is_model(operation: Any) -> bool:
-    """Whether an operation is a nested model."""
-    return hasattr(getattr(operation, "_functional", operation), "_nodes_by_depth")
-
-
-def graph_nodes(graph: Any) -> list[Any]:
-    """The calls of a functional graph, in order."""
-    by_depth = graph._nodes_by_depth
-    return [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]

@@ -16,6 +16,7 @@ from keras import layers
 from tfmpq.graph.activations import gelu_tanh
 from tfmpq.graph.layers import activation_of, function_name
 from tfmpq.graph.replay import Replay
+from tfmpq.keras_internals import calls_of, operation_of
 
 Rewrite = Callable[[Replay, Any, tuple[Any, ...]], Any]
 
@@ -248,20 +249,20 @@ def hard_sigmoid_source(operation: Any) -> Any | None:
         return None
     if not (np.allclose(step.factor, 1) and np.allclose(step.offset, 3)):
         return None
-    return first._inbound_nodes[0].input_tensors[0]
+    return calls_of(first)[0].input_tensors[0]
 
 
 def _constant_step(operation: Any) -> Channels | None:
-    if operation is None or len(operation._inbound_nodes) != 1:
+    if operation is None or len(calls_of(operation)) != 1:
         return None
-    return affine_step(operation, operation._inbound_nodes[0].arguments.args)
+    return affine_step(operation, calls_of(operation)[0].arguments.args)
 
 
 def _producer(operation: Any) -> Any | None:
-    nodes = operation._inbound_nodes
-    if len(nodes) != 1 or len(nodes[0].input_tensors) != 1:
+    calls = calls_of(operation)
+    if len(calls) != 1 or len(calls[0].input_tensors) != 1:
         return None
-    return nodes[0].input_tensors[0]._keras_history.operation
+    return operation_of(calls[0].input_tensors[0])
 
 
 REWRITES: dict[str, Rewrite] = {

@@ -13,8 +13,9 @@ import keras
 import numpy as np
 from keras import layers
 
-from tfmpq.graph.replay import Replay, bare, graph_nodes, is_model
+from tfmpq.graph.replay import Replay, bare
 from tfmpq.graph.rewrites import ELEMENTWISE, affine_step
+from tfmpq.keras_internals import calls_in_order, functional_of, holds_graph, operation_of
 
 _SEQUENCE_RANK = 3
 
@@ -54,18 +55,17 @@ def lift(model: keras.Model) -> keras.Model:
     if not _has_sequences(model):
         return model
     (source,) = model.inputs
-    name = source._keras_history.operation.name
+    name = operation_of(source).name
     shape = (1, *source.shape[1:]) if _is_sequence(source) else source.shape[1:]
     image = keras.Input(shape, name=name, dtype=source.dtype)
     return keras.Model(image, bare(_Lifting([name]).replay(model, [image])), name=model.name)
 
 
 def _has_sequences(model: Any) -> bool:
-    graph = getattr(model, "_functional", None) or model
-    for node in graph_nodes(graph):
+    for node in calls_in_order(functional_of(model)):
         if any(_is_sequence(tensor) for tensor in (*node.input_tensors, *node.outputs)):
             return True
-        if is_model(node.operation) and _has_sequences(node.operation):
+        if holds_graph(node.operation) and _has_sequences(node.operation):
             return True
     return False
 

@@ -33,7 +33,7 @@ def surrogate_gaps(
     as it was.
     """
     for wrapper in quantize_wrappers(model):  # a width that the search has dropped may be in a policy
-        for quantizer in filter(None, (wrapper.weight_quantizer, wrapper.output_quantizer)):
+        for _, quantizer, _ in wrapper.quantizers:
             quantizer.kept = tuple(range(len(quantizer.bits)))
     instrument = QuantizedTraining(model.inputs[0], model.outputs[0])
     radius = RadiusSchedule("fixed", sharpness.radius.rho_max)

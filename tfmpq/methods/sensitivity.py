@@ -12,7 +12,6 @@ from collections.abc import Sequence
 
 import keras
 import numpy as np
-from scipy.special import log_softmax
 
 from tfmpq.files import write_json
 from tfmpq.methods.method import Choice, Outcome, Problem, refuse_foreign_knobs
@@ -21,6 +20,7 @@ from tfmpq.policy.allocation import select
 from tfmpq.policy.budget import Budget
 from tfmpq.quantizers.choices import quantize_wrappers
 from tfmpq.quantizers.learned_step import LearnedStepQuantizer
+from tfmpq.tasks.objective import CLASSES
 
 BATCH = 32
 LARGE_SIDE, LARGE_IMAGES = 96, 64
@@ -64,41 +64,37 @@ def measure(problem: Problem, model: keras.Model) -> tuple[Increases, Increases]
     """
     images = problem.task.calibration_images()
     images = images[:LARGE_IMAGES] if min(images.shape[1:3]) >= LARGE_SIDE else images
-    found: tuple[Increases, Increases] = ({}, {})
+    found: dict[str, Increases] = {"weight": {}, "activation": {}}
     choices: list[tuple[Increases, str, LearnedStepQuantizer]] = []
     for wrapper in quantize_wrappers(model):
-        for increases, quantizer in zip(
-            found, (wrapper.weight_quantizer, wrapper.output_quantizer), strict=True
-        ):
-            if quantizer is not None:
-                quantizer.kept = ()  # float
-                if len(quantizer.bits) > 1:
-                    choices.append((increases, wrapper.name, quantizer))
-    expected = _log_probabilities(model, images)
+        for kind, quantizer, _ in wrapper.quantizers:
+            quantizer.kept = ()  # float
+            if len(quantizer.bits) > 1:
+                choices.append((found[kind], wrapper.name, quantizer))
+    expected = _outputs(model, images)
     problem.reporter.start("sensitivity", sum(len(quantizer.bits) for _, _, quantizer in choices))
     for increases, name, quantizer in choices:
         rises = []
         for position in range(len(quantizer.bits)):
             quantizer.kept = (position,)
-            got = _log_probabilities(model, images)
-            rises.append(np.mean(np.sum(np.exp(expected) * (expected - got), axis=-1)))
+            rises.append(CLASSES.divergence(expected, _outputs(model, images)))
             problem.reporter.advance(1)
         quantizer.kept = ()
         increases[name] = np.minimum.accumulate(np.maximum(rises, 0.0))
     problem.reporter.finish()
     for wrapper in quantize_wrappers(model):
-        for quantizer in filter(None, (wrapper.weight_quantizer, wrapper.output_quantizer)):
+        for _, quantizer, _ in wrapper.quantizers:
             quantizer.kept = tuple(range(len(quantizer.bits)))
-    return found
+    return found["weight"], found["activation"]
 
 
-def _log_probabilities(model: keras.Model, images: np.ndarray) -> np.ndarray:
-    """float64 (N, classes); called directly, since each call has another network to compute."""
+def _outputs(model: keras.Model, images: np.ndarray) -> np.ndarray:
+    """float32 (N, classes); called directly, since each call has another network to compute."""
     parts = [
         keras.ops.convert_to_numpy(model(images[start : start + BATCH], training=False))
         for start in range(0, len(images), BATCH)
     ]
-    return log_softmax(np.concatenate(parts).astype(np.float64), axis=-1)
+    return np.concatenate(parts)
 
 
 def _least(problem: Problem, weights: Increases, activations: Increases, budgets: Sequence[Budget]) -> Choice:

@@ -83,10 +83,8 @@ def _config(wrapper: QuantizeWrapper, policy: Policy) -> MixedPrecisionQuantizeC
 
 
 def _copy_steps(source: QuantizeWrapper, copy: QuantizeWrapper) -> None:
-    for old, new, old_variables, new_variables in (
-        (source.weight_quantizer, copy.weight_quantizer, source.weight_variables, copy.weight_variables),
-        (source.output_quantizer, copy.output_quantizer, source.output_variables, copy.output_variables),
-    ):
-        if old is not None and new is not None:
-            steps = np.asarray(old_variables["log_step"])
-            new_variables["log_step"].assign(np.asarray([steps[old.bits.index(new.bits[0])]]))
+    learned = {kind: (old, variables) for kind, old, variables in source.quantizers}
+    for kind, new, variables in copy.quantizers:
+        old, old_variables = learned[kind]
+        steps = np.asarray(old_variables["log_step"])
+        variables["log_step"].assign(np.asarray([steps[old.bits.index(new.bits[0])]]))

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from tfmpq.graph.network import INPUT_QUANTIZER, Network
+from tfmpq.keras_internals import operation_of
 from tfmpq.policy.search_space import Candidates
 from tfmpq.quantizers.choices import quantize_wrappers
 from tfmpq.quantizers.config import MixedPrecisionQuantizeConfig
@@ -99,8 +100,7 @@ def _clone(
 
     def on_grid(tensor: Any) -> Any:
         """The image on its 8-bit grid, made once however many layers read it."""
-        history = getattr(tensor, "_keras_history", None)
-        if history is None or type(history.operation).__name__ != "InputLayer":
+        if not isinstance(operation_of(tensor), keras.layers.InputLayer):
             return tensor
         if id(tensor) not in quantized_inputs:
             quantized_inputs[id(tensor)] = input_quantizer(tensor)

@@ -37,9 +37,6 @@ class BitChoice:
 def bit_choices(model: keras.Model) -> Iterator[BitChoice]:
     """All choices of a searchable model."""
     for wrapper in quantize_wrappers(model):
-        if wrapper.weight_quantizer is not None and "bit_logits" in wrapper.weight_variables:
-            logits = wrapper.weight_variables["bit_logits"]
-            yield BitChoice("weight", wrapper.name, wrapper.weight_quantizer, logits)
-        if wrapper.output_quantizer is not None and "bit_logits" in wrapper.output_variables:
-            logits = wrapper.output_variables["bit_logits"]
-            yield BitChoice("activation", wrapper.name, wrapper.output_quantizer, logits)
+        for kind, quantizer, variables in wrapper.quantizers:
+            if "bit_logits" in variables:
+                yield BitChoice(kind, wrapper.name, quantizer, variables["bit_logits"])

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import keras
 from keras import ops
 
+from tfmpq.keras_internals import takes_training
 from tfmpq.quantizers.config import MixedPrecisionQuantizeConfig
 from tfmpq.quantizers.learned_step import LearnedStepQuantizer
 
@@ -33,6 +34,20 @@ def perturbed_kernels(perturbations: Mapping[str, Any]) -> Iterator[None]:
         yield
     finally:
         _perturbations.reset(token)
+
+
+class Quantized(NamedTuple):
+    """A tensor of a wrapped layer that is quantized.
+
+    Attributes:
+        kind: Whether it is the kernel or the output.
+        quantizer: Its quantizer.
+        variables: What the quantizer learns, by name: `log_step` and, where there is a choice, `bit_logits`.
+    """
+
+    kind: Literal["weight", "activation"]
+    quantizer: LearnedStepQuantizer
+    variables: dict[str, Any]
 
 
 @keras.saving.register_keras_serializable("tfmpq")
@@ -74,6 +89,16 @@ class QuantizeWrapper(keras.layers.Wrapper):
             )
         self.built = True
 
+    @property
+    def quantizers(self) -> list[Quantized]:
+        """Its quantizers, with the variables that they learn: the weights' before the output's."""
+        found = []
+        if self.weight_quantizer is not None:
+            found.append(Quantized("weight", self.weight_quantizer, self.weight_variables))
+        if self.output_quantizer is not None:
+            found.append(Quantized("activation", self.output_quantizer, self.output_variables))
+        return found
+
     def compute_output_shape(self, input_shape: Any) -> Any:
         """The inner layer's."""
         return self.layer.compute_output_shape(input_shape)
@@ -90,7 +115,7 @@ class QuantizeWrapper(keras.layers.Wrapper):
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Run the inner layer quantized."""
-        arguments = {"training": training} if self.layer._call_has_training_arg else {}
+        arguments = {"training": training} if takes_training(self.layer) else {}
         if self.weight_quantizer is None:
             outputs = self.layer(inputs, **arguments)
         else:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tfmpq.errors import TfmpqError, UsageError
+from tfmpq.keras_internals import calls_of
 from tfmpq.quantization.insertion import SAMPLE_SIZE
 from tfmpq.quantizers.config import MixedPrecisionQuantizeConfig
 from tfmpq.tfmot.packages import is_annotation, is_wrapper, packages, tf_keras, tfmot
@@ -117,7 +118,7 @@ def fit_steps(model: Any, images: np.ndarray | None = None) -> None:
         return
     measured = [wrapper for wrapper in wrappers if wrapper._output_quantizers]
     with _float_computation(wrappers):
-        tensors = [[w.get_output_at(i) for i in range(len(w._inbound_nodes))] for w in measured]
+        tensors = [[w.get_output_at(i) for i in range(len(calls_of(w)))] for w in measured]
         if tensors:
             values = tf_keras.Model(model.inputs, tensors)(images, training=False)
     generator = np.random.default_rng(0)

@@ -13,6 +13,7 @@ import tensorflow as tf
 from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.graph.layers import KINDS, WEIGHTED
 from tfmpq.graph.network import Network
+from tfmpq.keras_internals import calls_in_order, calls_of, is_functional, operation_of, shape_at_build
 from tfmpq.policy.cost import REFERENCE_BITS
 from tfmpq.policy.policy import LayerChoice, Policy
 from tfmpq.policy.search_space import PINNED_BITS, weight_candidates
@@ -79,7 +80,7 @@ def from_tf_keras(model: Any, reporter: Reporter | None = None) -> Imported:
         TfmpqError: It is no such model, a layer has no counterpart in Keras 3, or the copy computes something
             else.
     """
-    if not isinstance(model, tf_keras.Model) or not hasattr(model, "_nodes_by_depth"):
+    if not isinstance(model, tf_keras.Model) or not is_functional(model):
         raise TfmpqError(
             "A functional or Sequential tf_keras model with a known input shape is taken. Received: "
             f"{type(model).__module__}.{type(model).__name__}. Build it with tf_keras.Model(inputs, outputs)."
@@ -142,11 +143,10 @@ class _Copy:
         """Copy a (nested) functional model."""
         values: dict[int, Any] = {}
         for tensor in model.inputs:
-            name = tensor._keras_history.layer.name
+            name = operation_of(tensor).name
             values[id(tensor)] = keras.Input(tensor.shape[1:], name=name, dtype=tensor.dtype.name)
         inputs = list(values.values())
-        by_depth = model._nodes_by_depth
-        for node in (node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]):
+        for node in calls_in_order(model):
             if not node.is_input:
                 outputs = self._call(node, values)
                 values.update(zip(map(id, tf.nest.flatten(node.outputs)), outputs, strict=True))
@@ -173,7 +173,7 @@ class _Copy:
                 f"A model comes in before quantize_apply. Received: {source.name}, quantized already. "
                 "Give the annotated model."
             )
-        nested = isinstance(source, tf_keras.Model) and hasattr(source, "_nodes_by_depth")
+        nested = isinstance(source, tf_keras.Model) and is_functional(source)
         copy = self.model(source) if nested else _built(source)
         if kwargs:
             raise TfmpqError(
@@ -187,7 +187,7 @@ class _Copy:
 def _built(source: Any) -> keras.layers.Layer:
     """A copy of one layer, with weights."""
     copy = to_keras3(source)
-    shape = source.get_input_shape_at(0) if source._inbound_nodes else source._build_input_shape
+    shape = source.get_input_shape_at(0) if calls_of(source) else shape_at_build(source)
     if not copy.built and source.weights:
         copy.build(tuple(shape) if isinstance(shape, (list, tuple)) else shape)
     copy_weights(source, copy)

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from tfmpq.errors import TfmpqError, UsageError
+from tfmpq.keras_internals import calls_in_order, operation_of
 from tfmpq.quantization.finished_runs import finished_model
 from tfmpq.quantizers.wrapper import QuantizeWrapper, inner
 from tfmpq.tfmot.apply import PREFIX, AsAnnotated, check_configs, mixed_wrappers
@@ -99,12 +100,11 @@ def _build(model: keras.Model, float_layers: Collection[str], annotate: bool) ->
     """The same graph in tf_keras, with weights; quantized layers are annotated."""
     values: dict[int, Any] = {}
     for tensor in model.inputs:
-        name = tensor._keras_history.operation.name
+        name = operation_of(tensor).name
         values[id(tensor)] = tf_keras.Input(tensor.shape[1:], name=name, dtype=tensor.dtype)
     inputs = list(values.values())
     made: dict[int, Any] = {}
-    by_depth = model._nodes_by_depth
-    for node in (node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]):
+    for node in calls_in_order(model):
         if node.is_input:
             continue
         layer = node.operation

@@ -160,9 +160,11 @@ def _difference(stored: Any, wanted: Any, place: str) -> tuple[str, str] | None:
         name = stored.get("name")
         place = f"{place} {name}" if isinstance(name, str) and name not in place.split() else place
         # What only the network has are arguments of a later version, of which older files had the defaults.
+        # A registered class is known by that name, whichever module it has moved to.
         pairs = [
             (place if key == "config" else f"{place} {key}", value, wanted.get(key))
             for key, value in stored.items()
+            if key != "module" or not stored.get("registered_name")
         ]
     elif isinstance(stored, list) and isinstance(wanted, list) and _comparable(stored, wanted):
         pairs = [(place, one, other) for one, other in itertools.zip_longest(stored, wanted)]

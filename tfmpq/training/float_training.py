@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import keras
-from keras import ops
 
 from tfmpq.progress import Reporter
+from tfmpq.tasks.objective import CLASSES, Objective
 from tfmpq.tasks.task import Task
 from tfmpq.training.backend import TrainStep, batch_value_and_gradient, mean_over_replicas
 from tfmpq.training.loop import train
 from tfmpq.training.run_folder import Stage
+from tfmpq.training.variables import AFFINE
 
 _RATE = 0.1
 _ADAPTING_RATE = 0.01
@@ -48,7 +49,7 @@ def pretrain(
         alpha=0.0,
     )
     optimizer = keras.optimizers.SGD(schedule, momentum=0.9, nesterov=True, weight_decay=_WEIGHT_DECAY)
-    optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
+    optimizer.exclude_from_weight_decay(var_names=list(AFFINE))
     trainer.compile(optimizer=optimizer, jit_compile=keras.backend.backend() == "jax")
     train(trainer, batches, epochs=epochs, stage=stage, reporter=reporter, label="float training")
 
@@ -57,6 +58,7 @@ class FloatTraining(TrainStep, keras.Model):
     """Plain training of a float functional model; metrics are those of the step, not means over the epoch."""
 
     update_statistics = True
+    objective: Objective = CLASSES
 
     def compute_update(
         self, trainable: list[Any], state: list[Any], images: Any, labels: Any
@@ -64,13 +66,11 @@ class FloatTraining(TrainStep, keras.Model):
         """Gradients, new non-trainable state and metrics of one step; see `QuantizedTraining`."""
 
         def loss_at(tensors: Sequence[Any]) -> tuple[Any, tuple[list[Any], Any]]:
-            logits, new_state, penalties = self.stateless_call(
+            outputs, new_state, penalties = self.stateless_call(
                 list(tensors), list(state), images, training=self.update_statistics, return_losses=True
             )
-            entropy = keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
-            return ops.mean(entropy) + sum(penalties), (new_state, logits)
+            return self.objective.loss(labels, outputs) + sum(penalties), (new_state, outputs)
 
-        (loss, (new_state, logits)), gradients = batch_value_and_gradient(loss_at, trainable)
-        hits = ops.equal(ops.argmax(logits, axis=-1), ops.cast(labels, "int32"))
-        (accuracy,) = mean_over_replicas([ops.mean(ops.cast(hits, "float32"))])
-        return gradients, new_state, {"loss": loss, "accuracy": accuracy}
+        (loss, (new_state, outputs)), gradients = batch_value_and_gradient(loss_at, trainable)
+        (score,) = mean_over_replicas([self.objective.score(labels, outputs)])
+        return gradients, new_state, {"loss": loss, self.objective.score_name: score}

@@ -1,7 +1,7 @@
 """The loss around a quantized model, and the largest eigenvalue of its Hessian.
 
 What is measured is the network as it is deployed: one bit-width in every quantizer, BatchNorm with its moving
-statistics. Its loss L(d) is the mean cross-entropy on training images, not augmented, as a function of a
+statistics. Its loss L(d) is the mean loss of the task on training images, not augmented, as a function of a
 perturbation d that is added to the *quantized* kernels, the biases and BatchNorm's affine parameters: the
 ball of the search. Gaps are differences of that loss, activations really rounded.
 
@@ -24,7 +24,9 @@ from keras import ops
 from tfmpq.quantizers.choices import quantize_wrappers
 from tfmpq.quantizers.learned_step import twice_differentiable
 from tfmpq.quantizers.wrapper import perturbed_kernels
+from tfmpq.tasks.objective import CLASSES, Objective
 from tfmpq.training.backend import compiled, value_and_gradient
+from tfmpq.training.variables import AFFINE, positions
 
 TOLERANCE = 1e-4
 """Relative change of the estimate, twice in a row, at which the iteration ends."""
@@ -92,10 +94,6 @@ BATCH = 64
 """Images that are held at once."""
 
 
-AFFINE = ("gamma", "beta", "bias")
-"""Ends of the paths of variables that are perturbed beside the quantized kernels."""
-
-
 class Landscape:
     """The loss around a quantized model, as a function of one flat perturbation (see the head of the file).
 
@@ -103,15 +101,18 @@ class Landscape:
         model: Functional quantized model.
         images: (N, height, width, channels) float32.
         labels: (N,) integers.
+        objective: What the network is trained for.
 
     Attributes:
         size: Number of perturbed values: all quantized kernels, then biases and BatchNorm's affine.
     """
 
-    def __init__(self, model: keras.Model, images: np.ndarray, labels: np.ndarray) -> None:
-        self._model = model
+    def __init__(
+        self, model: keras.Model, images: np.ndarray, labels: np.ndarray, objective: Objective = CLASSES
+    ) -> None:
+        self._model, self._objective = model, objective
         self._names = [w.name for w in quantize_wrappers(model) if w.weight_quantizer is not None]
-        self._affine = [i for i, v in enumerate(model.trainable_variables) if v.path.endswith(AFFINE)]
+        self._affine = positions(model.trainable_variables, AFFINE)
         shapes = [model.get_layer(name).layer.kernel.shape for name in self._names]
         shapes += [model.trainable_variables[i].shape for i in self._affine]
         self._shapes = [tuple(shape) for shape in shapes]
@@ -158,9 +159,8 @@ class Landscape:
         for position, delta in zip(self._affine, deltas[len(self._names) :], strict=True):
             trainable[position] = trainable[position] + delta
         with perturbed_kernels(kernels), twice_differentiable():
-            logits, _ = self._model.stateless_call(trainable, state, images, training=False)
-        logits = ops.cast(logits, "float32")
-        return ops.mean(keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True))
+            outputs, _ = self._model.stateless_call(trainable, state, images, training=False)
+        return self._objective.loss(labels, ops.cast(outputs, "float32"))
 
     def _batch_gradient(self, deltas: Sequence[Any], images: Any, labels: Any) -> tuple[Any, list[Any]]:
         (loss, _), gradients = value_and_gradient(

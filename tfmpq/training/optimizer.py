@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-ADAPTIVE_SUFFIXES = ("log_step", "bit_logits")
+from tfmpq.training.variables import AFFINE, QUANTIZERS, positions
 
 
 @keras.saving.register_keras_serializable("tfmpq")
@@ -40,7 +40,7 @@ class QuantizationOptimizer(keras.optimizers.Optimizer):
         self.step_multiplier = step_multiplier
         self.logit_multiplier = logit_multiplier
         self.momentum = momentum
-        self.exclude_from_weight_decay(var_names=[*ADAPTIVE_SUFFIXES, "gamma", "beta", "bias"])
+        self.exclude_from_weight_decay(var_names=[*QUANTIZERS, *AFFINE])
 
     def build(self, variables: Any) -> None:
         """Create the slots: a momentum for every variable, a second moment where Adam is used."""
@@ -49,10 +49,11 @@ class QuantizationOptimizer(keras.optimizers.Optimizer):
         super().build(variables)
         self._momentums = [self.add_variable_from_reference(v, "momentum") for v in variables]
         self._is_step = [v.path.endswith("log_step") for v in variables]
+        adaptive = positions(variables, QUANTIZERS)
         self._seconds = {
             index: self.add_variable_from_reference(v, "second_moment")
             for index, v in enumerate(variables)
-            if v.path.endswith(ADAPTIVE_SUFFIXES)
+            if index in adaptive
         }
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:

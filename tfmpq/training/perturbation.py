@@ -9,9 +9,8 @@ from typing import Any, Literal
 from keras import ops
 
 from tfmpq.quantizers.wrapper import QuantizeWrapper
+from tfmpq.training.variables import ADDED, WEIGHTS, positions
 
-_WEIGHTS = ("gamma", "beta", "bias", "kernel")
-_ADDED = ("beta", "bias")
 _SCALE_OFFSET = 0.01
 """ASAM's eta: what a weight of zero may move by, in units of the radius."""
 
@@ -38,7 +37,7 @@ class Ball:
     @property
     def weights(self) -> list[int]:
         """Positions of all weights among the variables, in the ball or not: all but logits and steps."""
-        return self._ending_with(_WEIGHTS)
+        return positions(self.variables, WEIGHTS)
 
     @property
     def latent(self) -> list[int]:
@@ -75,11 +74,8 @@ class Ball:
             own = {name: values[index[id(v)]] for name, v in wrapper.weight_variables.items()}
             weights.append(quantizer(values[index[id(wrapper.layer.kernel)]], training=False, weights=own))
         scales = [ops.abs(weight) + _SCALE_OFFSET for weight in weights]
-        added = set(self._ending_with(_ADDED))
+        added = set(positions(self.variables, ADDED))
         for i in self.latent:
             one = ops.ones_like(values[i])
             scales.append(one if i in added else ops.abs(values[i]) + _SCALE_OFFSET)
         return scales
-
-    def _ending_with(self, suffixes: tuple[str, ...]) -> list[int]:
-        return [i for i, v in enumerate(self.variables) if v.path.endswith(suffixes)]

@@ -27,6 +27,7 @@ from tfmpq.errors import UsageError
 from tfmpq.quantizers.choices import bit_choices, quantize_wrappers
 from tfmpq.quantizers.learned_step import LearnedStepQuantizer
 from tfmpq.quantizers.wrapper import perturbed_kernels
+from tfmpq.tasks.objective import CLASSES, Objective
 from tfmpq.training import sharpness
 from tfmpq.training.backend import TrainStep, batch_value_and_gradient, mean_over_replicas
 from tfmpq.training.budget_term import BudgetTerm
@@ -96,7 +97,7 @@ class _Second(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Distillation:
-    """Cross-entropy to the float model's predictions, mixed with that to the labels.
+    """The distance from the float model's outputs, mixed with the loss to the labels.
 
     Attributes:
         teacher: Float model, same input and classes.
@@ -115,6 +116,7 @@ class QuantizedTraining(TrainStep, keras.Model):
         options: SharpnessOptions | None = None,
         budget: BudgetTerm | None = None,
         distillation: Distillation | None = None,
+        objective: Objective = CLASSES,
     ) -> None:
         """Choose what a training step does; call before `compile`.
 
@@ -122,7 +124,9 @@ class QuantizedTraining(TrainStep, keras.Model):
             options: Sharpness-aware training; None for the plain gradient step.
             budget: Cost term; None trains weights and steps only.
             distillation: Teacher; None for labels only.
+            objective: What the network is trained for.
         """
+        self.objective = objective
         self.options = options
         self.budget = budget
         self._distillation = (
@@ -190,12 +194,12 @@ class QuantizedTraining(TrainStep, keras.Model):
         targets = self._targets(images, labels)
         new_values: dict[str, Any] = {}
         if self.options is None:
-            (loss, (new_state, logits)), gradients = batch_value_and_gradient(
+            (loss, (new_state, outputs)), gradients = batch_value_and_gradient(
                 lambda tensors: self._loss(tensors, [], state, images, labels, targets), trainable
             )
             metrics = {"loss": loss}
         else:
-            gradients, new_state, logits, metrics, new_values = self._aligned_gradients(
+            gradients, new_state, outputs, metrics, new_values = self._aligned_gradients(
                 trainable, state, images, labels, targets
             )
         if self.budget is not None:
@@ -204,8 +208,8 @@ class QuantizedTraining(TrainStep, keras.Model):
             )
             metrics |= cost_metrics
             new_values["multipliers"] = multipliers
-        hits = ops.equal(ops.argmax(logits, axis=-1), ops.cast(labels, "int32"))
-        (metrics["accuracy"],) = mean_over_replicas([ops.mean(ops.cast(hits, "float32"))])
+        score = self.objective.score(labels, outputs)
+        (metrics[self.objective.score_name],) = mean_over_replicas([score])
         return gradients, self._with_values(new_state, new_values), metrics
 
     def _aligned_gradients(
@@ -218,7 +222,7 @@ class QuantizedTraining(TrainStep, keras.Model):
         def loss_at(tensors: Sequence[Any]) -> Any:
             return self._loss(tensors[:count], tensors[count:], state, images, labels, targets)
 
-        (loss, (new_state, logits)), first = batch_value_and_gradient(loss_at, [*trainable, *zeros])
+        (loss, (new_state, outputs)), first = batch_value_and_gradient(loss_at, [*trainable, *zeros])
 
         def take() -> _Second:
             return self._second_pass(options, loss_at, loss, trainable, first, state)
@@ -228,7 +232,7 @@ class QuantizedTraining(TrainStep, keras.Model):
         else:
             second = self._taken_or_reused(options.second_gradient_every, take, first[:count], state)
         combined = self._combined(options, first[:count], second.gradients)
-        return combined, new_state, logits, {"loss": loss, **second.metrics}, second.state
+        return combined, new_state, outputs, {"loss": loss, **second.metrics}, second.state
 
     def _second_pass(
         self,
@@ -314,10 +318,11 @@ class QuantizedTraining(TrainStep, keras.Model):
         return gradients
 
     def _targets(self, images: Any, labels: Any) -> Any:
-        """Teacher's probabilities, or None."""
+        """What the teacher says, or None."""
         if not self._distillation:
             return None
-        return ops.softmax(ops.stop_gradient(self._distillation[0].teacher(images, training=False)))
+        said = ops.stop_gradient(self._distillation[0].teacher(images, training=False))
+        return self.objective.soft_targets(said)
 
     def _loss(
         self,
@@ -328,20 +333,19 @@ class QuantizedTraining(TrainStep, keras.Model):
         labels: Any,
         targets: Any,
     ) -> tuple[Any, tuple[list[Any], Any]]:
-        """Task loss at a point, with the state that the pass leaves behind and the class logits."""
+        """Task loss at a point, with the state that the pass leaves behind and the outputs."""
         names = [wrapper.name for wrapper in self._wrappers]
         kernels = dict(zip(names, perturbations, strict=True)) if len(perturbations) else {}
         with perturbed_kernels(kernels):
-            logits, new_state = self.stateless_call(
+            outputs, new_state = self.stateless_call(
                 list(trainable), list(state), images, training=self.update_statistics
             )
-        logits = ops.cast(logits, "float32")
-        loss = ops.mean(keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True))
+        outputs = ops.cast(outputs, "float32")
+        loss = self.objective.loss(labels, outputs)
         if targets is not None:
             share = self._distillation[0].weight
-            soft = ops.mean(keras.losses.categorical_crossentropy(targets, logits, from_logits=True))
-            loss = (1.0 - share) * loss + share * soft
-        return loss, (new_state, logits)
+            loss = (1.0 - share) * loss + share * self.objective.imitation(targets, outputs)
+        return loss, (new_state, outputs)
 
     def _add_cost_gradient(
         self, budget: BudgetTerm, trainable: list[Any], state: list[Any], gradients: Sequence[Any]
