@@ -29,7 +29,7 @@ from tfmpq.quantizers.learned_step import LearnedStepQuantizer
 from tfmpq.quantizers.wrapper import perturbed_kernels
 from tfmpq.tasks.objective import CLASSES, Objective
 from tfmpq.training import sharpness
-from tfmpq.training.backend import TrainStep, batch_value_and_gradient, mean_over_replicas
+from tfmpq.training.backend import TrainStep, batch_value_and_gradient, mean_over_replicas, traced_once
 from tfmpq.training.budget_term import BudgetTerm
 from tfmpq.training.perturbation import Ball
 
@@ -222,10 +222,11 @@ class QuantizedTraining(TrainStep, keras.Model):
         def loss_at(tensors: Sequence[Any]) -> Any:
             return self._loss(tensors[:count], tensors[count:], state, images, labels, targets)
 
-        (loss, (new_state, outputs)), first = batch_value_and_gradient(loss_at, [*trainable, *zeros])
+        gradient_at = traced_once(lambda tensors: batch_value_and_gradient(loss_at, tensors))
+        (loss, (new_state, outputs)), first = gradient_at([*trainable, *zeros])
 
         def take() -> _Second:
-            return self._second_pass(options, loss_at, loss, trainable, first, state)
+            return self._second_pass(options, gradient_at, loss, trainable, first, state)
 
         if options.second_gradient_every == 1:
             second = take()
@@ -237,7 +238,7 @@ class QuantizedTraining(TrainStep, keras.Model):
     def _second_pass(
         self,
         options: SharpnessOptions,
-        loss_at: Callable[[Sequence[Any]], Any],
+        gradient_at: Callable[[Sequence[Any]], Any],
         loss: Any,
         trainable: list[Any],
         first: Sequence[Any],
@@ -260,7 +261,7 @@ class QuantizedTraining(TrainStep, keras.Model):
         moved = list(trainable)
         for position, delta in zip(positions, ascent.deltas[kernels:], strict=True):
             moved[position] = moved[position] + delta
-        (perturbed_loss, _), second = batch_value_and_gradient(loss_at, [*moved, *ascent.deltas[:kernels]])
+        (perturbed_loss, _), second = gradient_at([*moved, *ascent.deltas[:kernels]])
         gap = sharpness.surrogate_gap(loss, perturbed_loss, ascent, ball(second))
         values = (
             perturbed_loss,

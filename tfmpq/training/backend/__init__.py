@@ -14,6 +14,7 @@ if keras.backend.backend() == "tensorflow":
         accelerated,
         compiled,
         mean_over_replicas,
+        traced_once,
         value_and_gradient,
     )
 else:
@@ -23,6 +24,7 @@ else:
         accelerated,
         compiled,
         mean_over_replicas,
+        traced_once,
         value_and_gradient,
     )
 
@@ -33,6 +35,7 @@ __all__ = [
     "batch_value_and_gradient",
     "compiled",
     "mean_over_replicas",
+    "traced_once",
     "value_and_gradient",
 ]
 

@@ -35,6 +35,20 @@ def value_and_gradient(function: Callable[[Sequence[Any]], tuple[Any, Any]], inp
     )
 
 
+def traced_once(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A part of a step that is called several times, each time with tensors of the same shapes.
+
+    It becomes one function of the graph, which is traced and optimized once, however often it is called.
+    Where several devices share a step it is traced at every call: they cannot meet within such a function.
+    """
+    context = tf.distribute.get_replica_context()
+    shared = context is not None and context.num_replicas_in_sync > 1
+    if shared or tf.executing_eagerly():
+        return function
+    # Inlined, it would be optimized at every place where it is called.
+    return tf.function(function, autograph=False, experimental_attributes={"_noinline": True})
+
+
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function of tensors, compiled when it is first called with their shapes."""
     return tf.function(function, autograph=False)
