@@ -48,6 +48,11 @@ def calls_in_order(graph: Any) -> list[Any]:
     return [call for depth in sorted(by_depth, reverse=True) for call in by_depth[depth]]
 
 
+def trained_by(optimizer: Any) -> list[Any]:
+    """The variables that an optimizer was built for, in order."""
+    return list(optimizer._trainable_variables)
+
+
 def takes_training(layer: Any) -> bool:
     """Whether a layer's `call` has an argument `training`."""
     return bool(layer._call_has_training_arg)

@@ -14,6 +14,7 @@ if keras.backend.backend() == "tensorflow":
         accelerated,
         compiled,
         mean_over_replicas,
+        quickly_compiled,
         traced_once,
         value_and_gradient,
     )
@@ -24,6 +25,7 @@ else:
         accelerated,
         compiled,
         mean_over_replicas,
+        quickly_compiled,
         traced_once,
         value_and_gradient,
     )
@@ -35,6 +37,7 @@ __all__ = [
     "batch_value_and_gradient",
     "compiled",
     "mean_over_replicas",
+    "quickly_compiled",
     "traced_once",
     "value_and_gradient",
 ]

@@ -37,6 +37,12 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return jax.jit(function)
 
 
+@contextmanager
+def quickly_compiled() -> Iterator[None]:
+    """Nothing: XLA compiles as it does."""
+    yield
+
+
 def accelerated() -> bool:
     """Whether something faster than the processors of the host computes."""
     return jax.default_backend() != "cpu"
