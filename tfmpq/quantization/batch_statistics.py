@@ -1,8 +1,9 @@
 """BatchNorm statistics that describe the data, for the ranges that a training will see.
 
-Ranges of activations are fitted to a pass in inference mode, which uses moving statistics. A network with random
-weights has statistics that nobody has measured. Its signal shrinks or grows from layer to layer, the ranges follow
-it, and in training, where batches are normalized by their own statistics, every activation is clipped.
+Ranges of activations are fitted to a pass in inference mode, which uses moving statistics. A network with
+random weights has statistics that nobody has measured. Its signal shrinks or grows from layer to layer, the
+ranges follow it, and in training, where batches are normalized by their own statistics, every activation is
+clipped.
 """
 
 from __future__ import annotations
@@ -53,8 +54,8 @@ def worst_mismatch(model: keras.Model, images: np.ndarray) -> tuple[str, float] 
     """The layer whose moving statistics describe its inputs worst, in inference mode.
 
     Returns:
-        Its name, and the mean square of its normalized inputs in the middle one of its channels, which is 1 where
-        the statistics are right; None if the model has no BatchNorm.
+        Its name, and the mean square of its normalized inputs in the middle one of its channels, which is 1
+        where the statistics are right; None if the model has no BatchNorm.
     """
     norms = _norms(model)
     if not norms:

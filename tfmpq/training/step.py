@@ -32,6 +32,7 @@ from tfmpq.training import sharpness
 from tfmpq.training.backend import TrainStep, batch_value_and_gradient, mean_over_replicas, traced_once
 from tfmpq.training.budget_term import BudgetTerm
 from tfmpq.training.perturbation import Ball
+from tfmpq.training.variables import WEIGHTS, positions
 
 Update = Literal["mean", "second", "gap-guided"]
 
@@ -197,7 +198,8 @@ class QuantizedTraining(TrainStep, keras.Model):
             (loss, (new_state, outputs)), gradients = batch_value_and_gradient(
                 lambda tensors: self._loss(tensors, [], state, images, labels, targets), trainable
             )
-            metrics = {"loss": loss}
+            norm = sharpness.global_norm([gradients[i] for i in positions(self.trainable_variables, WEIGHTS)])
+            metrics = {"loss": loss, "gradient_norm": norm}
         else:
             gradients, new_state, outputs, metrics, new_values = self._aligned_gradients(
                 trainable, state, images, labels, targets
@@ -352,12 +354,12 @@ class QuantizedTraining(TrainStep, keras.Model):
         self, budget: BudgetTerm, trainable: list[Any], state: list[Any], gradients: Sequence[Any]
     ) -> tuple[list[Any], dict[str, Any], Any]:
         choices = self._choices()
-        positions = [position for position, _ in choices.values()]
+        places = [position for position, _ in choices.values()]
         mixed = {name: quantizer.probabilities for name, (_, quantizer) in choices.items()}
-        logits = [trainable[i] for i in positions]
+        logits = [trainable[i] for i in places]
         pressure = budget.pressure(mixed, logits, self._value(state, "multipliers"))
         gradients = list(gradients)
-        for position, addend in zip(positions, pressure.gradients, strict=True):
+        for position, addend in zip(places, pressure.gradients, strict=True):
             gradients[position] = gradients[position] + addend
         return gradients, pressure.metrics, pressure.multipliers
 
