@@ -1,4 +1,4 @@
-# Everything happens in .venv; PYTHON (3.10 to 3.12) is only used to create it.
+# Everything happens in .venv; PYTHON (3.10 to 3.13) is only used to create it.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -30,8 +30,8 @@ help:
 
 # The stamps depend on pyproject.toml, so that packages are installed again only when they change.
 $(VENV)/.created:
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <= v <= (3, 12) else \
-		"tfmpq needs Python 3.10 to 3.12. Received: %d.%d. Run: make PYTHON=python3.11 ..." % v)'
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <= v <= (3, 13) else \
+		"tfmpq needs Python 3.10 to 3.13. Received: %d.%d. Run: make PYTHON=python3.11 ..." % v)'
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 	@touch $@
 

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -27,13 +28,17 @@ from typing import Any
 import keras
 import numpy as np
 from applications import commit, settle
-from figures_page import page
+from figures_page import FORMS, PEER, page
 
+from tfmpq.api.form_choice import processor_here
 from tfmpq.data.preprocess import value_range
 from tfmpq.deploy.conversion.surgery import build_tflite
 from tfmpq.deploy.export import export_float, export_tflite
 from tfmpq.deploy.latency.measure import measure
+from tfmpq.deploy.tflite.flatbuffer import read_model
+from tfmpq.deploy.tflite.layout import stored_layers
 from tfmpq.files import write_json, write_text
+from tfmpq.graph.forms import FormOptions, Preference
 from tfmpq.graph.frozen import FrozenModel
 from tfmpq.graph.fusion import analyse
 from tfmpq.models.registry import LoadedModel, load_model
@@ -87,14 +92,15 @@ def network_figures(name: str, repeats: int, runs: int) -> dict[str, Any]:
     images = noise(side, value_range(loaded.preprocessing))
     settle(loaded.model, images)
     with tempfile.TemporaryDirectory() as folder:
-        paths = {
-            form: Path(folder) / f"{form}.tflite" for form in ("int8", "float32", "mixed", "4 bits", "2 bits")
-        }
+        paths = {form: Path(folder) / f"{form}.tflite" for form in ("int8", *FORMS, PEER)}
         export_float(loaded.model, paths["float32"])
-        rows = {"float32": {"bytes": paths["float32"].stat().st_size}}
+        peer_file(paths["float32"], paths[PEER], images)
+        rows = {form: {"bytes": paths[form].stat().st_size} for form in ("float32", PEER)}
         for form, bits in assignments(loaded).items():
             frozen = frozen_model(loaded, bits, images)
-            rows[form] = written(frozen, paths[form], images[:1] if form == "mixed" else None)
+            rows[form] = written(frozen, paths[form], "balanced", images[:1] if form == "mixed" else None)
+            if f"{form}, size" in paths:
+                rows[f"{form}, size"] = written(frozen, paths[f"{form}, size"], "size", None)
         for form, path in paths.items():
             rows[form]["memory"] = memory(path)
         latency = {str(threads): ratios(paths, threads, repeats, runs) for threads in THREADS}
@@ -139,22 +145,45 @@ def frozen_model(loaded: LoadedModel, bits: dict[str, int], images: np.ndarray) 
     return freeze(quantized, found)
 
 
-def written(frozen: FrozenModel, path: Path, proof: np.ndarray | None) -> dict[str, Any]:
+def written(frozen: FrozenModel, path: Path, prefer: Preference, proof: np.ndarray | None) -> dict[str, Any]:
     """Write the `litert` form and count the bytes of both; with images also prove it."""
+    options = FormOptions(prefer, processor_here())
     begin = time.perf_counter()
-    content = build_tflite(frozen, "litert")
+    content = build_tflite(frozen, "litert", options)
     seconds = time.perf_counter() - begin
     path.write_bytes(content)
     row: dict[str, Any] = {
         "bytes": len(content),
         "storage_bytes": len(build_tflite(frozen, "storage")),
         "export_seconds": round(seconds, 3),
+        "unfolded": sum(layer.order is not None for layer in stored_layers(read_model(content))),
     }
     if proof is not None:
         begin = time.perf_counter()
-        export_tflite(frozen, path, "litert", images=proof)
+        export_tflite(frozen, path, "litert", options=options, images=proof)
         row["proved_export_seconds"] = round(time.perf_counter() - begin, 3)
     return row
+
+
+def peer_file(source: Path, path: Path, images: np.ndarray) -> None:
+    """The INT4 file that ai-edge-quantizer makes of a float one: CONV_2D and FULLY_CONNECTED of 4 bits."""
+    from ai_edge_quantizer import qtyping, quantizer, recipe
+
+    work = quantizer.Quantizer(bytearray(source.read_bytes()), recipe.static_wi8_ai8())
+    for kind in (qtyping.TFLOperationName.CONV_2D, qtyping.TFLOperationName.FULLY_CONNECTED):
+        work.add_static_config(".*", kind, activation_num_bits=8, weight_num_bits=4)
+    (signature, parts), *_ = tfl_interpreter(source).get_signature_list().items()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # on the memory that an interpreter of all tensors takes
+        ranges = work.calibrate({signature: [{parts["inputs"][0]: image[None]} for image in images]})
+        path.write_bytes(bytes(work.quantize(ranges).quantized_model))
+
+
+def tfl_interpreter(path: Path) -> Any:
+    """The runtime with a file."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    return Interpreter(str(path))
 
 
 def memory(path: Path) -> dict[str, int]:
@@ -195,10 +224,12 @@ def circumstances(repeats: int, runs: int) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "load_5_minutes": round(os.getloadavg()[1], 1),
         "commit": commit(),
+        "kernels": processor_here(),
         "processes": 3 * repeats,
         "runs": runs,
         "versions": {
-            name: version(name) for name in ("tfmpq", "tensorflow", "keras", "ai-edge-litert", "numpy")
+            name: version(name)
+            for name in ("tfmpq", "tensorflow", "keras", "ai-edge-litert", "ai-edge-quantizer", "numpy")
         },
     }
 

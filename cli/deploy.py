@@ -7,8 +7,11 @@ from typing import Any
 
 import click
 
+from tfmpq.methods.common_options import DataOptions
+
 from . import options
 from .device_options import benchmark_model_option, device_options, on_option, threads_option
+from .generated import options_of
 from .perform import perform
 
 
@@ -28,7 +31,7 @@ from .perform import perform
     help="Number of images.",
 )
 @threads_option
-@options.data_dir
+@options_of(DataOptions, "data_dir")
 @device_options
 @benchmark_model_option
 @click.option(
@@ -48,5 +51,5 @@ def deploy(as_json: bool, source: Path, data: str, **choices: Any) -> None:
         "deploy",
         "tfmpq.api.deploy",
         as_json,
-        lambda function, reporter: function(source, data, **choices, reporter=reporter),
+        lambda function, reporter: function(source, data, **choices, progress=reporter),
     )

@@ -7,7 +7,10 @@ from typing import Any
 
 import click
 
+from tfmpq.methods.common_options import DataOptions, PreprocessOptions
+
 from . import options
+from .generated import options_of
 from .perform import perform
 
 
@@ -17,7 +20,7 @@ from .perform import perform
 )
 @click.argument("path", metavar="RUN|FILE.tflite|FILE.keras", type=options.existing_file_or_folder())
 @options.data("--data", "Data set to evaluate on")
-@options.data_dir
+@options_of(DataOptions, "data_dir")
 @click.option(
     "--split",
     type=click.Choice(["train", "test", "all"]),
@@ -26,7 +29,7 @@ from .perform import perform
     help="Part of it.",
 )
 @click.option("--limit", metavar="N", type=click.IntRange(min=1), help="Number of images.  [default: all]")
-@options.preprocess
+@options_of(PreprocessOptions)
 @options.json_option
 def evaluate(as_json: bool, path: Path, data: str, **choices: Any) -> None:
     """Measure top-1 and top-5 accuracy; of a .tflite by running the very file.
@@ -37,5 +40,5 @@ def evaluate(as_json: bool, path: Path, data: str, **choices: Any) -> None:
         "evaluate",
         "tfmpq.api.evaluate",
         as_json,
-        lambda function, reporter: function(path, data, **choices, reporter=reporter),
+        lambda function, reporter: function(path, data, **choices, progress=reporter),
     )

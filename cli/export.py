@@ -9,8 +9,11 @@ import click
 
 from tfmpq.errors import UsageError
 from tfmpq.graph.containers import TARGETS
+from tfmpq.methods.job_options import QuantizeOptions
 
 from . import options
+from .file_options import MICRO_PREFERENCES, file_options, file_request
+from .generated import options_of
 from .perform import perform
 
 
@@ -29,34 +32,22 @@ from .perform import perform
     type=click.Path(dir_okay=False, path_type=Path),
     help="File to write.  [default: MODEL.TARGET.tflite in the run folder; of a model: here]",
 )
+@options.forms("", MICRO_PREFERENCES, "  For tflm: pack for flash, or spare RAM.  [default: flash]")
+@file_options()
 @options.data(
     "--calibrate",
     "Quantize a float MODEL without training, with images of (random: noise, to try things out)",
     required=False,
 )
 @click.option("--weight-bits", metavar="N", type=click.IntRange(2, 8), help="With --calibrate: one width.")
-@click.option(
-    "--activation-bits",
-    metavar="N",
-    type=click.IntRange(2, 16),
-    help="With --weight-bits: 2 to 8, or 16, which is exact to 16 bits and 3 to 100 times slower.  "
-    "[default: 8]",
-)
+@options_of(QuantizeOptions, "activation_bits")
 @click.option(
     "--policy",
     metavar="POLICY.yaml",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="With --calibrate: the width of each layer.",
 )
-@options.weights("those of a model file")
-@click.option(
-    "--reconstruct/--no-reconstruct",
-    default=None,
-    help="With --calibrate: fit each layer to the float one's outputs, or round to the nearest level.  "
-    "[default: fit, on real images]",
-)
-@options.preprocess
-@options.data_dir
+@options_of(QuantizeOptions, "weights", "reconstruct", "preprocessing", "data_dir")
 @options.json_option
 def export(as_json: bool, source: str, tflite: bool, calibrate: str | None, **choices: Any) -> None:
     """Export a fine-tuned RUN as a packed file that is proved equal to what was trained.
@@ -67,21 +58,34 @@ def export(as_json: bool, source: str, tflite: bool, calibrate: str | None, **ch
     if not tflite:
         raise UsageError("An export names its format. Received: no format. Add --tflite.")
     for_models = {key: choices.pop(key) for key in _FOR_MODELS}
+    choices["file"] = file_request(choices)
+    choices["forms"] = options.form_request(choices)
     if calibrate is None:
         _refuse_options_of_models(source, for_models)
         perform(
             "export",
             "tfmpq.api.export",
             as_json,
-            lambda f, reporter: f(Path(source), **choices, reporter=reporter),
+            lambda f, reporter: f(Path(source), **choices, progress=reporter),
         )
         return
     perform(
         "quantize",
         "tfmpq.api.quantize",
         as_json,
-        lambda function, reporter: function(source, calibrate, **for_models, **choices, reporter=reporter),
+        lambda function, reporter: function(
+            source, calibrate, **for_models, **_in_default_file(choices, source), progress=reporter
+        ),
     )
+
+
+def _in_default_file(choices: dict[str, Any], model: str) -> dict[str, Any]:
+    """The options of a call with the file that is named after the model, unless one was given."""
+    if choices["out"] is None:
+        from tfmpq.models.registry import display_name
+
+        choices["out"] = Path(f"{display_name(model)}.{choices['target']}.tflite")
+    return choices
 
 
 _FOR_MODELS = ("weight_bits", "activation_bits", "policy", "weights", "reconstruct", "preprocessing")

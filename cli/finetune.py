@@ -7,9 +7,12 @@ from typing import Any
 
 import click
 
+from tfmpq.methods.job_options import FinetuneOptions
+
 from . import options
-from .perform import perform, under
-from .training_options import distill, distill_weight, frozen_statistics, strategy_option, training_options
+from .generated import options_of
+from .perform import in_default_run, perform, under
+from .training_options import strategy_option
 
 
 @click.command(
@@ -22,27 +25,23 @@ from .training_options import distill, distill_weight, frozen_statistics, strate
 @click.argument("source", metavar="RUN|POLICY.yaml", type=options.existing_file_or_folder())
 @options.data("--target", "Data set to train for")
 @options.model(required=False)
-@options.data_dir
-@options.weights("those of the search, else of a model file")
-@training_options
-@click.option(
-    "--reconstruct/--no-reconstruct",
-    default=True,
-    show_default=True,
-    help="Begin by fitting the quantized layers, one after the other, to those of the float model.",
-)
-@distill
-@distill_weight
-@frozen_statistics
-@options.preprocess
+@options_of(FinetuneOptions)
 @strategy_option
 @options.run_folder("the given RUN, or runs/MODEL_DATA")
 @options.json_option
-def finetune(as_json: bool, source: Path, target: str, strategy: str, **choices: Any) -> None:
+def finetune(
+    as_json: bool, source: Path, target: str, strategy: str, model: str | None, **choices: Any
+) -> None:
     """Fine-tune a network with the policy of a search, or with one of yours, on the target data set."""
-    perform(
-        "finetune",
-        "tfmpq.api.finetune",
-        as_json,
-        lambda function, reporter: under(strategy, function)(source, target, **choices, reporter=reporter),
-    )
+
+    def call(function: Any, reporter: Any) -> Any:
+        if choices["out"] is None and source.is_dir():
+            choices["out"] = source
+        elif choices["out"] is None:
+            from tfmpq.policy.policy import load_policy
+
+            in_default_run(choices, model or load_policy(source).model, target)
+        given = (source, target) if model is None else (model, source, target)
+        return under(strategy, function)(*given, **choices, progress=reporter)
+
+    perform("finetune", "tfmpq.api.finetune", as_json, call)

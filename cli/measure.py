@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from tfmpq.api.device_options import MeasureOptions
+
 from . import options
 from .device_options import (
     affinity_option,
@@ -15,10 +17,8 @@ from .device_options import (
     on_option,
     threads_option,
 )
+from .generated import options_of
 from .perform import perform
-
-# Names of the library, which is too heavy to import for a help text; a test compares them.
-PROTOCOLS = ("quick", "mlperf-like")
 
 
 @click.command(
@@ -34,20 +34,9 @@ PROTOCOLS = ("quick", "mlperf-like")
 )
 @on_option
 @threads_option
-@click.option(
-    "--runs",
-    metavar="N",
-    type=click.IntRange(min=1),
-    help="Least number of timed runs of a process.  [default: 50; mlperf-like: 1024]",
-)
+@options_of(MeasureOptions, "runs")
 @affinity_option
-@click.option(
-    "--protocol",
-    type=click.Choice(PROTOCOLS),
-    default="quick",
-    show_default=True,
-    help="quick: at least 50 runs and a second in each of 3 processes; mlperf-like: 1024 and a minute.",
-)
+@options_of(MeasureOptions, "protocol")
 @device_options
 @benchmark_model_option
 @click.option(

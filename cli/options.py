@@ -9,9 +9,6 @@ from typing import Any
 
 import click
 
-# Names of the library, which is too heavy to import for a help text; a test compares them.
-PREPROCESSINGS = ("none", "unit", "tf", "torch", "caffe")
-
 TARGETS = {
     "auto": "whichever of the next two suits the processor at hand",
     "litert": "CPUs with dot product or AVX2",
@@ -74,32 +71,6 @@ json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object to stdout; all else goes to stderr."
 )
 
-data_dir = click.option(
-    "--data-dir",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    envvar="TFMPQ_DATA_DIR",
-    show_envvar=True,
-    help="Folder that is looked in first for data sets, for example for cifar10_train.npz.",
-)
-
-preprocess = click.option(
-    "--preprocess",
-    "preprocessing",
-    type=click.Choice(PREPROCESSINGS),
-    help="How pixels become inputs: 0..255, 0..1, -1..1, ImageNet mean and standard deviation, or BGR less "
-    "the mean.  [default: what the network expects]",
-)
-
-
-def weights(default: str) -> Decorator:
-    """Float weights; `default` says what is taken without the option."""
-    return click.option(
-        "--weights",
-        metavar="FILE|none",
-        help="Float weights: .keras, .weights.h5, .h5 or .npz; none starts from random ones.  "
-        f"[default: {default}]",
-    )
-
 
 def run_folder(default: str = "runs/MODEL_DATA") -> Decorator:
     """The run folder; `default` says which one is taken without the option."""
@@ -142,6 +113,55 @@ def data(name: str, what: str, *parameters: str, required: bool = True) -> Decor
         metavar="DATA",
         help=f"{what}: digits, a tensorflow-datasets name (cifar10), npz:PATH, folder:DIR or tfrecord:GLOB.",
     )
+
+
+FORMS = ("prefer", "processor", "max_scratch", "latency_table")
+"""Options of `forms`, which make one request."""
+
+
+def forms(default: str, more: tuple[str, ...] = (), more_help: str = "") -> Decorator:
+    """What decides between the forms of a layer; `default` says what does without the options.
+
+    `more` are values of --prefer for other targets, which `more_help` explains.
+    """
+    return stack(
+        click.option(
+            "--prefer",
+            type=click.Choice(("balanced", "size", "speed", *more)),
+            help="For litert: the form of each layer that is smallest, fastest, or smallest in at most 1.05 "
+            f"times the time of int8 (balanced).  [default: {default}balanced]{more_help}",
+        ),
+        click.option(
+            "--processor",
+            type=click.Choice(("x86-avx2", "x86-vnni", "arm-dotprod")),
+            help="For litert: whose speed counts; arm-dotprod is an estimate that nobody has measured.  "
+            f"[default: {default}that of this machine]",
+        ),
+        click.option(
+            "--max-scratch",
+            metavar="MIB",
+            type=click.FloatRange(min=0),
+            callback=finite,
+            help="For litert: most memory that one unfolded convolution may take while it runs.  "
+            f"[default: {default}32]",
+        ),
+        click.option(
+            "--latency-table",
+            metavar="FILE",
+            type=click.Path(exists=True, dir_okay=False, path_type=Path),
+            help="For litert: let the times decide that tfmpq profile measured on the device.",
+        ),
+    )
+
+
+def form_request(choices: dict[str, Any]) -> Any:
+    """Take the options of `forms` out of all of a verb and make them one request."""
+    from tfmpq.graph.forms import FormRequest
+
+    given = {key: choices.pop(key) for key in FORMS}
+    if given["max_scratch"] is not None:
+        given["max_scratch"] = int(given["max_scratch"] * 2**20)
+    return FormRequest(**given)
 
 
 def stack(*decorators: Decorator) -> Decorator:

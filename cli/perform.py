@@ -31,16 +31,25 @@ def perform(verb: str, module: str, as_json: bool, call: Callable[[Any, Any], An
     stdout = environment.claim_stdout()
     with environment.hushed_stderr():
         function = getattr(importlib.import_module(module), verb)
-    from . import render
-    from .reporter import terminal_reporter
+    from tfmpq import tables
+    from tfmpq.bars import terminal_reporter
 
     with terminal_reporter() as reporter:
         result = call(function, reporter).to_json()
     if as_json:
-        render.write_json(result, stdout)
+        tables.write_json(result, stdout)
     else:
-        render.write_text(verb, result, stdout)
+        tables.write_text(verb, result, stdout)
     return result
+
+
+def in_default_run(choices: dict[str, Any], model: str, data: str) -> dict[str, Any]:
+    """The options of a call with the run folder that is named after model and data, unless one was given."""
+    if choices["out"] is None:
+        from tfmpq.training.run_folder import default_folder
+
+        choices["out"] = default_folder(model, data)
+    return choices
 
 
 def under(strategy: str, function: Callable[..., Any]) -> Callable[..., Any]:

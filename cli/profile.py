@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from tfmpq.api.device_options import ProfileOptions
 from tfmpq.graph.containers import TARGETS
 
 from . import options
@@ -18,8 +19,8 @@ from .device_options import (
     on_option,
     threads_option,
 )
+from .generated import options_of
 from .perform import perform
-from .search_options import activation_bits, weight_bits
 
 
 def _shape(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...] | None:
@@ -59,23 +60,10 @@ def _shape(ctx: click.Context, param: click.Parameter, value: str | None) -> tup
     help="Number of classes; a model from a file has its own.",
 )
 @options.target(*TARGETS)
-@weight_bits
-@activation_bits
+@options_of(ProfileOptions, "weight_bits", "activation_bits")
 @threads_option
 @affinity_option
-@click.option(
-    "--repeats",
-    metavar="N",
-    type=click.IntRange(min=1),
-    default=5,
-    show_default=True,
-    help="Fresh processes for every network; they take turns.",
-)
-@click.option(
-    "--alone",
-    is_flag=True,
-    help="Time operators by themselves, without a profiler: less true, but possible everywhere.",
-)
+@options_of(ProfileOptions, "repeats", "alone")
 @device_options
 @benchmark_model_option
 @click.option(

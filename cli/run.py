@@ -6,10 +6,11 @@ from typing import Any
 
 import click
 
+from tfmpq.methods.job_options import RunOptions
+
 from . import options
-from .perform import perform
-from .search_options import float_epochs, search_options
-from .training_options import distill, training_options
+from .generated import options_of
+from .perform import in_default_run, perform
 
 
 @click.command(
@@ -19,13 +20,7 @@ from .training_options import distill, training_options
 @options.model(required=True)
 @options.data("--proxy", "Data set to search on")
 @options.data("--target", "Data set to train for")
-@options.data_dir
-@options.weights("those of a model file, else float training")
-@search_options(latency=False)
-@float_epochs(None, "those of --epochs without --weights, else 0")
-@training_options
-@distill
-@options.preprocess
+@options_of(RunOptions)
 @options.run_folder()
 @options.json_option
 def run(as_json: bool, model: str, proxy: str, target: str, **choices: Any) -> None:
@@ -37,5 +32,7 @@ def run(as_json: bool, model: str, proxy: str, target: str, **choices: Any) -> N
         "run",
         "tfmpq.api.run",
         as_json,
-        lambda function, reporter: function(model, proxy, target, **choices, reporter=reporter),
+        lambda function, reporter: function(
+            model, proxy, target, **in_default_run(choices, model, target), progress=reporter
+        ),
     )

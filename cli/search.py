@@ -6,11 +6,12 @@ from typing import Any
 
 import click
 
+from tfmpq.methods.options import SearchOptions
+
 from . import options
-from .device_options import latency_options
-from .perform import perform, under
-from .search_options import float_epochs, search_options, selection_options, sharpness_options
-from .training_options import strategy_option, training_options
+from .generated import options_of
+from .perform import in_default_run, perform, under
+from .training_options import strategy_option
 
 
 @click.command(
@@ -23,34 +24,8 @@ from .training_options import strategy_option, training_options
 )
 @options.model(required=True)
 @options.data("--proxy", "Data set to search on")
-@options.data_dir
-@options.weights("those of a model file, else random ones")
-@search_options(latency=True)
-@selection_options
-@float_epochs(0, "0")
-@training_options
-@options.preprocess
-@click.option(
-    "--target-input",
-    metavar="N",
-    type=click.IntRange(min=1),
-    help="Image side in pixels at which the budget counts BOPs.  [default: that of the proxy]",
-)
-@click.option(
-    "--target-classes",
-    metavar="N",
-    type=click.IntRange(min=2),
-    help="Classes for which the budget counts the last layer.  [default: those of the proxy]",
-)
-@click.option(
-    "--imitate",
-    is_flag=True,
-    help="Learn to give what the float network gives on the proxy's images, not their labels; it keeps the "
-    "classes of its weights (--target-classes).",
-)
-@sharpness_options
+@options_of(SearchOptions)
 @strategy_option
-@latency_options
 @options.run_folder()
 @options.json_option
 def search(as_json: bool, model: str, proxy: str, strategy: str, **choices: Any) -> None:
@@ -62,5 +37,7 @@ def search(as_json: bool, model: str, proxy: str, strategy: str, **choices: Any)
         "search",
         "tfmpq.api.search",
         as_json,
-        lambda function, reporter: under(strategy, function)(model, proxy, **choices, reporter=reporter),
+        lambda function, reporter: under(strategy, function)(
+            model, proxy, **in_default_run(choices, model, proxy), progress=reporter
+        ),
     )

@@ -8,7 +8,10 @@ from typing import Any
 
 import click
 
+from tfmpq.methods.common_options import DataOptions
+
 from . import options
+from .generated import options_of
 from .perform import perform
 
 
@@ -52,7 +55,7 @@ class Radii(click.ParamType):
     show_default=True,
     help="Number of training images.",
 )
-@options.data_dir
+@options_of(DataOptions, "data_dir")
 @options.json_option
 def sharpness(as_json: bool, run: Path, **choices: Any) -> None:
     """Measure the surrogate gap at several radii and the top Hessian eigenvalue of a finished run.
@@ -64,5 +67,5 @@ def sharpness(as_json: bool, run: Path, **choices: Any) -> None:
         "sharpness",
         "tfmpq.api.sharpness",
         as_json,
-        lambda function, reporter: function(run, **choices, reporter=reporter),
+        lambda function, reporter: function(run, **choices, progress=reporter),
     )

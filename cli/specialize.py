@@ -28,6 +28,7 @@ from .perform import perform
     required=True,
     help="File to write.",
 )
+@options.forms("what the file says, or else ")
 @options.json_option
 def specialize(as_json: bool, path: Path, **choices: Any) -> None:
     """Rewrite a file for a runtime: same integers, scales and biases in other containers.
@@ -35,6 +36,7 @@ def specialize(as_json: bool, path: Path, **choices: Any) -> None:
     Takes no TensorFlow and a fraction of a second, so it also serves on the device itself. The written file
     is read back and every number is compared.
     """
+    choices["forms"] = options.form_request(choices)
     perform(
         "specialize",
         "tfmpq.api.specialize",

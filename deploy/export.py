@@ -12,9 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tfmpq.deploy.conversion.app_file import FileOptions, as_app_file
+from tfmpq.deploy.conversion.chosen_forms import DeviceTimes, choose_forms
+from tfmpq.deploy.conversion.microcontroller_form import as_written
 from tfmpq.deploy.conversion.specialize import specialize
 from tfmpq.deploy.conversion.surgery import build_tflite
-from tfmpq.deploy.conversion.topology import deployable
+from tfmpq.deploy.microcontroller.c_source import write_c_source
+from tfmpq.deploy.microcontroller.options import MicroOptions
+from tfmpq.deploy.microcontroller.report import MicroReport, micro_report, refuse_arena
+from tfmpq.deploy.proof.interface import interface_failures, split_interface
 from tfmpq.deploy.proof.verify import Verification, verify
 from tfmpq.deploy.runtime.interpreter import load
 from tfmpq.deploy.runtime.quiet import quiet_stderr
@@ -24,6 +30,7 @@ from tfmpq.deploy.tflite.metadata import write_record
 from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.files import write_atomically
 from tfmpq.graph.containers import DELEGATED, TARGETS, Target
+from tfmpq.graph.forms import CHOOSING_TARGET, FormOptions
 from tfmpq.graph.frozen import FrozenModel
 from tfmpq.progress import Reporter, SilentReporter
 from tfmpq.results import Result
@@ -45,7 +52,8 @@ class ExportedLayer:
         weight_bits: Trained bit-width.
         container_bits: Bits per weight in the file.
         bytes: Bytes of packed weights, scales and biases.
-        reason: Why the rule table chose this container.
+        reason: Why it has this container.
+        scratch: Bytes that the unfolding of a convolution keeps in memory while it runs.
     """
 
     name: str
@@ -54,6 +62,7 @@ class ExportedLayer:
     container_bits: int
     bytes: int
     reason: str
+    scratch: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +83,7 @@ class Agreement:
 
 
 @dataclass(frozen=True, slots=True)
-class ExportReport(Result):
+class ExportReport(Result, verb="export"):
     """What was written.
 
     Attributes:
@@ -84,8 +93,10 @@ class ExportReport(Result):
         target: Its form.
         size: Sum of the layers' bytes in this form.
         layers: Layers with weights, in order.
+        forms: What decided where layers have a choice of forms; None where they have none.
         verification: The proof.
         agreement: Comparison with the trained model; None if no logits were given.
+        microcontroller: What the file takes on a microcontroller; None for other targets.
     """
 
     path: str
@@ -94,8 +105,10 @@ class ExportReport(Result):
     target: Target
     size: int
     layers: tuple[ExportedLayer, ...]
+    forms: FormOptions | None
     verification: Verification
     agreement: Agreement | None = None
+    microcontroller: MicroReport | None = None
 
     def to_json(self) -> dict[str, Any]:
         """All fields, and the form that the size refers to; in `layers` the container is `container`."""
@@ -112,6 +125,10 @@ def export_tflite(
     path: Path,
     target: Target = "litert",
     *,
+    file: FileOptions | None = None,
+    micro: MicroOptions | None = None,
+    options: FormOptions | None = None,
+    times: DeviceTimes | None = None,
     images: np.ndarray | None = None,
     agreement: tuple[np.ndarray, np.ndarray] | None = None,
     reporter: Reporter | None = None,
@@ -122,13 +139,17 @@ def export_tflite(
         frozen: The network.
         path: File to write; replaced only when the new one is proved.
         target: What the file is for; see `tfmpq.graph.containers`.
+        file: Types, softmax and labels that are asked for; None for the network's own codes.
+        micro: What is asked of a file for microcontrollers; for `tflm` only.
+        options: What decides where layers have a choice of forms; None for those of the rule table.
+        times: What a latency table of the device says about forms.
         images: float32 (N, height, width, channels), preprocessed, for recomputing every operator; None
             for noise.
         agreement: Images and the trained model's logits (N, classes), to be compared with the file's.
         reporter: Told about progress.
 
     Raises:
-        UsageError: Unknown target, or `path` is a folder.
+        UsageError: Unknown target, `path` is a folder, or the network has no such ends.
         TfmpqError: A layer has no form in a file, or the file is not what was trained (the first mismatch is
             named); no file is left behind.
     """
@@ -138,22 +159,52 @@ def export_tflite(
     refuse_folder(path)
     reporter = reporter or SilentReporter()
     reporter.start("export", 2)
-    content = build_tflite(frozen, target)
+    micro = micro or MicroOptions()
+    micro.require(target)
+    written = as_written(frozen, target, micro.prefer or "flash")
+    core = build_tflite(written, target, options, times)
+    content = as_app_file(core, written, target, file or FileOptions())
+    measured = _microcontroller(frozen, content, core, written, images, micro) if target == "tflm" else None
     reporter.advance()
     found: list[tuple[Verification, Agreement | None]] = []
 
     def write(temporary: Path) -> None:
         temporary.write_bytes(content)
-        found.append(_prove(frozen, temporary.read_bytes(), path, target, images, agreement))
+        found.append(_prove(written, temporary.read_bytes(), path, target, images, agreement))
 
     _write(path, write)
     ((proof, agreed),) = found
     reporter.advance()
     reporter.finish()
-    layers = tuple(exported_layers(frozen, target))
+    if micro.c_source is not None:
+        arena = None if measured is None else measured.arena_bytes
+        write_c_source(content, micro.c_source, path.name.split(".")[0], arena)
+    layers = tuple(_exported_layers(written, target, options, times))
     size = sum(layer.bytes for layer in layers)
     digest = hashlib.sha256(content).hexdigest()
-    return ExportReport(str(path), len(content), digest, target, size, layers, proof, agreed)
+    chosen = options if target == CHOOSING_TARGET else None
+    return ExportReport(
+        str(path), len(content), digest, target, size, layers, chosen, proof, agreed, measured
+    )
+
+
+def _microcontroller(
+    frozen: FrozenModel,
+    content: bytes,
+    core: bytes,
+    written: FrozenModel,
+    images: np.ndarray | None,
+    options: MicroOptions,
+) -> MicroReport:
+    """Measure a file for microcontrollers, and hold it against the memory that there is."""
+    report = micro_report(content, core, written, images)
+    reports = {"this": report}
+    if options.arena is not None and options.prefer != "ram":
+        other = as_written(frozen, "tflm", "ram")
+        other_core = build_tflite(other, "tflm")
+        reports["--prefer ram"] = micro_report(other_core, other_core, other, images)
+    refuse_arena(options.arena, reports)
+    return report
 
 
 def _prove(
@@ -165,26 +216,35 @@ def _prove(
     agreement: tuple[np.ndarray, np.ndarray] | None,
 ) -> tuple[Verification, Agreement | None]:
     """Verify what was written and compare its choices with the trained model's."""
-    proof = verify(frozen, written, target, images)
-    if not proof.passed:
-        more = f" (and {len(proof.failures) - 1} more)" if len(proof.failures) > 1 else ""
+    core, interface = split_interface(written, str(path))
+    proof = verify(frozen, core, target, images)
+    failures = list(proof.failures)
+    if proof.passed and not interface.empty:
+        failures += interface_failures(written, core, interface, frozen, images)
+    if failures:
+        more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
         raise TfmpqError(
             f"A written file has to hold and compute what was trained. Received: {path}, where "
-            f"{proof.failures[0]}{more}. The file was removed; please report the model."
+            f"{failures[0]}{more}. The file was removed; please report the model."
         )
-    return proof, None if agreement is None else _agreement(written, target, *agreement)
+    return proof, None if agreement is None else _agreement(core, target, *agreement)
 
 
-def exported_layers(frozen: FrozenModel, target: Target) -> Iterator[ExportedLayer]:
+def _exported_layers(
+    frozen: FrozenModel, target: Target, options: FormOptions | None, times: DeviceTimes | None
+) -> Iterator[ExportedLayer]:
     """How the layers with weights are written, in order."""
-    for layer in deployable(frozen).weighted:
+    choices = choose_forms(frozen, target, options, times) if options else {}
+    for layer in frozen.weighted:
         weights = layer.weights
         if weights is not None:
-            container = container_of(frozen, layer, target)
+            choice = choices.get(layer.name)
+            container = choice.chosen.container if choice else container_of(frozen, layer, target)
             each = np.dtype(bias_type(frozen, layer)).itemsize
             size = container.stored_bytes(weights.integers.size, weights.scales.size, each)
+            scratch = choice.chosen.scratch if choice else 0
             yield ExportedLayer(
-                layer.name, layer.operator, weights.bits, container.bits, size, container.reason
+                layer.name, layer.operator, weights.bits, container.bits, size, container.reason, scratch
             )
 
 

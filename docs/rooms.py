@@ -16,9 +16,11 @@ TREES = ("tfmpq", "models", "deploy", "cli")
 """Folders of the repository; all but the first are packages below `tfmpq` where they are installed."""
 
 ORDER: tuple[tuple[str, ...], ...] = (
-    ("errors",),
+    ("errors", "allocator"),
     ("progress",),
-    ("files", "keras_internals", "provenance", "results"),
+    ("files", "keras_internals", "provenance", "options", "scratch", "units", "bars"),
+    ("tables",),
+    ("results",),
     ("quantizers", "data"),
     ("graph",),
     ("policy", "models", "deploy.tflite", "deploy.devices"),
@@ -26,6 +28,7 @@ ORDER: tuple[tuple[str, ...], ...] = (
     ("training", "deploy.runtime"),
     ("quantization", "deploy.conversion", "deploy.latency"),
     ("methods", "tfmot", "deploy.proof", "deploy.profiling"),
+    ("deploy.microcontroller",),
     ("reports", "deploy.export"),
     ("api",),
     ("cli",),

@@ -42,7 +42,7 @@ IMAGENET_CLASSES = 1000
 """Classes of a network that is built for no data."""
 
 MODEL_FILES = (".keras", ".h5", ".hdf5")
-"""Endings of files that hold a whole model, weights included."""
+"""Endings of files that hold a whole model, weights included; a SavedModel is a folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +57,7 @@ class LoadedModel:
         classes: Number of logits; of several outputs, the last axis of the first.
         stripped_softmax: Whether a final softmax was taken off.
         new_classifier: Whether the classifier was left out of the weights that were loaded.
+        takes_integers: Whether the user's model takes whole numbers, so that pixels cannot be scaled before.
     """
 
     model: keras.Model
@@ -65,6 +66,7 @@ class LoadedModel:
     classes: int
     stripped_softmax: bool = False
     new_classifier: bool = False
+    takes_integers: bool = False
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -78,14 +80,19 @@ def model_names() -> tuple[str, ...]:
     return tuple(_NETWORKS)
 
 
+def is_model_file(spec: str) -> bool:
+    """Whether a specification names a file, or the folder of a SavedModel, that holds a whole model."""
+    return spec.endswith(MODEL_FILES) or (Path(spec) / "saved_model.pb").is_file()
+
+
 def is_users_code(spec: str) -> bool:
     """Whether a specification is neither a built-in name nor a file, so that loading it imports code."""
-    return spec not in _NETWORKS and not spec.endswith(MODEL_FILES)
+    return spec not in _NETWORKS and not is_model_file(spec)
 
 
 def display_name(spec: str) -> str:
     """Short name of a network: registry name, stem of the file, or name of the function."""
-    return Path(spec).stem if spec.endswith(MODEL_FILES) else spec.rpartition(":")[2]
+    return Path(spec).stem if is_model_file(spec) else spec.rpartition(":")[2]
 
 
 def load_model(
@@ -109,7 +116,7 @@ def load_model(
         weights: File for `load_weights`; None (or "none") keeps what the model has.
         skip_classifier: Keep the initial classifier when loading `weights`; None does so if they are for
             another number of classes.
-        several_outputs: Whether to take models with several outputs, whatever `classes` is.
+        several_outputs: Whether to take models with outputs of any number and shape, whatever `classes` is.
 
     Raises:
         UsageError: The specification names nothing, or the model does not fit.
@@ -148,8 +155,8 @@ def _load(spec: str, input_shape: tuple[int, int, int], classes: int, several_ou
         build = getattr(importlib.import_module(f"tfmpq.models.{network.module}"), spec)
         made = classes or IMAGENET_CLASSES
         return LoadedModel(build(tuple(input_shape), made), spec, network.preprocessing, made)
-    if spec.endswith(MODEL_FILES):
-        from tfmpq.models.user import read_model
+    if is_model_file(spec):
+        from tfmpq.models.model_files import read_model
 
         name, made = display_name(spec), read_model(Path(spec))
         return _adopt(made, name, input_shape, classes, several_outputs, exact=False)
@@ -161,8 +168,8 @@ def _load(spec: str, input_shape: tuple[int, int, int], classes: int, several_ou
     near = difflib.get_close_matches(spec, _NETWORKS, n=1)
     hint = f"Did you mean {near[0]}?" if near else f"Choose one of {', '.join(_NETWORKS)}."
     raise UsageError(
-        f"A model is a built-in name, a {' or '.join(MODEL_FILES)} file, or MODULE:FUNCTION. "
-        f"Received: {spec}. {hint}"
+        f"A model is a built-in name, a {' or '.join(MODEL_FILES)} file, the folder of a Keras 2 SavedModel, "
+        f"or MODULE:FUNCTION. Received: {spec}. {hint}"
     )
 
 
@@ -179,12 +186,14 @@ def _adopt(
 
     model, stripped = as_classifier(model, input_shape, several_outputs)
     found = int(model.outputs[0].shape[-1])
-    if len(model.outputs) == 1 and (found < classes or (exact and classes not in (0, found))):
+    if not several_outputs and (found < classes or (exact and classes not in (0, found))):
         raise UsageError(
             f"A model needs one output per class of the data. Received: {name} with {found} outputs for "
             f"{classes} classes. Choose a model with {classes} classes or other data."
         )
-    return LoadedModel(model, name, _preprocessing(model, name), found, stripped)
+    integers = "int" in str(model.inputs[0].dtype)
+    preprocessing = "none" if integers else _preprocessing(model, name)
+    return LoadedModel(model, name, preprocessing, found, stripped, takes_integers=integers)
 
 
 def _preprocessing(model: keras.Model, name: str) -> str:

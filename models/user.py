@@ -8,33 +8,15 @@ import os
 import re
 import sys
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import keras
 
 import tfmpq.graph.activations
+import tfmpq.graph.slicing
 import tfmpq.models.shortcut  # noqa: F401 (both register what files of this toolchain hold)
 from tfmpq.errors import TfmpqError, UsageError
-from tfmpq.keras_internals import functional_of, operation_of
-
-
-def read_model(path: Path) -> keras.Model:
-    """Read a whole model from a `.keras` or `.h5` file, without running code that the file brings.
-
-    Raises:
-        UsageError: There is no such file.
-        TfmpqError: It is not a whole and safe Keras model.
-    """
-    if not path.is_file():
-        raise UsageError(f"A model file must exist. Received: {path}. Check the path.")
-    try:
-        return keras.models.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:
-        raise TfmpqError(
-            f"A model file must hold a whole Keras model without code of its own. Received: {path} "
-            f"({one_line(error)}). Save it again with model.save, or check that it was copied completely."
-        ) from error
+from tfmpq.keras_internals import call_of, functional_of, holds_graph, operation_of
 
 
 def call_function(spec: str, input_shape: tuple[int, int, int], classes: int) -> keras.Model:
@@ -71,7 +53,7 @@ def _name_by_order(model: Any, counts: Counter[str], seen: set[int]) -> None:
     operations = getattr(functional_of(model), "operations", [])
     for operation in operations:
         if id(operation) not in seen and _named_by_keras(operation):
-            base = _snake_case(type(operation).__name__)
+            base = snake_case(type(operation).__name__)
             operation.name = f"{base}_{counts[base]}" if counts[base] else base
             counts[base] += 1
         seen.add(id(operation))
@@ -79,10 +61,10 @@ def _name_by_order(model: Any, counts: Counter[str], seen: set[int]) -> None:
 
 
 def _named_by_keras(operation: Any) -> bool:
-    return re.fullmatch(rf"{_snake_case(type(operation).__name__)}(_\d+)?", operation.name) is not None
+    return re.fullmatch(rf"{snake_case(type(operation).__name__)}(_\d+)?", operation.name) is not None
 
 
-def _snake_case(name: str) -> str:
+def snake_case(name: str) -> str:
     """A class name as Keras writes it in the names of layers."""
     name = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", name)
     return re.sub("([a-z])([A-Z])", r"\1_\2", name).lower()
@@ -111,12 +93,12 @@ def _import(spec: str) -> Any:
 def as_classifier(
     model: Any, input_shape: tuple[int, int, int], several_outputs: bool = False
 ) -> tuple[keras.Model, bool]:
-    """Bring a model to functional form with one image or sequence in and logits out.
+    """Bring a model to functional form with one image, sequence or vector in and logits out.
 
     Args:
         model: What a file or a function gave.
         input_shape: (height, width, channels), for a Sequential model that has no input shape yet.
-        several_outputs: Whether to take models with any outputs, which no labels are for.
+        several_outputs: Whether to take models with outputs of any number and shape.
 
     Returns:
         The model, sharing its weights, and whether a final softmax was taken off.
@@ -136,19 +118,20 @@ def as_classifier(
             f"Received: {type(model).__name__} with {len(inputs)} inputs and {len(outputs)} outputs. "
             "Rebuild it with keras.Model on the output to train; several are for tfmpq export --calibrate."
         )
-    logits = several or len(outputs[0].shape) == 2
-    if len(inputs[0].shape) not in (3, 4) or None in inputs[0].shape[1:] or not logits:
+    logits = several_outputs or len(outputs[0].shape) == 2
+    if len(inputs[0].shape) not in (2, 3, 4) or None in inputs[0].shape[1:] or not logits:
         raise UsageError(
-            "A model must map images of a fixed size, (height, width, channels), or sequences of a fixed "
-            "length, (length, channels), to one number per class. "
+            "A model must map images of a fixed size, (height, width, channels), sequences of a fixed "
+            "length, (length, channels), or vectors to one number per class. "
             f"Received: {inputs[0].shape} to {outputs[0].shape}. Rebuild it with that shape."
         )
-    found = [_without_softmax(output) for output in outputs]
+    made: dict[int, list[tuple[Any, bool]]] = {}
+    found = [_logits_of(output, made) for output in outputs]
     tensors = [tensor for tensor, _ in found]
     # Made anew: nothing has been traced with the old activation, and a tensor is taken where files of Keras 2
     # want a list of one.
-    made = keras.Model(inputs[0], tensors if several else tensors[0], name=model.name)
-    return made, any(stripped for _, stripped in found)
+    network = keras.Model(inputs[0], tensors if several else tensors[0], name=model.name)
+    return network, any(stripped for _, stripped in found)
 
 
 def _build(model: keras.Sequential, input_shape: tuple[int, int, int]) -> None:
@@ -165,6 +148,43 @@ def _build(model: keras.Sequential, input_shape: tuple[int, int, int]) -> None:
 
 def _reads_sequences(layer: keras.layers.Layer) -> bool:
     return type(layer).__name__.endswith(("1D", "1DTranspose"))
+
+
+def _logits_of(output: Any, made: dict[int, list[tuple[Any, bool]]]) -> tuple[Any, bool]:
+    """The logits behind an output, and whether a softmax was taken off.
+
+    It may be at the end, before layers that only change the shape, or in a nested model.
+
+    Args:
+        output: Symbolic tensor.
+        made: Outputs of nested models that were made anew, by call.
+    """
+    last, call = operation_of(output), call_of(output)
+    if isinstance(last, _SHAPES) and call.input_tensors[0].shape[-1:] == output.shape[-1:]:
+        # A softmax is along the last axis, which stays.
+        logits, stripped = _logits_of(call.input_tensors[0], made)
+        return (last(logits), True) if stripped else (output, False)
+    if holds_graph(last):
+        if id(call) not in made:
+            made[id(call)] = _logits_of_nested(last, call, made)
+        return made[id(call)][next(i for i, tensor in enumerate(call.outputs) if tensor is output)]
+    return _without_softmax(output)
+
+
+def _logits_of_nested(
+    model: Any, call: Any, made: dict[int, list[tuple[Any, bool]]]
+) -> list[tuple[Any, bool]]:
+    """The outputs of a nested model's call without softmaxes, and which had one."""
+    graph = functional_of(model)
+    found = [_logits_of(output, made) for output in graph.outputs]
+    if not any(stripped for _, stripped in found):
+        return [(output, False) for output in call.outputs]
+    inner = keras.Model(graph.inputs, [logits for logits, _ in found], name=model.name)
+    outputs = keras.tree.flatten(inner(call.input_tensors))
+    return [(output, stripped) for output, (_, stripped) in zip(outputs, found, strict=True)]
+
+
+_SHAPES = (keras.layers.Reshape, keras.layers.Flatten, keras.layers.Identity, keras.layers.Dropout)
 
 
 def _without_softmax(output: Any) -> tuple[Any, bool]:

@@ -70,7 +70,7 @@ def _read(path: Path, source: Any) -> list[LayerArrays]:
 def _keras2(root: Any) -> Iterator[LayerArrays]:
     for name in map(_text, root.attrs["layer_names"]):
         group = root[name]
-        arrays = tuple(_array(group, _text(weight)) for weight in group.attrs["weight_names"])
+        arrays = tuple(array_of(group, _text(weight)) for weight in group.attrs["weight_names"])
         if arrays:
             yield LayerArrays(name, arrays)
 
@@ -80,12 +80,17 @@ def _keras3(file: Any) -> Iterator[LayerArrays]:
     groups = file["layers"]
     for key in sorted(groups, key=_natural):
         variables = groups[key].get("vars", {})
-        arrays = tuple(_array(variables, index) for index in sorted(variables, key=int))
+        arrays = tuple(array_of(variables, index) for index in sorted(variables, key=int))
         if arrays:
             yield LayerArrays(_text(variables.attrs.get("name", key)), arrays)
 
 
-def _array(group: Any, name: str) -> np.ndarray:
+def array_of(group: Any, name: str) -> np.ndarray:
+    """An array of a file; refused if it lies in another file or is larger than memory.
+
+    Raises:
+        ValueError: It is.
+    """
     dataset = group[name]
     # An external dataset would read another file of this machine.
     if dataset.external or dataset.is_virtual or dataset.size > _MOST_ELEMENTS:

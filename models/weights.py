@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tfmpq.data.npz import read_npz
 from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.models.weight_files import LayerArrays, read_h5, read_keras
 from tfmpq.models.weight_names import from_arrays
@@ -61,8 +62,6 @@ def load_weights(model: keras.Model, path: str | Path, *, skip_classifier: bool 
 
 def _read(path: Path, model: keras.Model) -> dict[str, np.ndarray]:
     if path.suffix == ".npz":
-        from tfmpq.data.npz import read_npz
-
         return from_arrays(read_npz(path), model)
     if path.suffix == ".keras":
         layers = read_keras(path)

@@ -20,6 +20,7 @@ from tfmpq.keras_internals import (
     holds_graph,
     is_functional,
     operation_of,
+    readers_of,
     takes_training,
     trained_by,
 )
@@ -46,6 +47,11 @@ def test_a_layer_knows_its_calls(model: keras.Model) -> None:
     first, second = calls_of(model.get_layer("shared"))
     assert operation_of(first.input_tensors[0]).name == "image"
     assert operation_of(second.input_tensors[0]).name == "shared"
+
+
+def test_a_layer_knows_what_reads_it(model: keras.Model) -> None:
+    assert {reader.name for reader in readers_of(model.get_layer("image"))} >= {"shared", "nested"}
+    assert [reader.name for reader in readers_of(model.get_layer("nested"))] == ["sum"]
 
 
 def test_calls_come_in_an_order_in_which_they_can_be_made(model: keras.Model) -> None:

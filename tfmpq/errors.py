@@ -12,7 +12,7 @@ class TfmpqError(Exception):
     exit_code = 1
 
 
-class UsageError(TfmpqError):
+class UsageError(TfmpqError, ValueError):
     """The call itself is off (unknown name, value out of range, ...); the command line exits with 2."""
 
     exit_code = 2

@@ -7,6 +7,7 @@ happened. The names have been the same from Keras 3.8 on (`tests/test_keras_inte
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 
@@ -25,6 +26,11 @@ def call_of(tensor: Any) -> Any:
     """The call that made a symbolic tensor."""
     operation, index = tensor._keras_history[:2]
     return operation._inbound_nodes[index]
+
+
+def readers_of(operation: Any) -> list[Any]:
+    """The operations that have been called with what a layer or operation made, in any graph."""
+    return [call.operation for call in operation._outbound_nodes]
 
 
 def functional_of(model: Any) -> Any:
@@ -46,6 +52,13 @@ def calls_in_order(graph: Any) -> list[Any]:
     """The calls that make up a functional graph, in an order in which they can be made."""
     by_depth = graph._nodes_by_depth
     return [call for depth in sorted(by_depth, reverse=True) for call in by_depth[depth]]
+
+
+def uncalled(operation: Any) -> Any:
+    """A copy of an operation that is no layer, which has not been called yet."""
+    made = copy.copy(operation)
+    made._inbound_nodes, made._outbound_nodes = [], []
+    return made
 
 
 def trained_by(optimizer: Any) -> list[Any]:

@@ -41,6 +41,7 @@ def convert_placeholder(frozen: FrozenModel) -> bytes:
             warnings.simplefilter("ignore")
             converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()])
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
+            # Else the graph takes and gives floats, with a QUANTIZE before it and a DEQUANTIZE behind it.
             converter.inference_input_type = converter.inference_output_type = tf.int8
             return converter.convert()
     except Exception as error:  # the converter raises whatever its passes raise
@@ -57,6 +58,8 @@ def _forward(frozen: FrozenModel, image: tf.Tensor) -> list[tf.Tensor]:
         value = _BUILDERS[layer.kind](layer, [values[name] for name in layer.inputs], number)
         if layer.activation != "linear":
             value = {"relu": tf.nn.relu, "relu6": tf.nn.relu6}[layer.activation](value)
+        # Where codes are only moved, a second fake-quantization would become an operator of its own. What
+        # becomes a depthwise convolution computes, and has to be put on a grid.
         keeps = layer.keeps_grid and not _subsamples(layer)
         values[layer.name] = value if keeps else _fake_quantize(value, layer.grid)
     return [values[layer.name] for layer in frozen.layers[1:]]
@@ -77,6 +80,7 @@ def _weights(shape: tuple[int, ...], number: int) -> tf.Tensor:
 
 
 def _with_bias(value: tf.Tensor, number: int) -> tf.Tensor:
+    """Biases that no other layer has; see the head of the file."""
     return value + tf.fill((value.shape[-1],), float(number))
 
 
@@ -146,6 +150,14 @@ def _cropping(layer: FrozenLayer, inputs: list[tf.Tensor], number: int) -> tf.Te
     return inputs[0][:, top : height - bottom, left : width - right]
 
 
+def _slice(layer: FrozenLayer, inputs: list[tf.Tensor], number: int) -> tf.Tensor:
+    return inputs[0][(slice(None), *(slice(*part) for part in layer.attributes["parts"]))]
+
+
+def _transpose(layer: FrozenLayer, inputs: list[tf.Tensor], number: int) -> tf.Tensor:
+    return tf.transpose(inputs[0], (0, *(axis + 1 for axis in layer.attributes["axes"])))
+
+
 def _concatenate(layer: FrozenLayer, inputs: list[tf.Tensor], number: int) -> tf.Tensor:
     return tf.concat(inputs, layer.attributes["axis"] + 1)
 
@@ -164,14 +176,19 @@ _BUILDERS: dict[str, Build] = {
     "conv2d_transpose": _transposed,
     "dense": _dense,
     "add": lambda layer, inputs, number: inputs[0] + inputs[1],
+    "subtract": lambda layer, inputs, number: inputs[0] - inputs[1],
     "multiply": lambda layer, inputs, number: inputs[0] * inputs[1],
     "concatenate": _concatenate,
     "gelu": lambda layer, inputs, number: tf.nn.gelu(inputs[0], bool(layer.attributes.get("approximate"))),
     "sigmoid": lambda layer, inputs, number: tf.sigmoid(inputs[0]),
+    "tanh": lambda layer, inputs, number: tf.tanh(inputs[0]),
+    "elu": lambda layer, inputs, number: tf.nn.gelu(inputs[0]),  # the converter leaves ELU in float
     "global_average_pooling2d": _global_average_pool,
     "average_pooling2d": _average_pool,
     "max_pooling2d": _max_pool,
     "zero_padding": _zero_padding,
     "cropping2d": _cropping,
+    "slice": _slice,
+    "transpose": _transpose,
     "reshape": _reshape,
 }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
+from tfmpq.deploy.conversion.chosen_forms import DeviceTimes, choose_forms, forms_record
 from tfmpq.deploy.conversion.topology import deployable, geometry
 from tfmpq.deploy.tflite.flatbuffer import (
     TYPE_OF_BITS,
@@ -28,10 +30,14 @@ from tfmpq.deploy.tflite.layout import (
     entry_input,
     file_layout,
 )
-from tfmpq.deploy.tflite.metadata import write_record
+from tfmpq.deploy.tflite.metadata import Forms, write_record
+from tfmpq.deploy.tflite.unfold import Unfolder, become_fully_connected, window_of
 from tfmpq.errors import TfmpqError
 from tfmpq.graph.containers import Container, Target
+from tfmpq.graph.forms import Choice, FormOptions
 from tfmpq.graph.frozen import FrozenLayer, FrozenModel, FrozenWeights
+from tfmpq.graph.kinds import OPERATORS
+from tfmpq.graph.unfolding import Order
 
 _TENSOR_TYPES: dict[Any, int] = {
     np.int8: schema.TensorType.INT8,
@@ -39,31 +45,21 @@ _TENSOR_TYPES: dict[Any, int] = {
     np.int32: schema.TensorType.INT32,
     np.int64: schema.TensorType.INT64,
 }
-_EXPECTED = {
-    "conv2d": ("CONV_2D",),
-    "depthwise_conv2d": ("DEPTHWISE_CONV_2D",),
-    "conv2d_transpose": ("TRANSPOSE_CONV",),
-    "dense": ("FULLY_CONNECTED",),
-    "add": ("ADD",),
-    "global_average_pooling2d": ("MEAN", "DEPTHWISE_CONV_2D"),
-    "multiply": ("MUL",),
-    "concatenate": ("CONCATENATION",),
-    "sigmoid": ("LOGISTIC",),
-    "gelu": ("GELU",),
-    "average_pooling2d": ("DEPTHWISE_CONV_2D", "AVERAGE_POOL_2D"),
-    "max_pooling2d": ("MAX_POOL_2D", "DEPTHWISE_CONV_2D"),
-    "zero_padding": ("PAD",),
-    "cropping2d": ("STRIDED_SLICE", "SLICE"),
-    "reshape": ("RESHAPE",),
-}
 
 
-def build_tflite(frozen: FrozenModel, target: Target) -> bytes:
+def build_tflite(
+    frozen: FrozenModel,
+    target: Target,
+    options: FormOptions | None = None,
+    times: DeviceTimes | None = None,
+) -> bytes:
     """Write a network as the bytes of a `.tflite`, unproved.
 
     Args:
         frozen: The network.
         target: Which form of the file.
+        options: What decides where layers have a choice of forms; None for those of the rule table.
+        times: What a latency table of the device says about forms.
 
     Raises:
         TfmpqError: A layer has no form in a file.
@@ -72,15 +68,25 @@ def build_tflite(frozen: FrozenModel, target: Target) -> bytes:
 
     frozen = deployable(frozen)
     model = read_model(convert_placeholder(frozen), "the converter's graph")
-    _Surgery(model, frozen, target).operate()
+    choices = choose_forms(frozen, target, options, times) if options else {}
+    forms = forms_record(frozen, options, choices, times) if options and choices else None
+    _Surgery(model, frozen, target, choices, forms).operate()
     return write_model(model)
 
 
 class _Surgery:
     """Rewrites the main graph of one placeholder, layer by layer."""
 
-    def __init__(self, model: Any, frozen: FrozenModel, target: Target) -> None:
+    def __init__(
+        self,
+        model: Any,
+        frozen: FrozenModel,
+        target: Target,
+        choices: Mapping[str, Choice],
+        forms: Forms | None,
+    ) -> None:
         self.model, self.frozen, self.target = model, frozen, target
+        self.choices, self.forms, self.unfolder = choices, forms, Unfolder(model)
         self.graph = model.subgraphs[0]
         self.tensors: dict[str, int] = self._locate()
         self.operators: list[Any] = []
@@ -102,10 +108,10 @@ class _Surgery:
         self.graph.inputs = np.array([self.tensors[self.frozen.layers[0].name]], np.int32)
         self.graph.outputs = np.array([self.tensors[name] for name in self.frozen.returned], np.int32)
         self.graph.name = None
-        self.model.signatureDefs = None
+        self.model.signatureDefs = None  # the converter's names every layer's tensor as an output
         self.model.description = b"tfmpq"
         bits = {layer.name: layer.weights.bits for layer in self.frozen.weighted if layer.weights}
-        write_record(self.model, self.frozen.metadata, bits)
+        write_record(self.model, self.frozen.metadata, bits, self.forms)
 
     def _locate(self) -> dict[str, int]:
         """Tensor of every layer: the i-th output of the placeholder is the i-th layer."""
@@ -126,10 +132,16 @@ class _Surgery:
             operator.builtinOptions.padding = getattr(schema.Padding, _padding(layer))
         if builtin_name(self.model, operator) in CHANNEL_AXIS:
             if layer.weights is not None:
-                container = container_of(self.frozen, layer, self.target)
+                choice = self.choices.get(layer.name)
+                container = (
+                    choice.chosen.container if choice else container_of(self.frozen, layer, self.target)
+                )
                 self._write_weights(layer, layer.weights, container, operator)
             else:
                 self._write_window(layer, operator)
+        if layer.kind == "elu":
+            operator.opcodeIndex = operator_code(self.model, "ELU", 1)
+            operator.builtinOptions, operator.builtinOptionsType = None, schema.BuiltinOptions.NONE
         if self.frozen.wide:
             self._widen_operator(operator)
         self.operators.append(operator)
@@ -141,6 +153,7 @@ class _Surgery:
         name = builtin_name(self.model, operator)
         if name in WIDE_VERSIONS:
             operator.opcodeIndex = operator_code(self.model, name, WIDE_VERSIONS[name])
+        # By default ADD and SUB take scales of 16-bit tensors for powers of two, which ours are not.
         if hasattr(operator.builtinOptions, "potScaleInt16"):
             operator.builtinOptions.potScaleInt16 = False
 
@@ -155,9 +168,10 @@ class _Surgery:
     def _operator(self, layer: FrozenLayer) -> Any:
         operator = self.producers.get(self.tensors[layer.name])
         name = "nothing" if operator is None else builtin_name(self.model, operator)
-        if operator is None or name not in _EXPECTED[layer.kind]:
+        expected = OPERATORS[layer.kind].written_as
+        if operator is None or name not in expected:
             raise TfmpqError(
-                f"A {layer.kind} becomes {' or '.join(_EXPECTED[layer.kind])}. Received: {name} from the "
+                f"A {layer.kind} becomes {' or '.join(expected)}. Received: {name} from the "
                 f"converter for layer {layer.name}. Please report the model."
             )
         return operator
@@ -166,8 +180,10 @@ class _Surgery:
         self, layer: FrozenLayer, weights: FrozenWeights, container: Container, operator: Any
     ) -> None:
         builtin = container.builtin
-        if builtin == "FULLY_CONNECTED" and layer.kind == "conv2d":
-            _make_fully_connected(operator)
+        if container.order is not None:
+            self._unfold(layer, container.order, operator)
+        elif builtin == "FULLY_CONNECTED" and layer.kind == "conv2d":
+            become_fully_connected(operator)
         integers = file_layout(layer, builtin)
         grid = quantization(weights.scales, axis=CHANNEL_AXIS[builtin])
         packed = pack(integers, container.bits)
@@ -189,9 +205,17 @@ class _Surgery:
             inputs[2:] = [operator.inputs[entry_input(builtin)], bias]
         operator.inputs = np.array(inputs, np.int32)
         version = VERSIONS[builtin, 8 if cast else container.bits]
+        # An older runtime refuses a version that it does not know, and does not read packed weights as int8.
         operator.opcodeIndex = operator_code(self.model, builtin, version)
         if self.frozen.wide and hasattr(operator.builtinOptions, "quantizedBiasType"):
             operator.builtinOptions.quantizedBiasType = _TENSOR_TYPES[dtype]
+
+    def _unfold(self, layer: FrozenLayer, order: Order, operator: Any) -> None:
+        source = self.frozen.layer(layer.inputs[0]).grid
+        image = self.graph.tensors[int(operator.inputs[0])].shape[1:]
+        window = window_of(operator, image, geometry(layer)[0])
+        grid = quantization(source.scale, source.zero_point)
+        self.operators += self.unfolder.unfold(operator, window, order, grid)
 
     def _write_window(self, layer: FrozenLayer, operator: Any) -> None:
         """Averages and subsampling: a depthwise convolution of ones, scaled by the window's size."""
@@ -223,6 +247,9 @@ class _Surgery:
         output = self.tensors[layer.name]
         shape = tuple(self.graph.tensors[output].shape)
         half = 2 ** (layer.grid.bits - 1)
+        # The operator saturates at code 127, which is half - 1 steps above the first zero point. The second
+        # one lies so that code -128 is half steps below it. Between tensors of one scale QUANTIZE moves codes
+        # exactly, so nothing changes but what is beyond these bounds.
         above = self._add("", shape, schema.TensorType.INT8, quantization(layer.grid.scale, 128 - half))
         below = self._add("", shape, schema.TensorType.INT8, quantization(layer.grid.scale, half - 128))
         operator.outputs = np.array([above], np.int32)
@@ -259,12 +286,3 @@ def _padding(layer: FrozenLayer) -> str:
         if all(extent <= stride for extent, stride in zip(window, strides, strict=True)):
             return "VALID"
     return str(layer.attributes["padding"]).upper()
-
-
-def _make_fully_connected(operator: Any) -> None:
-    """A 1x1 convolution of stride 1 is a matrix product over the channels, for which 4-bit kernels exist."""
-    options = schema.FullyConnectedOptionsT()
-    options.fusedActivationFunction = operator.builtinOptions.fusedActivationFunction
-    options.keepNumDims = True
-    operator.builtinOptions = options
-    operator.builtinOptionsType = schema.BuiltinOptions.FullyConnectedOptions

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from tfmpq.errors import TfmpqError, UsageError
-from tfmpq.graph.frozen import INEXACT_WIDE, WIDE, FrozenLayer, FrozenModel, TensorGrid
+from tfmpq.graph.frozen import WIDE, FrozenLayer, FrozenModel, TensorGrid
+from tfmpq.graph.kinds import ABSORBING, INEXACT_WIDE, WEIGHTED
 
 Shape = tuple[int, ...]
-_WEIGHTED = frozenset({"conv2d", "depthwise_conv2d", "conv2d_transpose", "dense"})
-_FUSING = _WEIGHTED | {"add", "multiply"}
-_SIGMOID_GRID = TensorGrid(1.0 / 256, 8, signed=False)
+_GIVEN_GRIDS = {"sigmoid": TensorGrid(1.0 / 256, 8, signed=False), "tanh": TensorGrid(1.0 / 128, 8)}
+"""LOGISTIC and TANH write codes of these grids and of no others."""
 
 
 def deployable(frozen: FrozenModel) -> FrozenModel:
@@ -37,8 +38,13 @@ def deployable(frozen: FrozenModel) -> FrozenModel:
         kept = replace(layer, inputs=tuple(alias.get(name, name) for name in layer.inputs))
         if _changes_nothing(layer, shapes):
             alias[layer.name] = kept.inputs[0]
+        # The converter merges operators that compute the same from the same: the second of them would have no
+        # tensor of its own.
         elif layer.name not in frozen.returned and _computation(kept) in known:
             alias[layer.name] = known[_computation(kept)]
+        elif _averages_whole_map(layer, sources):
+            # MEAN needs no weights, a depthwise kernel of ones as many as the map has pixels.
+            layers.append(replace(kept, kind="global_average_pooling2d", attributes={"keepdims": True}))
         elif layer.kind == "global_average_pooling2d" and sources[0][:2] == (1, 1):
             layers += _average_of_one(kept, shapes[layer.name])
             alias[layer.name] = layers[-1].name
@@ -54,6 +60,13 @@ def deployable(frozen: FrozenModel) -> FrozenModel:
     return replace(frozen, layers=tuple(layers), outputs=outputs)
 
 
+def _averages_whole_map(layer: FrozenLayer, sources: list[Shape]) -> bool:
+    """Whether one window of an average is the whole map, of more than one pixel."""
+    if layer.kind != "average_pooling2d" or layer.keeps_grid:
+        return False
+    return geometry(layer)[0] == sources[0][:2] != (1, 1)
+
+
 def _computation(layer: FrozenLayer) -> str:
     """What a layer computes, the same for two layers that compute the same from the same."""
     if layer.weights is not None or layer.kind == "input":
@@ -63,7 +76,9 @@ def _computation(layer: FrozenLayer) -> str:
 
 def undelegated(layer: FrozenLayer) -> bool:
     """Whether XNNPACK has no int8 operator for a layer, so that LiteRT's own kernel runs it, exactly."""
-    return layer.kind == "gelu" or (layer.kind == "average_pooling2d" and layer.keeps_grid)
+    if layer.kind == "slice":
+        return any(step != 1 for _, _, step in layer.attributes["parts"])
+    return layer.kind in ("gelu", "elu") or (layer.kind == "average_pooling2d" and layer.keeps_grid)
 
 
 def _average_of_one(layer: FrozenLayer, shape: Shape) -> list[FrozenLayer]:
@@ -85,42 +100,82 @@ def output_shapes(frozen: FrozenModel) -> dict[str, Shape]:
         if layer.kind == "input":
             shapes[layer.name] = tuple(frozen.input_shape)
         else:
-            shapes[layer.name] = _output_shape(layer, [shapes[name] for name in layer.inputs])
+            shapes[layer.name] = _SHAPES[layer.kind](layer, [shapes[name] for name in layer.inputs])
     return shapes
 
 
-def _output_shape(layer: FrozenLayer, sources: list[Shape]) -> Shape:
-    kind, attributes, source = layer.kind, layer.attributes, sources[0]
-    if kind in ("conv2d", "depthwise_conv2d", "average_pooling2d", "max_pooling2d"):
-        channels = source[2] if layer.weights is None else layer.weights.scales.size
-        pads = window_padding(layer, source)
-        window, strides, dilation = geometry(layer)
-        spatial = (
-            (size + sum(pad) - (extent - 1) * step - 1) // stride + 1
-            for size, pad, extent, step, stride in zip(
-                source[:2], pads, window, dilation, strides, strict=True
-            )
+def _windowed(layer: FrozenLayer, sources: list[Shape]) -> Shape:
+    source = sources[0]
+    channels = source[2] if layer.weights is None else layer.weights.scales.size
+    window, strides, dilation = geometry(layer)
+    spatial = (
+        (size + sum(pad) - (extent - 1) * step - 1) // stride + 1
+        for size, pad, extent, step, stride in zip(
+            source[:2], window_padding(layer, source), window, dilation, strides, strict=True
         )
-        return (*spatial, channels)
-    if kind == "conv2d_transpose" and layer.weights is not None:
-        return (*transposed_size(layer, source), layer.weights.scales.size)
-    if kind == "dense" and layer.weights is not None:
-        return (*source[:-1], layer.weights.scales.size)
-    if kind == "zero_padding":
-        return tuple(size + sum(pair) for size, pair in zip(source, attributes["paddings"], strict=True))
-    if kind == "cropping2d":
-        spatial = (size - sum(pair) for size, pair in zip(source[:2], attributes["croppings"], strict=True))
-        return (*spatial, source[2])
-    if kind in ("add", "multiply"):
-        return max(sources)  # of one shape, or one is a pixel
-    if kind == "concatenate":
-        axis = attributes["axis"]
-        return (*source[:axis], sum(shape[axis] for shape in sources), *source[axis + 1 :])
-    if kind == "reshape":
-        return tuple(attributes["shape"])
-    if kind == "global_average_pooling2d":
-        return (1, 1, source[2]) if attributes.get("keepdims") else (source[2],)
-    return source
+    )
+    return (*spatial, channels)
+
+
+def _transposed(layer: FrozenLayer, sources: list[Shape]) -> Shape:
+    return (*transposed_size(layer, sources[0]), _channels(layer))
+
+
+def _dense(layer: FrozenLayer, sources: list[Shape]) -> Shape:
+    return (*sources[0][:-1], _channels(layer))
+
+
+def _channels(layer: FrozenLayer) -> int:
+    """Output channels; 0 without weights, which is refused with a better reason than a shape."""
+    return 0 if layer.weights is None else layer.weights.scales.size
+
+
+def _zero_padding(layer: FrozenLayer, sources: list[Shape]) -> Shape:
+    return tuple(
+        size + sum(pair) for size, pair in zip(sources[0], layer.attributes["paddings"], strict=True)
+    )
+
+
+def _cropping(layer: FrozenLayer, sources: list[Shape]) -> Shape:
+    height, width, channels = sources[0]
+    rows, columns = map(sum, layer.attributes["croppings"])
+    return (height - rows, width - columns, channels)
+
+
+def _concatenate(layer: FrozenLayer, sources: list[Shape]) -> Shape:
+    axis = layer.attributes["axis"]
+    return (*sources[0][:axis], sum(shape[axis] for shape in sources), *sources[0][axis + 1 :])
+
+
+def _global_average(layer: FrozenLayer, sources: list[Shape]) -> Shape:
+    channels = sources[0][2]
+    return (1, 1, channels) if layer.attributes.get("keepdims") else (channels,)
+
+
+_SHAPES: dict[str, Callable[[FrozenLayer, list[Shape]], Shape]] = {
+    "conv2d": _windowed,
+    "depthwise_conv2d": _windowed,
+    "conv2d_transpose": _transposed,
+    "dense": _dense,
+    # Two tensors of one shape, or one of them is a pixel, whose shape compares as the smaller one.
+    "add": lambda layer, sources: max(sources),
+    "subtract": lambda layer, sources: max(sources),
+    "multiply": lambda layer, sources: max(sources),
+    "concatenate": _concatenate,
+    "sigmoid": lambda layer, sources: sources[0],
+    "tanh": lambda layer, sources: sources[0],
+    "elu": lambda layer, sources: sources[0],
+    "gelu": lambda layer, sources: sources[0],
+    "global_average_pooling2d": _global_average,
+    "average_pooling2d": _windowed,
+    "max_pooling2d": _windowed,
+    "zero_padding": _zero_padding,
+    "cropping2d": _cropping,
+    "slice": lambda layer, sources: tuple(len(range(*part)) for part in layer.attributes["parts"]),
+    "transpose": lambda layer, sources: tuple(sources[0][axis] for axis in layer.attributes["axes"]),
+    "reshape": lambda layer, sources: tuple(layer.attributes["shape"]),
+}
+"""Shape of a layer's output, from the shapes of its inputs."""
 
 
 def geometry(layer: FrozenLayer) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
@@ -155,12 +210,17 @@ def transposed_size(layer: FrozenLayer, source: Shape) -> tuple[int, int]:
 
 
 def _changes_nothing(layer: FrozenLayer, shapes: dict[str, Shape]) -> bool:
+    """Whether a layer gives its input as it is: the converter would drop it, and with it its tensor."""
     if layer.kind == "zero_padding":
         return not any(map(any, layer.attributes["paddings"]))
     if layer.kind == "cropping2d":
         return not any(map(any, layer.attributes["croppings"]))
     if layer.kind == "concatenate":
         return len(layer.inputs) == 1
+    if layer.kind == "slice":
+        return shapes[layer.name] == shapes[layer.inputs[0]]
+    if layer.kind == "transpose":
+        return list(layer.attributes["axes"]) == sorted(layer.attributes["axes"])
     if layer.kind in ("max_pooling2d", "average_pooling2d"):
         return geometry(layer)[:2] == ((1, 1), (1, 1))
     return layer.kind == "reshape" and shapes[layer.name] == shapes[layer.inputs[0]]
@@ -175,14 +235,15 @@ def _problem(layer: FrozenLayer, sources: list[Shape], frozen: FrozenModel) -> s
         return "all tensors have codes of one size"
     if frozen.wide and layer.kind in INEXACT_WIDE:
         return "the runtime's kernel for 16-bit activations is more than one step off"
-    if layer.activation != "linear" and layer.kind not in _FUSING:
+    if layer.activation != "linear" and layer.kind not in ABSORBING:
         return f"activation {layer.activation} cannot be fused into it"
     if layer.keeps_grid and any(frozen.layer(name).grid != layer.grid for name in layer.inputs):
         return "its output has the grid of its input"
-    if layer.kind in ("add", "multiply") and not _fits_pairwise(sources):
+    if layer.kind in ("add", "subtract", "multiply") and not _fits_pairwise(sources):
         return "it takes two tensors of one shape, or one of a single pixel"
-    if layer.kind == "sigmoid" and layer.grid != _SIGMOID_GRID:
-        return "the runtime's sigmoid has 8 bits and the step 1/256"
+    given = _GIVEN_GRIDS.get(layer.kind)
+    if given is not None and layer.grid != given:
+        return f"the runtime's {layer.kind} has 8 bits and the step 1/{1 / given.scale:.0f}"
     if layer.kind == "dense" and len(sources[0]) != 1:
         return "a dense layer reads a vector; put a Flatten before it"
     return _weight_problem(layer)
@@ -199,7 +260,7 @@ def _fits_pairwise(sources: list[Shape]) -> bool:
 def _weight_problem(layer: FrozenLayer) -> str | None:
     weights = layer.weights
     if weights is None:
-        return "it has no weights" if layer.kind in _WEIGHTED else None
+        return "it has no weights" if layer.kind in WEIGHTED else None
     shape = weights.integers.shape
     if layer.kind == "depthwise_conv2d":
         channels = shape[2] * shape[3]

@@ -65,7 +65,7 @@ class Device:
 
 
 @dataclass(frozen=True, slots=True)
-class Devices(Result):
+class Devices(Result, verb="devices"):
     """What was found.
 
     Attributes:

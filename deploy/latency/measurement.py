@@ -55,7 +55,7 @@ class OperatorTimes:
 
 
 @dataclass(frozen=True, slots=True)
-class Measurement(Result):
+class Measurement(Result, verb="measure"):
     """Latency of one file; times in milliseconds, of single inferences of batch size 1.
 
     Attributes:
@@ -163,7 +163,7 @@ class Comparison(Result):
 
 
 @dataclass(frozen=True, slots=True)
-class Measurements(Result):
+class Measurements(Result, verb="measure"):
     """Files that were measured together.
 
     Attributes:

@@ -26,10 +26,11 @@ from tfmpq.deploy.profiling.parts import Parts, SampledNetwork, parts_of
 from tfmpq.deploy.profiling.random_network import StandIn, stand_in
 from tfmpq.deploy.profiling.session import Session, Whole
 from tfmpq.deploy.profiling.single_operators import single_parts
+from tfmpq.deploy.runtime.processor import kernels_for
 from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.files import write_json
 from tfmpq.graph.containers import TARGETS, Target
-from tfmpq.models.registry import MODEL_FILES
+from tfmpq.models.registry import is_model_file
 from tfmpq.policy.latency_table import ALONE, FORMAT, RESOLUTION_MS, LatencyTable, ProfiledNetwork
 from tfmpq.progress import Reporter, SilentReporter
 from tfmpq.provenance import versions
@@ -42,7 +43,7 @@ _ANY_SHAPE = (32, 32, 3)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Profile(Result):
+class Profile(Result, verb="profile"):
     """What was measured.
 
     Attributes:
@@ -140,7 +141,9 @@ def profile(
         program = program_for(device, binary)
         program.require_runtime()
         subject = stand_in(model, input_shape or _ANY_SHAPE, classes or 2)
-        plans = planned_networks(subject, target, weight_bits, activation_bits)
+        facts = program.probe()["device"]
+        processor = kernels_for(facts["machine"], facts["features"])
+        plans = planned_networks(subject, target, weight_bits, activation_bits, processor)
         files = _written(plans, target, Path(folder), reporter)
         session = Session(device, program, threads, affinity)
         session.measure(files, repeats, reporter)
@@ -169,7 +172,7 @@ def _check_call(
         raise UsageError(
             f"Threads and repeats are at least 1. Received: threads={threads}, repeats={repeats}. Raise them."
         )
-    if not model.endswith(MODEL_FILES) and (input_shape is None or classes is None):
+    if not is_model_file(model) and (input_shape is None or classes is None):
         raise UsageError(
             "A latency is that of a network at one size. "
             f"Received: {model} without {'an input size' if input_shape is None else 'a number of classes'}. "
@@ -182,7 +185,7 @@ def _written(plans: Sequence[PlannedNetwork], target: Target, folder: Path, repo
     paths = []
     for number, plan in enumerate(plans):
         paths.append(folder / f"network{number}.tflite")
-        paths[-1].write_bytes(build_tflite(plan.frozen, target))
+        paths[-1].write_bytes(build_tflite(plan.frozen, target, plan.options))
         reporter.advance()
     reporter.finish()
     return paths
@@ -261,7 +264,6 @@ def _table(
 
 def _check(table: LatencyTable, plan: PlannedNetwork, whole: Whole) -> ProfiledNetwork:
     """What the table says about a network that was measured."""
-    weights = dict.fromkeys(plan.containers, plan.weight_bits)
     bits = {tensor.name: plan.activation_bits for tensor in table.tensors}
     return ProfiledNetwork(
         weight_bits=plan.weight_bits,
@@ -269,7 +271,7 @@ def _check(table: LatencyTable, plan: PlannedNetwork, whole: Whole) -> ProfiledN
         median_ms=whole.median_ms,
         p10_ms=whole.p10_ms,
         spread=whole.spread,
-        predicted_ms=table.predicted_ms(weights, bits),
+        predicted_ms=table.held_ms(plan.containers, bits),
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tfmpq.data.preprocess import value_range
+from tfmpq.data.preprocess import pixel_step, value_range
 from tfmpq.graph.frozen import FrozenLayer, FrozenModel, TensorGrid
 from tfmpq.graph.fusion import Network, analyse
 from tfmpq.models.registry import load_model
@@ -90,5 +90,6 @@ def stand_in(spec: str, input_shape: tuple[int, int, int], classes: int) -> Stan
         dict.fromkeys(network.tensors, (BITS,)),
         noise,
         (low, high),
+        pixel_step=pixel_step(loaded.preprocessing),
     )
     return StandIn(loaded.name, network, loaded.classes, freeze(quantized, network))

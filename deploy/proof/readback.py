@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from tfmpq.deploy.tflite.flatbuffer import TYPE_NAMES, builtin_name
+from tfmpq.deploy.conversion.chosen_forms import held_containers, window_of_layer
+from tfmpq.deploy.conversion.topology import output_shapes
+from tfmpq.deploy.tflite.flatbuffer import TYPE_NAMES, builtin_name, printable
 from tfmpq.deploy.tflite.layout import (
+    WEIGHTS,
     StoredLayer,
     bias_type,
-    container_of,
     file_layout,
     stored_layers,
     tensor_name,
 )
-from tfmpq.deploy.tflite.metadata import read_weight_bits
-from tfmpq.graph.containers import Target
+from tfmpq.deploy.tflite.metadata import read_forms, read_weight_bits
+from tfmpq.deploy.tflite.unfold import unfolded_input
+from tfmpq.graph.containers import Container, Target
 from tfmpq.graph.frozen import FrozenLayer, FrozenModel
 
 _INTEGERS = frozenset(
@@ -38,16 +41,19 @@ def mismatches(frozen: FrozenModel, model: Any, target: Target) -> Iterator[str]
     found: dict[str, list[StoredLayer]] = {}
     for stored in stored_layers(model):
         found.setdefault(stored.name, []).append(stored)
+    forms = read_forms(model)
+    containers = held_containers(frozen, forms, {name: held[0] for name, held in found.items()}, target)
     for layer in frozen.weighted:
         held = found.pop(layer.name, [])
         if len(held) != 1:
             yield f"layer {layer.name} is there {len(held)} times"
         else:
-            yield from _layer_mismatches(frozen, layer, held[0], target)
+            yield from _layer_mismatches(frozen, layer, held[0], containers[layer.name])
     pooling = {layer.name for layer in frozen.layers if layer.kind.endswith("pooling2d")}
     yield from (f"weights {name} belong to no layer" for name in found if name not in pooling)
     yield from _tensor_mismatches(frozen, model)
-    yield from _operator_mismatches(frozen, model, target)
+    yield from _unfolding_mismatches(frozen, model, containers)
+    yield from _operator_mismatches(frozen, model, containers)
     graph = model.subgraphs[0]
     returned = tuple(tensor_name(graph.tensors[int(index)]) for index in graph.outputs)
     if returned != frozen.returned:
@@ -59,14 +65,13 @@ def mismatches(frozen: FrozenModel, model: Any, target: Target) -> Iterator[str]
 
 
 def _layer_mismatches(
-    frozen: FrozenModel, layer: FrozenLayer, held: StoredLayer, target: Target
+    frozen: FrozenModel, layer: FrozenLayer, held: StoredLayer, container: Container
 ) -> Iterator[str]:
     weights = layer.weights
     if weights is None:
         return
-    container = container_of(frozen, layer, target)
-    form = (held.builtin, held.container_bits, held.decode)
-    wanted = (container.builtin, container.bits, container.decode)
+    form = (held.builtin, held.container_bits, held.decode, held.order)
+    wanted = (container.builtin, container.bits, container.decode, container.order)
     if form != wanted:
         yield f"layer {layer.name} has the form {form}, not {wanted}"
         return
@@ -111,17 +116,42 @@ def _tensor_mismatches(frozen: FrozenModel, model: Any) -> Iterator[str]:
             yield f"the output of layer {layer.name} has scale and zero point {stored}, not those trained"
 
 
-def _operator_mismatches(frozen: FrozenModel, model: Any, target: Target) -> Iterator[str]:
+def _unfolding_mismatches(
+    frozen: FrozenModel, model: Any, containers: Mapping[str, Container]
+) -> Iterator[str]:
+    """Unfolded convolutions: each operator before the product, and which tensor the first one reads."""
+    graph, shapes = model.subgraphs[0], output_shapes(frozen)
+    producers = {int(operator.outputs[0]): operator for operator in graph.operators if len(operator.outputs)}
+    products = {  # a clamped layer's own operator has no name
+        tensor_name(graph.tensors[int(operator.inputs[1])]).removesuffix(WEIGHTS): operator
+        for operator in graph.operators
+        if builtin_name(model, operator) == "FULLY_CONNECTED"
+    }
+    for layer in frozen.weighted:
+        order, operator = containers[layer.name].order, products.get(layer.name)
+        window = window_of_layer(layer, shapes[layer.inputs[0]])
+        if order is None or operator is None or window is None:
+            continue
+        try:
+            read = tensor_name(graph.tensors[unfolded_input(model, operator, producers, window, order)])
+        except ValueError as error:
+            yield f"layer {layer.name}: {error}"
+        else:
+            if read != layer.inputs[0]:
+                yield f"layer {layer.name} reads {printable(read)}, not {layer.inputs[0]}"
+
+
+def _operator_mismatches(
+    frozen: FrozenModel, model: Any, containers: Mapping[str, Container]
+) -> Iterator[str]:
     """Exactly the operators that the layers need, and floats only between two casts."""
     graph = model.subgraphs[0]
     layers = [layer for layer in frozen.layers if layer.kind != "input"]
     clamped = [layer for layer in layers if layer.grid.signed and layer.grid.bits < 8]
-    casts = sum(
-        container_of(frozen, layer, target).decode == "cast" for layer in frozen.weighted if layer.weights
-    )
+    casts = sum(container.decode == "cast" for container in containers.values())
     clamps = sum(not layer.keeps_grid for layer in clamped)
     counted = Counter(builtin_name(model, operator) for operator in graph.operators)
-    expected = len(layers) + 2 * clamps + 2 * casts
+    expected = len(layers) + 2 * clamps + 2 * casts + _moving_operators(frozen, containers)
     if (len(graph.operators), counted["CAST"], counted["QUANTIZE"]) != (expected, 2 * casts, 2 * clamps):
         yield f"the graph has the operators {dict(counted)}, {expected} are expected"
     for operator in graph.operators:
@@ -129,3 +159,14 @@ def _operator_mismatches(frozen: FrozenModel, model: Any, target: Target) -> Ite
         if builtin_name(model, operator) != "CAST" and not kinds <= _INTEGERS:
             shown = ", ".join(TYPE_NAMES.get(kind, str(kind)) for kind in sorted(kinds - _INTEGERS))
             yield f"operator {builtin_name(model, operator)} computes with {shown}"
+
+
+def _moving_operators(frozen: FrozenModel, containers: Mapping[str, Container]) -> int:
+    """Operators that unfold convolutions."""
+    shapes = output_shapes(frozen)
+    count = 0
+    for layer in frozen.weighted:
+        order, window = containers[layer.name].order, window_of_layer(layer, shapes[layer.inputs[0]])
+        if order is not None and window is not None:
+            count += len(window.unfold(order))
+    return count

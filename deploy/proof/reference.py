@@ -34,11 +34,13 @@ def expected_value(frozen: FrozenModel, layer: FrozenLayer, codes: list[np.ndarr
     """
     grids = [frozen.layer(name).grid for name in layer.inputs]
     centered = [value.astype(np.float64) - grid.zero_point for value, grid in zip(codes, grids, strict=True)]
+    # A file holds scales in float32; from there on everything is float64.
     scales = [float(np.float32(grid.scale)) for grid in grids]
     real = _COMPUTE[layer.kind](layer, centered, scales)
     if layer.activation != "linear":
         real = np.clip(real, 0.0, 6.0 if layer.activation == "relu6" else None)
     value = real / float(np.float32(layer.grid.scale)) + layer.grid.zero_point
+    # Codes saturate: whatever lies beyond the range becomes its end.
     return np.clip(value, *layer.grid.code_range)
 
 
@@ -54,7 +56,7 @@ def tie_width(frozen: FrozenModel, layer: FrozenLayer) -> float:
         layer: One of its layers, not the input.
     """
     low, high = layer.grid.code_range
-    if layer.kind != "add":
+    if layer.kind not in ("add", "subtract"):
         return _FLOAT_ROUNDING * (high - low)
     inputs = [frozen.layer(name).grid for name in layer.inputs]
     ratios = [float(np.float32(grid.scale) / np.float32(layer.grid.scale)) for grid in inputs]
@@ -138,6 +140,10 @@ def _add(layer: FrozenLayer, inputs: list[np.ndarray], scales: list[float]) -> n
     return inputs[0] * scales[0] + inputs[1] * scales[1]
 
 
+def _subtract(layer: FrozenLayer, inputs: list[np.ndarray], scales: list[float]) -> np.ndarray:
+    return inputs[0] * scales[0] - inputs[1] * scales[1]
+
+
 def _multiply(layer: FrozenLayer, inputs: list[np.ndarray], scales: list[float]) -> np.ndarray:
     return inputs[0] * inputs[1] * (scales[0] * scales[1])
 
@@ -148,6 +154,15 @@ def _concatenate(layer: FrozenLayer, inputs: list[np.ndarray], scales: list[floa
 
 def _sigmoid(layer: FrozenLayer, inputs: list[np.ndarray], scales: list[float]) -> np.ndarray:
     return 1.0 / (1.0 + np.exp(-inputs[0] * scales[0]))
+
+
+def _tanh(layer: FrozenLayer, inputs: list[np.ndarray], scales: list[float]) -> np.ndarray:
+    return np.tanh(inputs[0] * scales[0])
+
+
+def _elu(layer: FrozenLayer, inputs: list[np.ndarray], scales: list[float]) -> np.ndarray:
+    real = inputs[0] * scales[0]
+    return np.where(real > 0, real, np.expm1(np.minimum(real, 0.0)))
 
 
 def _gelu(layer: FrozenLayer, inputs: list[np.ndarray], scales: list[float]) -> np.ndarray:
@@ -184,6 +199,14 @@ def _cropping(layer: FrozenLayer, inputs: list[np.ndarray], scales: list[float])
     return inputs[0][:, top : height - bottom, left : width - right] * scales[0]
 
 
+def _slice(layer: FrozenLayer, inputs: list[np.ndarray], scales: list[float]) -> np.ndarray:
+    return inputs[0][(slice(None), *(slice(*part) for part in layer.attributes["parts"]))] * scales[0]
+
+
+def _transpose(layer: FrozenLayer, inputs: list[np.ndarray], scales: list[float]) -> np.ndarray:
+    return inputs[0].transpose(0, *(axis + 1 for axis in layer.attributes["axes"])) * scales[0]
+
+
 def _reshape(layer: FrozenLayer, inputs: list[np.ndarray], scales: list[float]) -> np.ndarray:
     return inputs[0].reshape(1, *layer.attributes["shape"]) * scales[0]
 
@@ -217,14 +240,19 @@ _COMPUTE: dict[str, Callable[[FrozenLayer, list[np.ndarray], list[float]], np.nd
     "conv2d_transpose": _transposed,
     "dense": _dense,
     "add": _add,
+    "subtract": _subtract,
     "multiply": _multiply,
     "concatenate": _concatenate,
     "sigmoid": _sigmoid,
+    "tanh": _tanh,
+    "elu": _elu,
     "gelu": _gelu,
     "global_average_pooling2d": _global_average,
     "average_pooling2d": _average_pool,
     "max_pooling2d": _max_pool,
     "zero_padding": _zero_padding,
     "cropping2d": _cropping,
+    "slice": _slice,
+    "transpose": _transpose,
     "reshape": _reshape,
 }

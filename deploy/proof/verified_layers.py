@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from tfmpq.deploy.conversion.specialize import specialize
+from tfmpq.deploy.conversion.topology import deployable
+from tfmpq.deploy.latency.layer_kernels import LayerKernels, layer_kernels
+from tfmpq.deploy.proof.verify import Verification
+from tfmpq.deploy.runtime.sandbox import Sandbox
+from tfmpq.deploy.tflite.flatbuffer import read_model
+from tfmpq.deploy.tflite.layout import StoredLayer, stored_layers, tensor_name
 from tfmpq.graph.containers import DELEGATED
 from tfmpq.graph.frozen import FrozenLayer, FrozenModel
-
-if TYPE_CHECKING:
-    from tfmpq.deploy.latency.layer_kernels import LayerKernels
-    from tfmpq.deploy.proof.verify import Verification
-    from tfmpq.deploy.runtime.sandbox import Sandbox
-    from tfmpq.deploy.tflite.layout import StoredLayer
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +63,6 @@ def verified_layers(
         proof: Its proof.
         sandbox: Where the runtime is asked.
     """
-    from tfmpq.deploy.conversion.topology import deployable
-    from tfmpq.deploy.tflite.flatbuffer import read_model
-    from tfmpq.deploy.tflite.layout import stored_layers
-
     held = {layer.name: layer for layer in stored_layers(read_model(content))}
     delegated: dict[str, bool] = {}
     kernels: LayerKernels | None = None
@@ -105,11 +101,6 @@ def _layer(
 
 def _executed(content: bytes, proof: Verification, sandbox: Sandbox) -> tuple[dict[str, bool], LayerKernels]:
     """Whether XNNPACK runs a layer, by the name of its output tensor, and its kernel."""
-    from tfmpq.deploy.conversion.specialize import specialize
-    from tfmpq.deploy.latency.layer_kernels import layer_kernels
-    from tfmpq.deploy.tflite.flatbuffer import read_model
-    from tfmpq.deploy.tflite.layout import tensor_name
-
     fast = content if proof.target in DELEGATED else specialize(content)
     graph = read_model(fast).subgraphs[0]
     taken = sandbox.call("tfmpq.deploy.runtime.interpreter:plan_facts", fast)["delegated"]

@@ -140,7 +140,7 @@ def verify(
     failures = list(mismatches(frozen, read_model(content), target))
     if target not in DELEGATED:
         failures += [f"specialized: {line}" for line in mismatches(frozen, read_model(fast), "litert")]
-    batch = _noise(frozen) if images is None else np.asarray(images, np.float32)
+    batch = noise(frozen) if images is None else np.asarray(images, np.float32)
     partitions: int | None = None
     checks: list[OperatorCheck] = []
     by_layer: list[LayerCheck] = []
@@ -176,13 +176,13 @@ class _Execution:
         values = self._values(fast, images, "default")
         # XNNPACK has no operators for 16-bit activations.
         wide = self.frozen.wide
-        by_layer = _check_layers(self.frozen, values, "builtin" if wide else "xnnpack")
+        by_layer = check_layers(self.frozen, values, "builtin" if wide else "xnnpack")
         checks = _by_kind(by_layer, form)
         same = self._same_logits(fast, values)
         own: list[LayerCheck] = []
         if not wide:  # else these kernels have run it already
             values = self._values(content, images[:1], "builtin")  # a wrong kernel shows on any image
-            own = _check_layers(self.frozen, values, "builtin")
+            own = check_layers(self.frozen, values, "builtin")
             checks += _by_kind(own, target)
         self.failures += _failures(checks)
         partitions = 0 if wide else self._check_plan(fast)
@@ -226,7 +226,7 @@ def _failures(checks: Sequence[OperatorCheck]) -> Iterator[str]:
             )
 
 
-def _noise(frozen: FrozenModel) -> np.ndarray:
+def noise(frozen: FrozenModel) -> np.ndarray:
     """Two images: white noise over the whole input range, and coarse patches that reach deep layers."""
     generator = np.random.default_rng(0)
     height, width, channels = frozen.input_shape
@@ -237,7 +237,7 @@ def _noise(frozen: FrozenModel) -> np.ndarray:
     return np.stack([white, coarse]).astype(np.float32)
 
 
-def _check_layers(frozen: FrozenModel, values: Mapping[str, np.ndarray], kernels: str) -> list[LayerCheck]:
+def check_layers(frozen: FrozenModel, values: Mapping[str, np.ndarray], kernels: str) -> list[LayerCheck]:
     """Recompute every layer from the runtime's own inputs, image after image."""
     checks = []
     for layer in frozen.layers[1:]:
@@ -262,6 +262,7 @@ def _by_kind(checks: Sequence[LayerCheck], form: str) -> list[OperatorCheck]:
         )
         worst = max(layers, key=lambda check: (check.off_by_more, check.off_by_one))
         kernels = worst.kernels
+        # One element of a small layer is more than the share; LiteRT's own kernels round twice.
         passed = more == 0 and (kernels == "builtin" or one <= max(1, MAX_SHARE * elements))
         named = worst.name if one or more else None
         summed.append(OperatorCheck(kind, kernels, form, elements, one, more, named, passed))

@@ -9,9 +9,11 @@ from typing import Any
 
 from tfmpq.deploy.runtime.sandbox import Sandbox
 from tfmpq.deploy.runtime.soundness import wrong_operators
+from tfmpq.deploy.tflite.contract import Contract, read_contract
 from tfmpq.deploy.tflite.flatbuffer import TYPE_NAMES, builtin_name, printable, read_file, read_model, reading
 from tfmpq.deploy.tflite.layout import StoredLayer, stored_layers, tensor_name
-from tfmpq.deploy.tflite.metadata import read_metadata, read_weight_bits
+from tfmpq.deploy.tflite.metadata import read_forms, read_metadata, read_weight_bits
+from tfmpq.deploy.tflite.snippets import kotlin_snippet, python_snippet, takes_mediapipe
 from tfmpq.errors import TfmpqError
 from tfmpq.results import Result
 
@@ -28,6 +30,8 @@ class LayerFacts:
         container_bits: Bits per weight in the file.
         decode: `native`, or `cast` where the graph widens the weights.
         bytes: Bytes of packed weights, scales and biases.
+        scratch: Bytes that the unfolding of a convolution keeps in memory while it runs; 0 without.
+        form: Why the layer has its form, where there was a choice and the file says it.
     """
 
     name: str
@@ -37,6 +41,8 @@ class LayerFacts:
     container_bits: int
     decode: str
     bytes: int
+    scratch: int
+    form: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +62,10 @@ class FileFacts(Result):
         delegate_partitions: Partitions that XNNPACK takes on this machine; None if the runtime refuses.
         problems: What of it the runtime refuses or answers with wrong numbers; empty for a sound file.
         metadata: What our exporter recorded.
+        contract: What has to be put in and what comes out.
+        mediapipe: Whether MediaPipe's ImageClassifier takes the file; if not, `--input-type uint8` makes one.
+        python: A program that runs this very file; None without a signature.
+        kotlin: The same for Android; None for other files than those of images.
     """
 
     path: str
@@ -70,6 +80,10 @@ class FileFacts(Result):
     delegate_partitions: int | None
     problems: tuple[str, ...]
     metadata: dict[str, Any]
+    contract: Contract
+    mediapipe: bool
+    python: str | None
+    kotlin: str | None
 
     def to_json(self) -> dict[str, Any]:
         """All fields; in `layers` the container is called `container`."""
@@ -108,7 +122,7 @@ def inspect_content(content: bytes, path: str | Path, sandbox: Sandbox) -> FileF
 def _facts(path: str | Path, content: bytes, model: Any, sandbox: Sandbox) -> FileFacts:
     graph = model.subgraphs[0]
     bits = read_weight_bits(model, path)
-    stored = stored_layers(model)
+    stored, forms = stored_layers(model), read_forms(model, path)
     trained = [(layer, bits[layer.name]) for layer in stored if layer.name in bits]
     weights = sum(_count(layer) for layer, _ in trained)
     mean = sum(_count(layer) * width for layer, width in trained) / weights if weights else None
@@ -121,9 +135,13 @@ def _facts(path: str | Path, content: bytes, model: Any, sandbox: Sandbox) -> Fi
             layer.container_bits,
             layer.decode,
             layer.stored_bytes,
+            int(forms.layers.get(layer.name, {}).get("scratch", 0)),
+            forms.why(layer.name),
         )
         for layer in stored
     )
+    contract = read_contract(model, content, path)
+    signed = bool(model.signatureDefs) and len(contract.inputs) == 1 and bool(contract.outputs)
     partitions, problems = _runtime_facts(content, sandbox)
     return FileFacts(
         path=str(path),
@@ -138,6 +156,10 @@ def _facts(path: str | Path, content: bytes, model: Any, sandbox: Sandbox) -> Fi
         delegate_partitions=partitions,
         problems=(*wrong_operators(model), *problems),
         metadata=read_metadata(content, path),
+        contract=contract,
+        mediapipe=bool(contract.inputs and contract.outputs) and takes_mediapipe(contract),
+        python=python_snippet(contract, path) if signed else None,
+        kotlin=kotlin_snippet(contract, path) if signed else None,
     )
 
 

@@ -13,8 +13,9 @@ import numpy as np
 from tfmpq.deploy.runtime.quiet import quiet_stderr
 from tfmpq.deploy.runtime.sandbox import Sandbox
 from tfmpq.deploy.runtime.soundness import refuse_wrong
+from tfmpq.deploy.tflite.contract import read_contract
 from tfmpq.deploy.tflite.flatbuffer import printable, read_file, read_model, reading, write_model
-from tfmpq.deploy.tflite.metadata import read_metadata
+from tfmpq.deploy.tflite.metadata import read_facts
 from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.tasks.outputs import Output
 
@@ -122,7 +123,7 @@ def tensor_values(
         TfmpqError: The runtime refuses the file, or a tensor is not there.
     """
     if names is not None:
-        content = _with_outputs(content, names)
+        content = with_outputs(content, names)
     interpreter = open_interpreter(content, kernels, threads)
     source = interpreter.get_input_details()[0]["index"]
     outputs = interpreter.get_output_details()
@@ -135,7 +136,12 @@ def tensor_values(
     return {name: np.concatenate(arrays) for name, arrays in found.items()}
 
 
-def _with_outputs(content: bytes, names: Sequence[str]) -> bytes:
+def with_outputs(content: bytes, names: Sequence[str]) -> bytes:
+    """A file whose outputs are the tensors of these names.
+
+    Raises:
+        TfmpqError: A tensor is not there.
+    """
     model = read_model(content)
     graph = model.subgraphs[0]
     index = {(tensor.name or b"").decode(errors="replace"): i for i, tensor in enumerate(graph.tensors)}
@@ -145,6 +151,7 @@ def _with_outputs(content: bytes, names: Sequence[str]) -> bytes:
             f"A tensor is read by its name. Received: {missing}, which the file has not. Check the name."
         )
     graph.outputs = np.array([index[name] for name in names], np.int32)
+    model.signatureDefs = None
     return write_model(model)
 
 
@@ -164,8 +171,9 @@ class Network:
     """
 
     def __init__(self, content: bytes, name: str, threads: int, kernels: Kernels) -> None:
-        self.metadata = read_metadata(content, name)
         model = read_model(content, name)
+        self.metadata = read_facts(model, name)
+        self._contract = read_contract(model, content, name)
         with reading(name):
             refuse_wrong(model, name)
             names = _output_names(model)
@@ -181,7 +189,8 @@ class Network:
         height, width, channels = (int(size) for size in self._input["shape"][1:])
         self.image_shape = (height, width, channels)
         self.outputs = tuple(
-            Output(names[int(detail["index"])], _shape_for_image(detail)) for detail in self._outputs
+            Output(names[int(detail["index"])], _shape_for_image(detail), _cut(detail))
+            for detail in self._outputs
         )
         self.quantized = bool(np.issubdtype(self._input["dtype"], np.integer))
 
@@ -206,7 +215,7 @@ class Network:
                 f"Images have the shape of the input, (N, {', '.join(map(str, self.image_shape))}). "
                 f"Received: {images.shape}. Resize them."
             )
-        codes = to_codes(images, self._input)
+        codes = self._contract.codes(images)
         found = [np.empty((len(images), *output.shape), np.float32) for output in self.outputs]
         # One image at a time: the graph has batch size 1, and at that size the delegate is fastest anyway.
         for index in range(len(codes)):
@@ -226,6 +235,12 @@ def _output_names(model: Any) -> dict[int, str]:
         if signature.subgraphIndex == 0:
             names |= {entry.tensorIndex: entry.name for entry in signature.outputs}
     return {index: printable((name or b"").decode(errors="replace")) for index, name in names.items()}
+
+
+def _cut(detail: Any) -> float:
+    """A half for probabilities, which are on the grid of LOGISTIC, else 0."""
+    scale, zero_point = detail["quantization"]
+    return 0.5 if (scale, zero_point) == (1.0 / 256, -128) else 0.0
 
 
 def _shape_for_image(detail: Mapping[str, Any]) -> tuple[int, ...]:
@@ -251,7 +266,7 @@ class SandboxedNetwork:
         facts = self._sandbox.call(f"{__name__}:open_network", content, name, threads, kernels)
         height, width, channels = facts["image_shape"]
         self.image_shape: tuple[int, int, int] = (height, width, channels)
-        self.outputs = tuple(Output(output, tuple(shape)) for output, shape in facts["outputs"])
+        self.outputs = tuple(Output(output, tuple(shape), cut) for output, shape, cut in facts["outputs"])
         self.quantized: bool = facts["quantized"]
         self.metadata: dict[str, Any] = facts["metadata"]
 
@@ -273,7 +288,7 @@ def open_network(content: bytes, name: str, threads: int, kernels: Kernels) -> d
     network = Network(content, name, threads, kernels)
     _served[:] = [network]
     fields = ("image_shape", "quantized", "metadata")
-    outputs = [(output.name, output.shape) for output in network.outputs]
+    outputs = [(output.name, output.shape, output.cut) for output in network.outputs]
     return {field: getattr(network, field) for field in fields} | {"outputs": outputs}
 
 
@@ -305,17 +320,6 @@ def load(
 def run(source: str | Path | bytes, images: np.ndarray, threads: int = 1) -> np.ndarray:
     """Logits of a batch in one call; see `Network.run`."""
     return load(source, threads=threads).run(images)
-
-
-def to_codes(real: np.ndarray, detail: Mapping[str, Any]) -> np.ndarray:
-    """Real values to what a tensor of the runtime holds; rounds ties to even."""
-    dtype = detail["dtype"]
-    if not np.issubdtype(dtype, np.integer):
-        return np.asarray(real, dtype)
-    scale, zero_point = detail["quantization"]
-    limits = np.iinfo(dtype)
-    codes = np.round(np.asarray(real, np.float32) / np.float32(scale)) + zero_point
-    return np.clip(codes, limits.min, limits.max).astype(dtype)
 
 
 def to_real(codes: np.ndarray, detail: Mapping[str, Any]) -> np.ndarray:

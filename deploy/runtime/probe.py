@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from tfmpq.deploy.devices.pushed_runner import device
+from tfmpq.deploy.runtime.convolution_models import UnfoldedCase, unfolded_cases, unfolded_probe
 from tfmpq.deploy.runtime.interpreter import Kernels, open_interpreter
 from tfmpq.deploy.runtime.known_kernels import kernel_for
 from tfmpq.deploy.runtime.probe_models import Case, all_cases, make_probe
@@ -41,11 +42,12 @@ class ProbedCase:
     """What the runtime did with one operator under one set of kernels.
 
     Attributes:
-        operator: LiteRT operator; with `CAST + ` before it where the graph widens the weights.
+        operator: LiteRT operator; with `CAST + ` before it where the graph widens the weights; of an unfolded
+            convolution its kernel, stride and order.
         weight_bits: Bits per weight in the file.
         activations: Type of its input and output.
         per_channel: Whether each output channel has a scale.
-        fan_in: Weights that feed one output of FULLY_CONNECTED; else None.
+        fan_in: Weights that feed one output of FULLY_CONNECTED or of an unfolded convolution; else None.
         kernels: `default`, which applies XNNPACK, or `builtin`.
         answer: How its numbers compare with the exact ones.
         off_share: Share of the elements that are off; None where there are no integers to compare.
@@ -70,7 +72,7 @@ class ProbedCase:
 
 
 @dataclass(frozen=True, slots=True)
-class ProbeReport(Result):
+class ProbeReport(Result, verb="probe"):
     """The matrix of a runtime.
 
     Attributes:
@@ -101,7 +103,7 @@ def probe(out: str | Path | None = None, *, reporter: Reporter | None = None) ->
         OSError: The file cannot be written.
     """
     reporter = reporter or SilentReporter()
-    cases = all_cases()
+    cases = _cases()
     reporter.start("probe", 2 * len(cases))
     found: list[ProbedCase] = []
     with Sandbox("a single operator", _SECONDS) as sandbox:
@@ -145,25 +147,37 @@ def contradiction(case: ProbedCase) -> str | None:
     return None
 
 
-def _probe(sandbox: Sandbox, number: int, case: Case, kernels: Kernels) -> ProbedCase:
-    dense = case.operator == "FULLY_CONNECTED"
-    expected: str = (
-        "builtin"
-        if case.cast
-        else kernel_for(
-            case.operator, case.weight_bits, case.activations, case.per_channel, case.fan_in if dense else 0
-        )
-    )
-    known: dict[str, Any] = {
+def _cases() -> tuple[Case | UnfoldedCase, ...]:
+    return (*all_cases(), *unfolded_cases())
+
+
+def _known(case: Case | UnfoldedCase) -> dict[str, Any]:
+    """What a case is, and what the rule table counts on."""
+    if isinstance(case, UnfoldedCase):
+        return {
+            "operator": case.operator,
+            "weight_bits": case.weight_bits,
+            "activations": "int8",
+            "per_channel": True,
+            "fan_in": case.window.fan_in,
+            "expected": kernel_for("FULLY_CONNECTED", case.weight_bits, fan_in=case.window.fan_in),
+        }
+    fan_in = case.fan_in if case.operator == "FULLY_CONNECTED" else 0
+    read = kernel_for(case.operator, case.weight_bits, case.activations, case.per_channel, fan_in)
+    return {
         "operator": f"CAST + {case.operator}" if case.cast else case.operator,
         "weight_bits": case.weight_bits,
         "activations": case.activations,
         "per_channel": case.per_channel,
-        "fan_in": case.fan_in if dense else None,
-        "kernels": kernels,
-        # Without the delegate, what it takes is run by other kernels.
-        "expected": "builtin" if kernels == "builtin" and expected == "delegated" else expected,
+        "fan_in": fan_in or None,
+        "expected": "builtin" if case.cast else read,
     }
+
+
+def _probe(sandbox: Sandbox, number: int, case: Case | UnfoldedCase, kernels: Kernels) -> ProbedCase:
+    known = _known(case) | {"kernels": kernels}
+    if kernels == "builtin" and known["expected"] == "delegated":
+        known["expected"] = "builtin"  # without the delegate, what it takes is run by other kernels
     try:
         return ProbedCase(**known, **sandbox.call("tfmpq.deploy.runtime.probe:probe_case", number, kernels))
     except TfmpqError as error:
@@ -177,8 +191,9 @@ def probe_case(number: int, kernels: Kernels) -> dict[str, Any]:
     Raises:
         TfmpqError: The runtime refuses it.
     """
-    case = all_cases()[number]
-    model = make_probe(case)
+    case = _cases()[number]
+    unfolded = isinstance(case, UnfoldedCase)
+    model = unfolded_probe(case) if isinstance(case, UnfoldedCase) else make_probe(case)
     interpreter = open_interpreter(model.content, kernels)
     source, output = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
     interpreter.set_tensor(source["index"], model.source)
@@ -192,12 +207,13 @@ def probe_case(number: int, kernels: Kernels) -> dict[str, Any]:
         begin = time.perf_counter()
         interpreter.invoke()
         times.append(1e3 * (time.perf_counter() - begin))
-    answer, share = _compare(found, model.expected, case.activations == "float32")
-    delegated = any(node["op_name"] == "DELEGATE" for node in interpreter._get_ops_details())
+    answer, share = _compare(found, model.expected, source["dtype"] == np.float32)
+    delegates = sum(node["op_name"] == "DELEGATE" for node in interpreter._get_ops_details())
     return {
         "answer": answer,
         "off_share": share,
-        "delegated": delegated,
+        # Of an unfolding all operators have to be taken, in one go.
+        "delegated": delegates == 1 if unfolded else delegates > 0,
         "median_ms": statistics.median(times),
     }
 

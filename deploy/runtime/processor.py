@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tfmpq.graph.containers import Target
+from tfmpq.graph.forms import Processor
 
 _X86 = ("x86_64", "amd64", "i686", "i386")
 
@@ -27,3 +28,16 @@ def target_for(machine: str, features: str | None, runtime: str = "ai-edge-liter
         # `arm64` is what Apple calls its own, which all have it.
         fast = machine == "arm64" or (machine == "aarch64" and known is not None and "asimddp" in known)
     return "litert" if fast else "litert-int8"
+
+
+def kernels_for(machine: str, features: str | None) -> Processor:
+    """Kind of a processor by XNNPACK's kernels for it; an x86 that does not tell counts as one with VNNI.
+
+    Args:
+        machine: As `platform.machine()` says it.
+        features: The line `flags` or `Features` of /proc/cpuinfo; None where there is none.
+    """
+    if machine.lower() not in _X86:
+        return "arm-dotprod"
+    known = None if features is None else features.split()
+    return "x86-vnni" if known is None or {"avx_vnni", "avx512_vnni"} & set(known) else "x86-avx2"

@@ -126,6 +126,7 @@ class _Builder(flatbuffers.Builder):
     def __init__(self, size: int) -> None:
         super().__init__(size)
         self._written: dict[tuple[str, bytes], int] = {}
+        self.grids: dict[tuple[Any, ...], int] = {}
 
     def CreateNumpyVector(self, x: np.ndarray) -> int:
         """Write an array; only tensor contents are arrays of uint8."""
@@ -143,10 +144,36 @@ class _Builder(flatbuffers.Builder):
         return self.EndVector()
 
 
+class _Grid(schema.QuantizationParametersT):
+    """Quantization parameters that a file holds once: those of a layer's slices are those of its input."""
+
+    @classmethod
+    def of(cls, parameters: Any) -> _Grid:
+        """The same parameters; the object form of the schema has no other way to share them."""
+        grid = cls()
+        for name, value in vars(parameters).items():
+            setattr(grid, name, value)
+        return grid
+
+    def Pack(self, builder: _Builder) -> int:
+        """Write them, or say where they are."""
+        key = tuple(_hashable(value) for _, value in sorted(vars(self).items()))
+        if key not in builder.grids:
+            builder.grids[key] = super().Pack(builder)
+        return builder.grids[key]
+
+
+def _hashable(value: Any) -> Any:
+    return np.asarray(value).tobytes() if isinstance(value, (np.ndarray, list)) else value
+
+
 def write_model(model: Any) -> bytes:
     """Pack a model; tensors, buffers and operator codes that nobody uses are dropped."""
     for graph in model.subgraphs:
         _drop_tensors(graph, model.signatureDefs or [])
+        for tensor in graph.tensors:
+            if tensor.quantization is not None and tensor.quantization.details is None:
+                tensor.quantization = _Grid.of(tensor.quantization)
     _drop_buffers(model)
     _drop_operator_codes(model)
     builder = _Builder(sum(_size(buffer) for buffer in model.buffers) + 65536)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from tfmpq.deploy.tflite.flatbuffer import BITS_OF_TYPE, builtin_name, contents, unpack
+from tfmpq.deploy.tflite.metadata import Forms, read_forms
 from tfmpq.graph.containers import (
     WIDE_TARGET,
     Builtin,
@@ -19,6 +20,7 @@ from tfmpq.graph.containers import (
     wide_container,
 )
 from tfmpq.graph.frozen import FrozenLayer, FrozenModel
+from tfmpq.graph.unfolding import Order
 
 WEIGHTS = "/weights"
 
@@ -48,6 +50,7 @@ CHANNEL_AXIS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 0, "TRA
 """Axis of the output channels in the file's layout: OHWI, 1HWC and OI. The weights are the second input."""
 
 
+_UNPACKED = "int8: unpacking would take more memory than the activations leave"
 _BIAS_TYPES = {schema.TensorType.INT32: np.int32, schema.TensorType.INT64: np.int64}
 
 
@@ -70,6 +73,8 @@ def container_of(frozen: FrozenModel, layer: FrozenLayer, target: Target) -> Con
         raise ValueError(f"Only layers with weights have a container. Received: {layer.name} ({layer.kind}).")
     if frozen.wide:
         return wide_container(layer.operator, target)
+    if target == "tflm" and layer.attributes.get("unpacked"):
+        return replace(container_for(layer.operator, 8, layer.fan_in, target), reason=_UNPACKED)
     return container_for(layer.operator, layer.weights.bits, layer.fan_in, target)
 
 
@@ -122,6 +127,7 @@ class StoredLayer:
         shape: Shape of the weights in the file.
         container_bits: Bits per weight in the file (32 for float32).
         decode: `cast` if the graph widens the weights before the operator reads them, else `native`.
+        order: How the windows of a convolution are unfolded before the operator; None where nothing is.
         integers: int8 in the file's layout; None for float weights.
         scales: float32, per channel or one for all; None for float weights.
         bias: int32 or int64 biases; None without or in float.
@@ -136,6 +142,7 @@ class StoredLayer:
     shape: tuple[int, ...]
     container_bits: int
     decode: str
+    order: Order | None
     integers: np.ndarray | None
     scales: np.ndarray | None
     bias: np.ndarray | None
@@ -151,13 +158,13 @@ class StoredLayer:
 
 def stored_layers(model: Any) -> list[StoredLayer]:
     """All operators with constant weights, in order of execution; works on any `.tflite`."""
-    graph = model.subgraphs[0]
+    graph, forms = model.subgraphs[0], read_forms(model)
     producers = {int(operator.outputs[0]): operator for operator in graph.operators if len(operator.outputs)}
     found = []
     for operator in graph.operators:
         builtin = builtin_name(model, operator)
         if builtin in CHANNEL_AXIS and len(operator.inputs) > 1:
-            layer = _stored_layer(model, operator, builtin, producers)
+            layer = _stored_layer(model, operator, builtin, producers, forms)
             if layer is not None:
                 found.append(layer)
     return found
@@ -171,7 +178,9 @@ def weight_source(model: Any, operator: Any, producers: dict[int, Any]) -> int:
     return index
 
 
-def _stored_layer(model: Any, operator: Any, builtin: str, producers: dict[int, Any]) -> StoredLayer | None:
+def _stored_layer(
+    model: Any, operator: Any, builtin: str, producers: dict[int, Any], forms: Forms
+) -> StoredLayer | None:
     tensors = model.subgraphs[0].tensors
     read, source = int(operator.inputs[1]), weight_source(model, operator, producers)
     tensor = tensors[source]
@@ -187,13 +196,17 @@ def _stored_layer(model: Any, operator: Any, builtin: str, producers: dict[int, 
     bias_dtype = None if bias_tensor is None else _BIAS_TYPES.get(bias_tensor.type)
     shape = tuple(int(size) for size in tensor.shape)
     count = int(np.prod(shape))
+    name = _layer_name(tensor, tensors[int(operator.outputs[0])])
+    order = forms.order(name) if builtin == "FULLY_CONNECTED" else None
+    row: Operator = "conv2d" if order else file_operator(operator, builtin)
     return StoredLayer(
-        name=_layer_name(tensor, tensors[int(operator.outputs[0])]),
+        name=name,
         builtin=builtin,
-        operator=None if bits is None else file_operator(operator, builtin),
+        operator=None if bits is None else row,
         shape=shape,
         container_bits=bits or 8 * data.size // max(count, 1),
         decode="native" if source == read else "cast",
+        order=order,
         integers=None if bits is None else unpack(data, bits, count).reshape(shape),
         scales=None if bits is None else scales,
         bias=None if bias_dtype is None else bias_data.view(bias_dtype),

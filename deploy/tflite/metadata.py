@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +12,59 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from tfmpq.deploy.tflite.flatbuffer import add_buffer, read_model
-from tfmpq.errors import TfmpqError
+from tfmpq.errors import TfmpqError, UsageError
+from tfmpq.graph.forms import FormOptions
+from tfmpq.graph.unfolding import ORDERS, Order
 
 ENTRY = b"tfmpq"
 
 
-def write_record(model: Any, metadata: Mapping[str, Any], weight_bits: Mapping[str, int]) -> None:
+@dataclass(frozen=True, slots=True)
+class Forms:
+    """Why layers have the forms that they have in a file.
+
+    Attributes:
+        options: What decided; None in a file in which nothing was decided.
+        layers: By layer name, where there was a choice: `time` of the smallest product relative to int8 (of
+            the chosen one if it is one), `source` of that time, and for an unfolded convolution `order`,
+            `scratch` and how it reads its input, as `tfmpq.graph.unfolding.Window` writes it.
+    """
+
+    options: FormOptions | None = None
+    layers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def order(self, name: str) -> Order | None:
+        """Order in which a layer is unfolded; None if it is not."""
+        found = self.layers.get(name, {}).get("order")
+        return found if found in ORDERS else None
+
+    def why(self, name: str) -> str | None:
+        """Why a layer has its form, in words; None where there was no choice."""
+        entry = self.layers.get(name)
+        if entry is None or self.options is None:
+            return None
+        where = "as measured on the device" if entry.get("measured") else f"on {self.options.processor}"
+        time = f"{entry.get('time')} of the int8 time {where}"
+        chosen = f"preferring {self.options.prefer}"
+        if "order" in entry:
+            return f"product unfolded {entry['order']}: {time}, {chosen}"
+        return f"not the smallest: that would take {time}, {chosen}" if "time" in entry else "the smallest"
+
+
+def write_record(
+    model: Any, metadata: Mapping[str, Any], weight_bits: Mapping[str, int], forms: Forms | None = None
+) -> None:
     """Make the facts the only metadata of a model.
 
     Args:
         model: Model in object form.
         metadata: JSON-able facts of the caller.
         weight_bits: Trained weight bit-widths by layer name.
+        forms: Why layers have their forms; None where nothing was decided.
     """
-    facts = {"metadata": dict(metadata), "weight_bits": dict(weight_bits)}
+    facts: dict[str, Any] = {"metadata": dict(metadata), "weight_bits": dict(weight_bits)}
+    if forms is not None and forms.options is not None:
+        facts["forms"] = {**asdict(forms.options), "layers": {k: dict(v) for k, v in forms.layers.items()}}
     entry = schema.MetadataT()
     entry.name = ENTRY
     text = json.dumps(facts, separators=(",", ":")).encode()
@@ -38,7 +78,16 @@ def read_metadata(content: bytes, name: str | Path = "model") -> dict[str, Any]:
     Raises:
         TfmpqError: The file is damaged.
     """
-    return dict(_read(read_model(content, name), name).get("metadata", {}))
+    return read_facts(read_model(content, name), name)
+
+
+def read_facts(model: Any, name: str | Path = "model") -> dict[str, Any]:
+    """The caller's facts in a file in object form; empty for files of others.
+
+    Raises:
+        TfmpqError: The facts are damaged.
+    """
+    return dict(_read(model, name).get("metadata", {}))
 
 
 def read_weight_bits(model: Any, name: str | Path = "model") -> dict[str, int]:
@@ -50,6 +99,31 @@ def read_weight_bits(model: Any, name: str | Path = "model") -> dict[str, int]:
     return dict(_read(model, name).get("weight_bits", {}))
 
 
+def read_forms(model: Any, name: str | Path = "model") -> Forms:
+    """Why layers have the forms that they have; nothing for files of others.
+
+    Raises:
+        TfmpqError: The facts are damaged.
+    """
+    record = dict(_read(model, name).get("forms", {}))
+    layers = record.pop("layers", {})
+    if not record and not layers:
+        return Forms()
+    try:
+        if not isinstance(layers, dict) or not all(isinstance(entry, dict) for entry in layers.values()):
+            raise TypeError("no layers")
+        return Forms(FormOptions(**record), layers)
+    except (TypeError, UsageError) as error:
+        raise _damaged(name) from error
+
+
+def replace_forms(model: Any, forms: Forms) -> None:
+    """Say other reasons in a file that has a record; one that has none stays as it is."""
+    if forms != read_forms(model) and any(entry.name == ENTRY for entry in model.metadata or []):
+        record = _read(model, "model")
+        write_record(model, record.get("metadata", {}), record.get("weight_bits", {}), forms)
+
+
 def _read(model: Any, name: str | Path) -> dict[str, Any]:
     entry = next((entry for entry in model.metadata or [] if entry.name == ENTRY), None)
     if entry is None:
@@ -59,8 +133,12 @@ def _read(model: Any, name: str | Path) -> dict[str, Any]:
     except (ValueError, TypeError):
         record = None
     if not isinstance(record, dict) or not all(isinstance(part, dict) for part in record.values()):
-        raise TfmpqError(
-            f"The facts that a .tflite file carries are JSON. Received: {name}, where they are damaged. "
-            "Export it again."
-        )
+        raise _damaged(name)
     return record
+
+
+def _damaged(name: str | Path) -> TfmpqError:
+    return TfmpqError(
+        f"The facts that a .tflite file carries are JSON. Received: {name}, where they are damaged. "
+        "Export it again."
+    )

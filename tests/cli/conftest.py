@@ -46,7 +46,7 @@ class Call:
         self.args, self.kwargs = args, kwargs
         if self.prints:
             print(self.prints)
-            kwargs["reporter"].log(self.prints)
+            kwargs.get("progress", kwargs.get("reporter")).log(self.prints)
         if self.error:
             raise self.error
         return SimpleNamespace(to_json=lambda: self.result)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -67,3 +68,12 @@ def test_the_page_says_what_the_whole_job_does_not_take() -> None:
 @pytest.mark.parametrize("flag", sorted(verbs_with()))
 def test_the_table_names_the_verbs_of_each_option(flag: str) -> None:
     assert documented().get(flag, set()) == verbs_with()[flag]
+
+
+def test_the_table_is_what_the_script_writes_from_the_options() -> None:
+    spec = importlib.util.spec_from_file_location("options_table", PAGE.with_name("options_table.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    assert script.with_table(PAGE.read_text()) == PAGE.read_text(), "run python docs/options_table.py"

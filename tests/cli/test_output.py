@@ -8,8 +8,8 @@ import json
 import pytest
 from rich.console import Console
 
-from tfmpq.cli import render
-from tfmpq.cli.reporter import BarReporter, LineReporter, seconds_text
+from tfmpq import tables as render
+from tfmpq.bars import BarReporter, LineReporter, seconds_text
 
 
 def _text(verb, result):

@@ -12,10 +12,14 @@ from typing import get_args
 import click
 import pytest
 
+from tfmpq.api.device_options import DeployOptions
 from tfmpq.cli import options, training_options
 from tfmpq.cli.main import VERBS, main
-from tfmpq.methods import METHODS
-from tfmpq.methods.options import KNOBS
+from tfmpq.graph.forms import NO_WISHES
+from tfmpq.methods import METHODS, common_options
+from tfmpq.methods.job_options import FinetuneOptions, RunOptions
+from tfmpq.methods.options import KNOBS, SearchOptions
+from tfmpq.options import Options
 from tfmpq.progress import SilentReporter
 
 COMMANDS = {
@@ -77,12 +81,11 @@ DEFAULTS = {
     ),
     "finetune": (
         (Path("r"), "digits"),
-        FINETUNE_DEFAULTS
-        | {"reconstruct": True, "model": None, "distill_weight": 0.5, "frozen_statistics_epochs": None},
+        FINETUNE_DEFAULTS | {"reconstruct": True, "distill_weight": 0.5, "frozen_statistics_epochs": None},
     ),
-    "export": ((Path("r"),), {"target": "litert", "out": None, "data_dir": None}),
+    "export": ((Path("r"),), {"target": "litert", "out": None, "forms": NO_WISHES, "data_dir": None}),
     "verify": ((Path("m.tflite"), Path("r")), {"data": None, "data_dir": None, "limit": 1000}),
-    "specialize": ((Path("m.tflite"),), {"target": "litert", "out": Path("o.tflite")}),
+    "specialize": ((Path("m.tflite"),), {"target": "litert", "out": Path("o.tflite"), "forms": NO_WISHES}),
     "evaluate": (
         (Path("m.tflite"), "digits"),
         {"data_dir": None, "split": "test", "limit": None, "preprocessing": None},
@@ -149,25 +152,44 @@ DEFAULTS = {
 def test_defaults_reach_the_function(verb, calls, tfmpq):
     assert tfmpq(COMMANDS[verb]).exit_code == 0
     call = calls[verb]
-    reporter = call.kwargs.pop("reporter", None)
+    reporter = call.kwargs.pop("progress", None) or call.kwargs.pop("reporter", None)
     assert (call.args, call.kwargs) == DEFAULTS[verb]
     assert isinstance(reporter, SilentReporter) or verb in SILENT
+
+
+RECORDS: dict[str, type[Options]] = {
+    "search": SearchOptions,
+    "finetune": FinetuneOptions,
+    "run": RunOptions,
+    "deploy": DeployOptions,
+}
+"""Verbs whose keyword arguments are the fields of a record."""
 
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_the_functions_have_these_options_and_defaults(verb, signature, calls, tfmpq):
     tfmpq(COMMANDS[verb])
     call = calls[verb]
-    assert set(signature.bind(*call.args, **call.kwargs).arguments) == set(signature.parameters)
+    signature.bind(*call.args, **call.kwargs)
+    defaults = {name: parameter.default for name, parameter in signature.parameters.items()}
+    if verb in RECORDS:
+        defaults |= RECORDS[verb].defaults()
     for name, value in call.kwargs.items():
-        if name not in ("out", "reporter") or value is None:
-            assert signature.parameters[name].default == value
+        if name not in ("out", "reporter", "progress") or value is None:
+            assert defaults[name] == value
+
+
+@pytest.mark.parametrize("verb", sorted(RECORDS))
+def test_every_field_of_a_record_is_an_option_of_the_command_line(verb, calls, tfmpq):
+    tfmpq(COMMANDS[verb])
+    assert set(RECORDS[verb].specs()) <= set(calls[verb].kwargs)
 
 
 def test_names_are_those_of_the_library():
     from tfmpq.data.preprocess import PREPROCESSINGS
 
-    assert tuple(PREPROCESSINGS) == options.PREPROCESSINGS
+    assert tuple(PREPROCESSINGS) == common_options.PREPROCESSINGS
+    assert common_options.METHODS == METHODS
 
 
 def test_the_strategies_are_those_of_the_library() -> None:
@@ -202,7 +224,7 @@ def test_every_option_of_search_arrives(calls, tfmpq):
     )
     assert tfmpq(line).exit_code == 0
     call = calls["search"]
-    call.kwargs.pop("reporter")
+    call.kwargs.pop("progress")
     assert call.args == ("keras.applications:ResNet50", "cifar10")
     assert call.kwargs == KNOBS | {
         "pareto": (),
@@ -233,7 +255,7 @@ def test_every_option_of_search_arrives(calls, tfmpq):
 
 def test_options_of_the_other_verbs_arrive(calls, tfmpq):
     tfmpq("finetune p.yaml --target cifar10 --model resnet20 --learning-rate 1e-3 --no-distill --out o")
-    assert calls["finetune"].kwargs["model"] == "resnet20"
+    assert calls["finetune"].args == ("resnet20", Path("p.yaml"), "cifar10")
     assert calls["finetune"].kwargs["learning_rate"] == 1e-3
     assert calls["finetune"].kwargs["distill"] is False
     tfmpq("export r --tflite --target storage --out x.tflite")
@@ -272,7 +294,7 @@ def test_another_size_is_refused(calls, tfmpq, text):
 
 def test_every_option_of_sharpness_arrives(calls, tfmpq):
     tfmpq("sharpness r --radii 0.1,0.2 --limit 7 --data-dir r")
-    calls["sharpness"].kwargs.pop("reporter")
+    calls["sharpness"].kwargs.pop("progress")
     assert calls["sharpness"].kwargs == {"radii": (0.1, 0.2), "limit": 7, "data_dir": Path("r")}
 
 

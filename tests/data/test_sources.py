@@ -10,8 +10,11 @@ import pytest
 from PIL import Image
 
 from tfmpq.data import Dataset, load_dataset
+from tfmpq.data.images import decode_image
 from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.progress import SilentReporter
+from tfmpq.tasks.fitting import fitted
+from tfmpq.tasks.task import load_task
 
 GENERATOR = np.random.default_rng(0)
 IMAGES = GENERATOR.integers(0, 256, (20, 8, 6, 3), dtype=np.uint8)
@@ -148,11 +151,12 @@ def test_fingerprints_depend_on_labels_and_pixels_but_not_on_the_place(tmp_path:
     ("arrays", "words"),
     [
         ({"x": IMAGES, "y": LABELS[:-1]}, "20 images and 19 labels"),
-        ({"x": IMAGES / 255, "y": LABELS}, "uint8 of 0 to 255"),
-        ({"x": IMAGES[0, 0], "y": LABELS}, "uint8 of 0 to 255"),
-        ({"x": IMAGES, "y": LABELS * 0.5}, "Labels must be integers"),
+        ({"x": IMAGES[0, 0, 0], "y": LABELS}, "Images are numbers"),
+        ({"x": IMAGES.astype(str), "y": LABELS}, "Images are numbers"),
+        ({"x": np.where(IMAGES > 99, np.nan, IMAGES), "y": LABELS}, "NaN or infinity"),
+        ({"x": IMAGES, "y": LABELS * 0.5}, "Labels are whole numbers"),
+        ({"x": IMAGES, "y": np.ones((20, 3))}, "a single one"),
         ({"x": IMAGES, "y": LABELS - 1}, "Labels must be 0 to"),
-        ({"x": IMAGES}, "named labels or y"),
         ({"pictures": IMAGES, "y": LABELS}, "named images or x"),
         ({"x": np.array([None] * 20, dtype=object), "y": LABELS}, "Python objects"),
         ({"x": IMAGES[:0], "y": LABELS[:0]}, "needs images"),
@@ -163,6 +167,85 @@ def test_wrong_arrays_are_one_line(arrays: dict[str, np.ndarray], words: str, tm
     with pytest.raises(TfmpqError, match=words) as caught:
         load_dataset(f"npz:{tmp_path / 'd.npz'}")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["float16", "float64", "int8", "int32", "bool"])
+@pytest.mark.parametrize("shape", [(6,), (5, 3), (4, 5, 7)])
+def test_arrays_of_any_type_and_shape_are_model_inputs_as_they_are(
+    kind: str, shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    values = (np.random.default_rng(0).normal(0, 40, (20, *shape))).astype(kind)
+    np.savez(tmp_path / "d.npz", x=values, y=LABELS)
+    data = load_dataset(f"npz:{tmp_path / 'd.npz'}")
+    assert data.train.array is not None
+    assert data.train.array.dtype == np.float32
+    assert data.train.array.ndim == 4
+    assert data.seen == pytest.approx((float(values.min()), float(values.max())))
+    image_shape = (1, 1, *shape)[-3:]
+    found = fitted(data, image_shape).test.array
+    assert found is not None
+    assert found.shape[1:] == image_shape
+    np.testing.assert_array_equal(found.reshape(-1, *shape), _test_part(values).astype(np.float32))
+
+
+def _test_part(values: np.ndarray) -> np.ndarray:
+    """The fifth that is held out, by the fixed permutation."""
+    return values[np.random.default_rng(0).permutation(len(values))[16:]].astype(np.float64)
+
+
+@pytest.mark.parametrize(
+    "labels", [np.eye(4, dtype=np.float32)[LABELS], LABELS.astype(np.float64), LABELS[:, None]]
+)
+def test_labels_may_be_rows_with_a_one_or_whole_float_numbers(labels: np.ndarray, tmp_path: Path) -> None:
+    np.savez(tmp_path / "d.npz", x=IMAGES, y=labels)
+    assert pixels(load_dataset(f"npz:{tmp_path / 'd.npz'}")) == EXPECTED
+
+
+def test_images_alone_have_no_classes_and_are_no_data_to_train_on(tmp_path: Path) -> None:
+    np.savez(tmp_path / "d.npz", x=IMAGES)
+    np.save(tmp_path / "alone.npy", IMAGES)
+    (tmp_path / "flat").mkdir()
+    for number, image in enumerate(IMAGES):
+        Image.fromarray(image).save(tmp_path / "flat" / f"{number}.png")
+    for spec in ("npz:d.npz", "npz:d", "npz:alone.npy", "npz:alone", "folder:flat"):
+        kind, _, name = spec.partition(":")
+        data = load_dataset(f"{kind}:{tmp_path / name}")
+        assert (data.classes, data.labelled, len(data.train), len(data.test)) == (0, False, 16, 4)
+        with pytest.raises(UsageError, match="Training needs labels"):
+            load_task(
+                "resnet8",
+                f"{kind}:{tmp_path / name}",
+                data_dir=None,
+                weights=None,
+                preprocessing=None,
+                reporter=SilentReporter(),
+            )
+
+
+def test_hidden_folders_and_files_that_are_no_images_are_left_out_and_said(tmp_path: Path) -> None:
+    save_folder(tmp_path / "d", IMAGES, LABELS)
+    hidden = tmp_path / "d" / ".ipynb_checkpoints"
+    hidden.mkdir()
+    Image.fromarray(IMAGES[0]).save(hidden / "0.png")
+    Image.fromarray(IMAGES[0]).save(tmp_path / "d" / "class0" / "more.bmp")
+    Image.fromarray(IMAGES[0]).save(tmp_path / "d" / "class0" / "more.gif")
+    Image.fromarray(IMAGES[0]).save(tmp_path / "d" / "class0" / "more.tif")
+    Image.fromarray(IMAGES[0]).save(tmp_path / "d" / "beside.png")
+    log = Listener()
+    data = load_dataset(f"folder:{tmp_path / 'd'}", reporter=log)
+    assert data.class_names == ("class0", "class1", "class2", "class3")
+    assert len(data.train) + len(data.test) == 22
+    left_out = [line for line in log.messages if "left out" in line]
+    assert len(left_out) == 1
+    assert "6 files" in left_out[0]  # of which four are notes
+    assert "beside.png, class0/more.tif" in left_out[0]
+
+
+def test_16_bits_of_grey_are_scaled_to_8(tmp_path: Path) -> None:
+    deep = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    found = decode_image((tmp_path / "deep.png").read_bytes())
+    np.testing.assert_array_equal(found[:, :, 0], np.round(deep / 257.0).astype(np.uint8))
 
 
 @pytest.mark.parametrize("content", [b"", b"noise" * 100, None])
@@ -186,7 +269,7 @@ def test_damaged_images_are_named(tmp_path: Path) -> None:
 def test_what_does_not_exist(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for spec, words in (
-        ("npz:nothing", "must name a file"),
+        ("npz:nothing", "must name a .npz"),
         ("folder:nothing", "must name a folder"),
         ("tfrecord:nothing*", "must match files"),
         ("zip:nothing", "one of these forms"),
@@ -195,7 +278,7 @@ def test_what_does_not_exist(tmp_path: Path) -> None:
     ):
         with pytest.raises(UsageError, match=words):
             load_dataset(spec)
-    with pytest.raises(TfmpqError, match="sub-folder per class"):
+    with pytest.raises(TfmpqError, match="without any"):
         load_dataset(f"folder:{tmp_path / 'empty'}")
     (tmp_path / "empty" / "class").mkdir()
     with pytest.raises(TfmpqError, match="without any"):

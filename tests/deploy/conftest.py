@@ -126,7 +126,7 @@ def small(bits: int = 4) -> FrozenModel:
     return net.model((8, 8, 3))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def builder() -> Callable[[int], Builder]:
     return Builder
 

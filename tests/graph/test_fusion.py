@@ -174,9 +174,9 @@ def test_all_unsupported_layers_are_listed_with_their_reasons() -> None:
         x = layers.LayerNormalization(name="layer_norm")(x)
         x = layers.ReLU(max_value=4.0, name="relu4")(conv("a")(x))
         x = layers.PReLU(name="pixels")(x)
-        x = layers.UpSampling2D(2, interpolation="bilinear", name="larger")(x)
-        x = layers.Concatenate(axis=1, name="above")([x, x])
-        x = layers.Multiply(name="rows")([x, layers.Cropping2D(((31, 0), (0, 0)), name="row")(x)])
+        x = layers.UpSampling2D(2, interpolation="bicubic", name="larger")(x)
+        x = layers.UpSampling2D(6, interpolation="bilinear", name="largest")(layers.MaxPooling2D(6)(x))
+        x = layers.Multiply(name="rows")([x, layers.Cropping2D(((11, 0), (0, 0)), name="row")(x)])
         return layers.Dense(3, name="dense")(x) * 2.0
 
     with pytest.raises(TfmpqError) as caught:
@@ -189,8 +189,8 @@ def test_all_unsupported_layers_are_listed_with_their_reasons() -> None:
         "layer_norm (LayerNormalization): its variance by pixel is too coarse in 8 bits",
         "relu4 (ReLU): only relu and relu6",
         "pixels (PReLU): one slope per pixel",
-        "larger (UpSampling2D): interpolation 'bilinear'",
-        "above (Concatenate): axis 1; only the channels",
+        "larger (UpSampling2D): interpolation 'bicubic'",
+        "largest (UpSampling2D): bilinear interpolation by more than 5",
         "rows (Multiply): only of two tensors of one shape",
         "dense (Dense): a dense layer on more than one axis",
         "an operation that is not a layer",

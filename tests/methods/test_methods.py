@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tfmpq.methods
-from tfmpq.api.search import search
 from tfmpq.errors import UsageError
 from tfmpq.methods import METHODS, load_method, selection
 from tfmpq.methods.options import KNOBS, SearchOptions
@@ -37,9 +36,7 @@ ACTIVATIONS = {name: (4, 8) for name in MODEL.tensors} | {"in_first": (8,)}
 
 def options(**changes: Any) -> SearchOptions:
     """Those of a call without any."""
-    signature = inspect.signature(search).parameters.values()
-    defaults = {p.name: p.default for p in signature if p.default is not p.empty}
-    return SearchOptions.of(defaults | {"model": "m", "proxy": "p", "weight_bits": BITS} | changes)
+    return SearchOptions(**{"weight_bits": BITS} | changes)
 
 
 def problem(**changes: Any) -> Any:
@@ -94,10 +91,10 @@ def test_an_unknown_method_is_refused() -> None:
         load_method("adam")
 
 
-def test_options_and_knobs_are_those_of_the_function() -> None:
-    parameters = inspect.signature(search).parameters
-    assert {f for f in SearchOptions.__slots__} == set(parameters) - {"out", "data_dir", "reporter"}
-    assert {name: parameters[name].default for name in KNOBS} == dict(KNOBS)
+def test_knobs_are_options_of_a_search_that_it_records_where_they_are_given() -> None:
+    specs = SearchOptions.specs()
+    assert {name: SearchOptions.defaults()[name] for name in KNOBS} == dict(KNOBS)
+    assert {name for name in KNOBS if specs[name].recorded != "given"} == {"perturb"}
 
 
 @pytest.mark.parametrize(

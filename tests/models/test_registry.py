@@ -128,7 +128,7 @@ def test_files_with_code_or_damage_are_one_line(ending: str, tmp_path: Path) -> 
     path = tmp_path / f"m{ending}"
     inputs = keras.Input(SHAPE)
     keras.Model(inputs, keras.layers.Lambda(lambda x: x, output_shape=SHAPE)(inputs)).save(path)
-    with pytest.raises(TfmpqError, match="without code of its own"):
+    with pytest.raises(TfmpqError, match="without running code that it brings"):
         load_model(str(path), input_shape=SHAPE, classes=4)
     path.write_bytes(path.read_bytes()[:700])
     with pytest.raises(TfmpqError, match="copied completely") as caught:

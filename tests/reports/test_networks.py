@@ -11,7 +11,7 @@ import pytest
 from tfmpq.reports.comparison import compare
 from tfmpq.reports.folders import read_run
 from tfmpq.reports.networks import measurements, networks, timings
-from tfmpq.reports.results import read_given
+from tfmpq.reports.reading import read_given
 
 
 @pytest.fixture

@@ -75,3 +75,22 @@ def test_nothing_is_run_where_nothing_can_be_scored() -> None:
 def test_an_output_that_is_no_row_of_numbers_has_no_classes(shape: tuple[int, ...]) -> None:
     assert Output("x", shape).obstacle(7) == f"shape {shape}, which is no row of numbers"
     assert Output("x", (7,)).obstacle(7) is None
+
+
+@pytest.mark.parametrize("cut", [0.0, 0.5])
+def test_a_single_number_tells_two_classes_apart(cut: float) -> None:
+    numbers = np.array([-1.0, 0.2, 0.7, 0.4, cut, 2.0], np.float32)
+    labels = np.array([0, 1, 1, 0, 1, 0])
+    split = Split(labels, np.zeros((6, 4, 4, 1), np.uint8))
+    scores = score_outputs(
+        lambda images: [numbers[: len(images), None]],
+        [Output("one", (1,), cut)],
+        2,
+        [split],
+        (4, 4, 1),
+        "none",
+    )
+    assert scores.first is not None
+    assert scores.first.top1 == np.mean((numbers > cut) == labels)
+    assert scores.outputs[0].left_out is None
+    assert Output("one", (1,)).obstacle(3) == "1 numbers for 3 classes"

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tfmpq.api.device_options import DeployOptions
+from tfmpq.api.export import export
+from tfmpq.api.sources import file_of, kept_by
+from tfmpq.api.specialize import specialize
+from tfmpq.bars import reporting
+from tfmpq.data import ImageBatches
+from tfmpq.data.objects import open_test
 from tfmpq.deploy.conversion.specialize import has_wide_activations
 from tfmpq.deploy.devices.benchmark_model import BenchmarkModel
 from tfmpq.deploy.devices.errors import OutputsDiffer
@@ -16,16 +24,17 @@ from tfmpq.deploy.devices.python_runner import PythonRunner
 from tfmpq.deploy.devices.transports import Transport, transport
 from tfmpq.deploy.latency.measure import binary_for, measure, program_for
 from tfmpq.deploy.latency.measurement import Measurement
-from tfmpq.deploy.runtime.interpreter import open_interpreter, to_codes
-from tfmpq.deploy.runtime.processor import target_for
-from tfmpq.deploy.runtime.quiet import quiet_stderr
+from tfmpq.deploy.runtime.interpreter import open_interpreter
+from tfmpq.deploy.runtime.processor import kernels_for, target_for
+from tfmpq.deploy.tflite.contract import read_contract
 from tfmpq.deploy.tflite.flatbuffer import read_file, read_model, reading
-from tfmpq.deploy.tflite.metadata import read_metadata
 from tfmpq.errors import UsageError
 from tfmpq.graph.containers import TARGETS, WIDE_TARGET, Target
-from tfmpq.progress import Reporter, SilentReporter
+from tfmpq.graph.forms import CHOOSING_TARGET, FormRequest
+from tfmpq.progress import Reporter
 from tfmpq.quantization.finished_runs import policy_of_run
 from tfmpq.results import Result
+from tfmpq.tasks.fitting import fitted, refuse_unknown_scaling
 from tfmpq.training.run_folder import Stage
 
 LEAST_AGREEMENT = 0.9
@@ -62,7 +71,7 @@ class Agreement:
 
 
 @dataclass(frozen=True, slots=True)
-class Delivery(Result):
+class Delivery(Result, verb="deploy"):
     """A network that ran on a device.
 
     Attributes:
@@ -89,62 +98,76 @@ class Delivery(Result):
 
 
 def deploy(
-    source: str | Path,
-    data: str,
+    source: Any,
+    data: Any,
     *,
     on: str = "local",
     limit: int = 100,
-    threads: int = 1,
     out: str | Path | None = None,
-    data_dir: str | Path | None = None,
-    python: str | None = None,
-    ssh_config: str | Path | None = None,
-    adb: str | Path | None = None,
-    benchmark_model: str | Path | None = None,
-    reporter: Reporter | None = None,
+    options: DeployOptions | None = None,
+    progress: bool | Reporter | None = None,
+    **changes: Any,
 ) -> Delivery:
     """Write a network for a device, compare its outputs there with those here, and measure it.
 
     On Android `benchmark_model` measures, and outputs are not compared; with a bundle as `python` they are.
 
     Args:
-        source: Run folder of a fine-tuning, or a `.tflite` of one.
-        data: Data set whose test images are used.
+        source: What `finetune`, `export` or `quantize` returned, the run folder of a fine-tuning, or a
+            `.tflite` of one.
+        data: Labelled images: a word, whose test images are used, or an object.
         on: The device: `local`, `ssh:HOST`, `adb` or `adb:SERIAL`.
         limit: Number of images.
-        threads: Threads of the runtime.
         out: File to write; by default beside the source, named after the form.
-        data_dir: Folder that is looked in first for data.
-        python: How Python is called on the device; by default found. On Android a bundle.
-        ssh_config: Configuration file for ssh instead of the user's.
-        adb: The adb client; by default found.
-        benchmark_model: LiteRT's program of that name for the device; what measures on Android.
-        reporter: Told about progress.
+        options: All other options.
+        progress: True shows progress, False none, None only on terminals and in IPython; or a reporter.
+        **changes: Single options, such as `threads=4`; see `tfmpq.DeployOptions`.
 
     Raises:
         UsageError: The source is none or no classifier, or it or an option does not suit the device.
         DeviceError: The device or the way to it fails, or its outputs are others.
         TfmpqError: The network cannot be written.
     """
-    reporter, source = reporter or SilentReporter(), Path(source)
+    chosen = DeployOptions.of(options, changes)
+    path = file_of(source, "A fine-tuned run or a .tflite is deployed, or the result that stands for one.")
+    with reporting(progress) as reporter:
+        found = _deploy(path, (data, limit, chosen.data_dir), on, out, chosen, reporter)
+    return found.keeping(*kept_by(source))
+
+
+def _deploy(
+    source: Path,
+    images_of: tuple[Any, int, str | Path | None],
+    on: str,
+    out: str | Path | None,
+    options: DeployOptions,
+    reporter: Reporter,
+) -> Delivery:
     wide = _check_source(source)
-    access: dict[str, Any] = {"python": python, "ssh_config": ssh_config, "adb": adb}
+    access: dict[str, Any] = {"python": options.python, "ssh_config": options.ssh_config, "adb": options.adb}
     way, agreement = transport(on, **access), None
-    binary = binary_for(way, benchmark_model)
+    binary = binary_for(way, options.benchmark_model)
     with way as device:
         program = program_for(device, binary)
         program.require_runtime()
-        form = choose_form(program.probe(), wide)
-        path = _write(source, form, Path(out) if out else None, data_dir, reporter)
+        probed = program.probe()
+        form = choose_form(probed, wide)
+        to = Path(out) if out else None
+        path = _write(source, form, probed["device"], to, options.data_dir, reporter)
         if isinstance(program, BenchmarkModel):
             reporter.log("Outputs are not compared: benchmark_model shows none.")
         else:
-            images, labels = _images(path, data, limit, data_dir, reporter)
+            images, labels = _images(path, *images_of, reporter)
             agreement = _compare(device, program, path, images, labels)
     if agreement and agreement.top1_agreement < LEAST_AGREEMENT:
         raise OutputsDiffer(on, f"{agreement.top1_agreement:.1%} of {agreement.images} images do")
     found = measure(
-        path, on=on, threads=threads, benchmark_model=benchmark_model, reporter=reporter, **access
+        path,
+        on=on,
+        threads=options.threads,
+        benchmark_model=options.benchmark_model,
+        reporter=reporter,
+        **access,
     )
     return Delivery(str(source), str(path), form, path.stat().st_size, agreement, found[0])
 
@@ -203,46 +226,50 @@ def _file_beside(source: Path, form: Target) -> Path:
 
 
 def _write(
-    source: Path, form: Target, out: Path | None, data_dir: str | Path | None, reporter: Reporter
+    source: Path,
+    form: Target,
+    device: Mapping[str, Any],
+    out: Path | None,
+    data_dir: str | Path | None,
+    reporter: Reporter,
 ) -> Path:
-    """Export the run, or rewrite the file."""
+    """Export the run, or rewrite the file, with forms of layers for the device's processor."""
+    processor = kernels_for(device["machine"], device["features"])
+    forms = FormRequest(processor=processor if form == CHOOSING_TARGET else None)
     if source.is_dir():
-        with quiet_stderr():  # TensorFlow greets
-            from tfmpq.api.export import export
-        return Path(export(source, target=form, out=out, data_dir=data_dir, reporter=reporter).path)
-    from tfmpq.api.specialize import specialize
-
+        written = export(source, target=form, out=out, forms=forms, data_dir=data_dir, progress=reporter)
+        return Path(written.path)
     target = out or _file_beside(source, form)
-    specialize(source, target, form)
+    specialize(source, target, form, forms)
     return target
 
 
 def _images(
-    path: Path, data: str, limit: int, data_dir: str | Path | None, reporter: Reporter
+    path: Path, data: Any, limit: int, data_dir: str | Path | None, reporter: Reporter
 ) -> tuple[np.ndarray, np.ndarray]:
     """Codes of the input tensor, int8 (N, height, width, channels), and labels of the first test images."""
-    with quiet_stderr():  # TensorFlow greets
-        from tfmpq.data import ImageBatches, load_dataset
     content = read_file(path)
-    detail = open_interpreter(content).get_input_details()[0]
-    preprocessing = read_metadata(content, str(path)).get("preprocessing")
+    contract = read_contract(read_model(content, path), content, path)
+    preprocessing = contract.preprocessing
     if preprocessing is None:
         raise UsageError(
             f"Pixels become inputs as in training. Received: {path}, which has no record. Give a file of "
             "tfmpq export."
         )
-    _, height, width, channels = (int(size) for size in detail["shape"])
-    split = load_dataset(data, data_dir=data_dir, reporter=reporter).test
+    _, height, width, channels = contract.inputs[0].shape
+    dataset = fitted(open_test(data, data_dir=data_dir, reporter=reporter), (height, width, channels))
+    refuse_unknown_scaling(dataset, preprocessing)
+    split = dataset.test
     batches = ImageBatches(
         split,
         min(limit, len(split)),
         image_shape=(height, width, channels),
-        preprocessing=preprocessing,
+        preprocessing=preprocessing if dataset.seen is None else "none",
         shuffle=False,
         drop_remainder=False,
     )
     images, labels = batches[0]
-    return to_codes(np.asarray(images), detail), np.asarray(labels)
+    return contract.codes(np.asarray(images)), np.asarray(labels)
 
 
 def _compare(

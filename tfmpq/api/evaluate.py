@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import tempfile
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tfmpq.data import load_dataset
+import keras
+
+from tfmpq.api.given import given_model
+from tfmpq.api.sources import file_of
+from tfmpq.bars import reporting
+from tfmpq.data.dataset import Dataset
+from tfmpq.data.objects import model_rank, open_test
 from tfmpq.errors import UsageError
 from tfmpq.graph.fusion import producer_of
+from tfmpq.graph.layers import fixed_step
+from tfmpq.models.registry import is_model_file
 from tfmpq.progress import Reporter
 from tfmpq.results import Result
+from tfmpq.tasks.fitting import fitted, refuse_unknown_scaling
 from tfmpq.tasks.outputs import Output
 from tfmpq.tasks.scoring import OutputScore, Predictor, predictor, score_outputs
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluation(Result):
+class Evaluation(Result, verb="evaluate"):
     """How well a classifier does.
 
     Attributes:
@@ -48,28 +58,29 @@ class Evaluation(Result):
 
 
 def evaluate(
-    path: str | Path,
-    data: str,
+    subject: Any,
+    data: Any,
     *,
     data_dir: str | Path | None = None,
     split: str = "test",
     limit: int | None = None,
     preprocessing: str | None = None,
-    reporter: Reporter | None = None,
+    progress: bool | Reporter | None = None,
 ) -> Evaluation:
-    """Evaluate a run folder, a `.tflite` or a `.keras` file.
+    """Evaluate a Keras model, a run, a `.tflite` or a `.keras` file, or the result that stands for one.
 
     Of several outputs, each is scored that gives an image one row of numbers, one for every class at least.
 
     Args:
-        path: A run folder stands for its fine-tuned model, or, before that, for its searched policy without
-            any further training.
-        data: Data set.
+        subject: A run stands for its fine-tuned model, or, before that, for its searched policy without any
+            further training.
+        data: Images with labels: a word, or an object, all of whose images are taken.
         data_dir: Folder that is looked in first for data.
-        split: `train`, `test` or `all`.
+        split: Of a word: `train`, `test` or `all`.
         limit: Only the first images.
-        preprocessing: Name of the preprocessing; None for the one that the run or the file records.
-        reporter: Told about progress.
+        preprocessing: Name of the preprocessing; None for the one that the run or the file records. A user's
+            own arrays are inputs as they are.
+        progress: True shows progress, False none, None only on terminals and in IPython; or a reporter.
 
     Raises:
         UsageError: Unknown form, split or data set; or the preprocessing is not known, or no output is a
@@ -78,28 +89,56 @@ def evaluate(
     """
     if split not in ("train", "test", "all"):
         raise UsageError(f"A split is train, test or all. Received: {split}.")
-    classifier = load_classifier(Path(path), preprocessing)
-    dataset = load_dataset(data, data_dir=data_dir, reporter=reporter)
+    with reporting(progress) as reporter:
+        if isinstance(subject, keras.Model):
+            with tempfile.TemporaryDirectory() as folder:
+                model = given_model(subject, Path(folder))
+                classifier = replace(load_classifier(Path(model.word), preprocessing, data), name=model.name)
+        else:
+            path = file_of(subject, _SUBJECTS)
+            classifier = load_classifier(path, preprocessing, data)
+        rank = model_rank(subject)
+        dataset = open_test(data, data_dir=data_dir, rank=rank, reporter=reporter)
+        return _evaluate(classifier, data, dataset, split, limit, reporter)
+
+
+_SUBJECTS = (
+    "A Keras model, a run folder, a .tflite or .keras file, or the result that stands for one is evaluated."
+)
+
+
+def _evaluate(
+    classifier: Classifier, data: Any, dataset: Dataset, split: str, limit: int | None, reporter: Reporter
+) -> Evaluation:
+    if not dataset.labelled:
+        raise UsageError(
+            f"A score needs labels. Received: {dataset.name}, images alone. Give (images, labels)."
+        )
+    split = split if dataset.seen is None else "test"
+    dataset = fitted(dataset, classifier.image_shape)
     parts = {"train": [dataset.train], "test": [dataset.test], "all": [dataset.train, dataset.test]}[split]
-    _refuse_unfit(path, data, classifier, dataset.classes)
+    word = data if isinstance(data, str) else dataset.name
+    _refuse_unfit(classifier.name, word, classifier, dataset.classes)
+    refuse_unknown_scaling(dataset, classifier.preprocessing)
+    asked = classifier.preprocessing if dataset.seen is None or classifier.asked else "none"
     scores = score_outputs(
         classifier.predict,
         classifier.outputs,
         dataset.classes,
         parts,
         classifier.image_shape,
-        classifier.preprocessing,
+        asked,
         limit,
         reporter,
     )
     first = scores.first
     if first is None:
         raise UsageError(
-            f"An evaluation needs images. Received: {data}, whose {split} part is empty. Give another split."
+            f"An evaluation needs images. Received: {word}, whose {split} part is empty. Give another split."
         )
     return Evaluation(
-        str(path),
-        data,
+        classifier.name,
+        word,
         split,
         first.count,
         first.top1,
@@ -123,40 +162,67 @@ def _refuse_unfit(path: str | Path, data: str, classifier: Classifier, classes: 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Classifier:
-    """Something that maps images to logits in one of its outputs, and what it expects."""
+    """Something that maps images to logits in one of its outputs, and what it expects.
 
+    Attributes:
+        name: What it is called: a path, or the name of a model object.
+        predict: The network.
+        image_shape: (height, width, channels) that it takes.
+        outputs: What it gives.
+        preprocessing: Name of the preprocessing.
+        quantized: Whether it computes on integer grids.
+        form: `tflite`, `keras` or `run`.
+        asked: Whether the preprocessing was asked for in the call.
+    """
+
+    name: str
     predict: Predictor
     image_shape: tuple[int, int, int]
     outputs: tuple[Output, ...]
     preprocessing: str
     quantized: bool
     form: str
+    asked: bool
 
 
-def load_classifier(path: Path, preprocessing: str | None = None) -> Classifier:
-    """Load whatever can be evaluated; a preprocessing that is given outweighs the recorded one."""
+def load_classifier(path: Path, preprocessing: str | None = None, data: Any = "") -> Classifier:
+    """Load whatever can be evaluated; a preprocessing that is given outweighs the recorded one.
+
+    Args:
+        path: Run folder, `.tflite` or `.keras` file.
+        preprocessing: Name, or None.
+        data: What it will be given: objects need no preprocessing.
+    """
+    if is_model_file(str(path)):
+        return _from_keras(path, preprocessing)
     if path.is_dir():
         return _from_run(path, preprocessing)
     if path.suffix == ".tflite":
-        return _from_tflite(path, preprocessing)
-    if path.suffix in (".keras", ".h5"):
-        return _from_keras(path, preprocessing)
+        return _from_tflite(path, preprocessing, isinstance(data, str))
     raise UsageError(
-        f"A run folder, a .tflite or a .keras file can be evaluated. Received: {path}. Give one of these."
+        "A run folder, a .tflite file or a model (.keras, .h5, SavedModel) can be evaluated. "
+        f"Received: {path}. Give one of these."
     )
 
 
-def _from_tflite(path: Path, preprocessing: str | None) -> Classifier:
+def _from_tflite(path: Path, preprocessing: str | None, is_word: bool) -> Classifier:
     from tfmpq.deploy.runtime.interpreter import load
 
     network = load(path)
     recorded = preprocessing or network.metadata.get("preprocessing")
-    if recorded is None:
+    if recorded is None and is_word:
         raise UsageError(
             f"Pixels become inputs as in training. Received: {path}, which has no record. Give --preprocess."
         )
     return Classifier(
-        network.run_all, network.image_shape, network.outputs, recorded, network.quantized, "tflite"
+        str(path),
+        network.run_all,
+        network.image_shape,
+        network.outputs,
+        recorded or "none",
+        network.quantized,
+        "tflite",
+        preprocessing is not None,
     )
 
 
@@ -166,7 +232,7 @@ def _from_keras(path: Path, preprocessing: str | None) -> Classifier:
 
     loaded = load_model(str(path), input_shape=(0, 0, 0), classes=0, several_outputs=True)
     quantized = bool(quantize_wrappers(loaded.model))
-    return _from_model(loaded.model, preprocessing or loaded.preprocessing, quantized, "keras")
+    return _from_model(path, loaded.model, loaded.preprocessing, preprocessing, quantized, "keras")
 
 
 def _from_run(path: Path, preprocessing: str | None) -> Classifier:
@@ -180,10 +246,24 @@ def _from_run(path: Path, preprocessing: str | None) -> Classifier:
         )
     stage, model = found
     recorded = read_json(stage.path(".result.json"))["preprocessing"]
-    return _from_model(model, preprocessing or recorded, True, "run")
+    return _from_model(path, model, recorded, preprocessing, True, "run")
 
 
-def _from_model(model: Any, preprocessing: str, quantized: bool, form: str) -> Classifier:
+def _from_model(
+    path: Path, model: Any, recorded: str, asked: str | None, quantized: bool, form: str
+) -> Classifier:
     height, width, channels = model.input_shape[1:]
-    outputs = tuple(Output(producer_of(tensor), tuple(tensor.shape[1:])) for tensor in model.outputs)
-    return Classifier(predictor(model), (height, width, channels), outputs, preprocessing, quantized, form)
+    outputs = tuple(
+        Output(name, tuple(tensor.shape[1:]), 0.0 if fixed_step(model.get_layer(name)) is None else 0.5)
+        for name, tensor in ((producer_of(tensor), tensor) for tensor in model.outputs)
+    )
+    return Classifier(
+        str(path),
+        predictor(model),
+        (height, width, channels),
+        outputs,
+        asked or recorded,
+        quantized,
+        form,
+        asked is not None,
+    )

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 
-from tfmpq.data import load_dataset
+from tfmpq.api.file_wishes import FileWishes, micro_options
+from tfmpq.api.form_choice import form_choice
+from tfmpq.api.sources import kept_by, run_of
+from tfmpq.bars import reporting
+from tfmpq.data.dataset import Dataset
+from tfmpq.data.objects import open_test
 from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.files import write_json
 from tfmpq.graph.containers import TARGETS, Target, require_wide_target
+from tfmpq.graph.file_request import NO_FILE_WISHES, FileRequest
+from tfmpq.graph.forms import NO_WISHES, FormRequest
 from tfmpq.graph.frozen import FrozenModel
-from tfmpq.progress import Reporter, SilentReporter
-from tfmpq.quantization.finished_runs import Finetuned
-from tfmpq.tasks.task import first_images
+from tfmpq.progress import Reporter
+from tfmpq.quantization.finished_runs import Finetuned, kept_test_images
+from tfmpq.tasks.fitting import fitted, refuse_unknown_scaling
+from tfmpq.tasks.task import images_of
 from tfmpq.training.run_folder import proof_path
 
 if TYPE_CHECKING:
@@ -34,21 +42,28 @@ WIDE_WARNING = (
 
 
 def export(
-    run: str | Path,
+    run: Any,
     *,
     target: Target = "litert",
     out: str | Path | None = None,
+    forms: FormRequest = NO_WISHES,
+    file: FileRequest = NO_FILE_WISHES,
+    data: Any = None,
     data_dir: str | Path | None = None,
-    reporter: Reporter | None = None,
+    progress: bool | Reporter | None = None,
 ) -> ExportReport:
     """Write a fine-tuned run as a packed `.tflite` and prove it; the run folder keeps the proof.
 
     Args:
-        run: Run folder of a fine-tuning.
+        run: What `finetune` or `run` returned, or the run folder of a fine-tuning.
         target: `litert` is fast on the CPUs that have INT4 fully-connected kernels, `storage` is smallest.
         out: File to write; None for `MODEL.TARGET.tflite` in the run folder.
+        forms: What decides where layers have a choice of forms; what it leaves out stands for small ones that
+            run at int8's speed on this machine.
+        file: Types of input and output, softmax, labels, and what a microcontroller has room for.
+        data: Images of the proof; None for test images of the data that were trained on.
         data_dir: Folder that is looked in first for the images of the proof.
-        reporter: Told about progress.
+        progress: True shows progress, False none, None only on terminals and in IPython; or a reporter.
 
     Raises:
         UsageError: The run is not fine-tuned, or the target is unknown, or has no 16-bit activations.
@@ -56,17 +71,44 @@ def export(
             left behind.
     """
     check_export(target)
-    reporter = reporter or SilentReporter()
-    finetuned = Finetuned.load(Path(run))
-    frozen = finetuned.frozen()
-    if frozen.wide:
-        require_wide_target(target)
-        reporter.log(WIDE_WARNING)
-    path = Path(out) if out else Path(run) / f"{finetuned.result['model']}.{target}.tflite"
-    images = _images(finetuned, data_dir, reporter)
-    report = write(frozen, path, target, images, finetuned.model, reporter)
-    _keep(report, proof_path(Path(run), path), reporter)
-    return report
+    micro_options(file, target)
+    folder = run_of(run, "A fine-tuning is exported: its run folder, or what tfmpq.finetune returned.")
+    with reporting(progress) as reporter:
+        finetuned = Finetuned.load(folder)
+        frozen = finetuned.frozen()
+        if frozen.wide:
+            require_wide_target(target)
+            reporter.log(WIDE_WARNING)
+        path = Path(out) if out else folder / f"{finetuned.result['model']}.{target}.tflite"
+        choice = form_choice(forms, target, frozen)
+        dataset = data_of_proof(finetuned, folder, data, data_dir, reporter)
+        wishes = FileWishes.of(file, choice, target, dataset.class_names, finetuned.model)
+        height, width, channels = finetuned.model.input_shape[1:]
+        images = images_of(
+            dataset.test, AGREEMENT_IMAGES, (height, width, channels), finetuned.options["preprocessing"]
+        )
+        report = write(frozen, path, target, wishes, images, finetuned.model, reporter)
+        _keep(report, proof_path(folder, path), reporter)
+    return report.keeping(*kept_by(run))
+
+
+def data_of_proof(
+    finetuned: Finetuned, folder: Path, data: Any, data_dir: str | Path | None, reporter: Reporter
+) -> Dataset:
+    """Real images for a proof: those that are given, else the data that a run was trained on.
+
+    Raises:
+        UsageError: There are none, or they are of another form than the run's.
+    """
+    kept = None if data is not None else kept_test_images(folder, finetuned.options)
+    if kept is not None:
+        return kept
+    recorded = finetuned.result["data_dir"]
+    data_dir = data_dir or (Path(recorded) if recorded else None)
+    word = finetuned.options["target"] if data is None else data
+    dataset = open_test(word, data_dir=data_dir, rank=len(finetuned.model.input_shape), reporter=reporter)
+    refuse_unknown_scaling(dataset, finetuned.options["preprocessing"])
+    return fitted(dataset, tuple(finetuned.model.input_shape[1:]))
 
 
 def _keep(report: ExportReport, path: Path, reporter: Reporter) -> None:
@@ -101,6 +143,7 @@ def write(
     frozen: FrozenModel,
     path: Path,
     target: Target,
+    wishes: FileWishes,
     images: np.ndarray,
     model: keras.Model | None,
     reporter: Reporter,
@@ -111,6 +154,7 @@ def write(
         frozen: The network.
         path: File to write.
         target: Which form of the file.
+        wishes: What decides between forms, and what the file's ends are to be.
         images: Preprocessed images, float32 (N, height, width, channels).
         model: Classifier that the file has to agree with on all images; None to compare operators only.
         reporter: Told about progress.
@@ -125,17 +169,11 @@ def write(
         frozen,
         path,
         target,
+        options=wishes.forms[0],
+        times=wishes.forms[1],
+        file=wishes.ends,
+        micro=wishes.microcontroller,
         images=images[:PROOF_IMAGES],
         agreement=None if logits is None else (images, logits),
         reporter=reporter,
     )
-
-
-def _images(finetuned: Finetuned, data_dir: str | Path | None, reporter: Reporter) -> np.ndarray:
-    """Real images for the proof: the first ones of the test split."""
-    recorded = finetuned.result["data_dir"]
-    data_dir = data_dir or (Path(recorded) if recorded else None)
-    dataset = load_dataset(finetuned.options["target"], data_dir=data_dir, reporter=reporter)
-    height, width, channels = finetuned.model.input_shape[1:]
-    preprocessing = finetuned.options["preprocessing"]
-    return first_images(dataset.test, AGREEMENT_IMAGES, (height, width, channels), preprocessing)

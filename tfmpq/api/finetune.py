@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import keras
 
-from tfmpq.data.preprocess import value_range
-from tfmpq.files import write_json
-from tfmpq.graph.fusion import analyse
+from tfmpq.api.given import POLICIES, given_model, refuse_other_than_model
+from tfmpq.api.sources import kept_by, run_of
+from tfmpq.bars import reporting
+from tfmpq.data.objects import model_rank, open_data
+from tfmpq.files import read_json, write_json
+from tfmpq.methods.job_options import FinetuneOptions
 from tfmpq.models.registry import display_name
 from tfmpq.policy.fixed_widths import refuse_inexact
 from tfmpq.policy.network_cost import cost_model
 from tfmpq.policy.policy import Policy, load_policy, save_policy
-from tfmpq.progress import Reporter, SilentReporter
+from tfmpq.progress import Reporter
 from tfmpq.provenance import fingerprint, versions
+from tfmpq.quantization.finished_runs import keep_test_images
 from tfmpq.quantization.freeze import snap_biases
 from tfmpq.quantization.starting_point import Origin, Start, begin, choose_weights
+from tfmpq.reports.drawings import Drawing, loss_drawing
 from tfmpq.results import Result
+from tfmpq.scratch import folder_or_scratch
 from tfmpq.tasks.scoring import Score, score_model
-from tfmpq.tasks.task import Task, load_task
+from tfmpq.tasks.task import Task, fused, load_task
 from tfmpq.training.distribution import run_folder
 from tfmpq.training.loop import train
 from tfmpq.training.optimizer import QuantizationOptimizer
-from tfmpq.training.run_folder import Stage, default_folder
+from tfmpq.training.run_folder import OWN_MODEL, Stage
 from tfmpq.training.step import Distillation, QuantizedTraining
 
 _RATE = 0.01
@@ -34,13 +41,13 @@ _RECONSTRUCTED_RATE = 0.005
 
 
 @dataclass(frozen=True, slots=True)
-class FinetuneResult(Result):
+class FinetuneResult(Result, verb="finetune"):
     """What fine-tuning reached.
 
     Attributes:
         run: Run folder.
         model: Network name.
-        policy: Path of the policy, which fine-tuning never changes.
+        policy: The policy, which fine-tuning never changes; it lies in `policy.yaml` of the run folder.
         preprocessing: Name of the preprocessing.
         data: Data set.
         started_from: `float` (the float model of the search), `search` (the searched weights), the file of
@@ -61,7 +68,7 @@ class FinetuneResult(Result):
 
     run: str
     model: str
-    policy: str
+    policy: Policy
     preprocessing: str
     data: str
     started_from: str
@@ -79,169 +86,187 @@ class FinetuneResult(Result):
     source: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """All fields, and the form that the size refers to."""
-        return Result.to_json(self) | {"size_form": "storage"}
+        """All fields, the policy as the path of its file, and the form that the size refers to."""
+        told = {"policy": str(Path(self.run, "policy.yaml")), "size_form": "storage"}
+        return Result.to_json(self) | told
 
+    @classmethod
+    def of(cls, finished: Mapping[str, Any], folder: Path) -> FinetuneResult:
+        """The result that a run folder holds."""
+        known = {field.name: finished[field.name] for field in fields(cls) if field.name in finished}
+        return cls(**known | {"run": str(folder), "policy": load_policy(folder / "policy.yaml")})
 
-@dataclass(frozen=True, slots=True)
-class Training:
-    """How a policy's network is trained.
-
-    Attributes:
-        epochs: Epochs.
-        steps_per_epoch: Steps in an epoch; None for all images once.
-        batch_size: Images in a step.
-        learning_rate: Peak rate of the weights; None for the one that suits the start.
-        reconstruct: Begin by fitting the quantized layers to the float ones.
-        distill: Learn from the float model's outputs as well.
-        distill_weight: Share of the float model's outputs in the loss.
-        frozen_statistics_epochs: Last epochs in which BatchNorm uses its moving statistics.
-        seed: Of data order and augmentation.
-    """
-
-    epochs: int
-    steps_per_epoch: int | None
-    batch_size: int
-    learning_rate: float | None
-    reconstruct: bool
-    distill: bool
-    distill_weight: float
-    frozen_statistics_epochs: int | None
-    seed: int
+    def plot(self) -> Drawing:
+        """The course of the loss."""
+        return loss_drawing(Path(self.run), "finetune")
 
 
 def finetune(
-    source: str | Path,
-    target: str,
+    model: Any,
+    policy: Any,
+    data: Any = None,
     *,
+    validation: Any = None,
     out: str | Path | None = None,
-    model: str | None = None,
-    data_dir: str | Path | None = None,
-    weights: str | None = None,
-    epochs: int = 10,
-    steps_per_epoch: int | None = None,
-    batch_size: int = 128,
-    learning_rate: float | None = None,
-    reconstruct: bool = True,
-    distill: bool = True,
-    distill_weight: float = 0.5,
-    frozen_statistics_epochs: int | None = None,
-    seed: int = 0,
-    preprocessing: str | None = None,
-    reporter: Reporter | None = None,
+    options: FinetuneOptions | None = None,
+    progress: bool | Reporter | None = None,
+    **changes: Any,
 ) -> FinetuneResult:
-    """Train a network with the bit-widths of a policy.
+    """Train a network with the bit-widths of a policy: `finetune(model, policy, data)`.
+
+    `finetune(found, data)` takes the network, the policy and the weights of a search, given as its result or
+    its run folder, or the network that a policy file names.
 
     Args:
-        source: Run folder of a search, or a policy file.
-        target: Data set to train for.
-        out: Run folder; the same call resumes it; None for the search's own, or `runs/MODEL_DATA`.
-        model: Network; None for the one of the search or policy.
-        data_dir: Folder that is looked in first for data.
-        weights: File of float weights; "none" for random ones; None for those of the search where they fit,
-            else those of a model file.
-        epochs: Epochs; 0 quantizes without any training.
-        steps_per_epoch: Steps in an epoch; None for all images once.
-        batch_size: Images in a step.
-        learning_rate: Peak rate of the weights; None is 0.005 after reconstruction and 0.01 without.
-        reconstruct: Begin by fitting the quantized layers, one after the other, to those of the float model,
-            where there is a trained one (tfmpq.quantization.reconstruction); it needs neither labels nor
-            many images.
-        distill: Learn from the float model's outputs as well, where there is a trained one.
-        distill_weight: Share of the float model's outputs in the loss; with 1 the labels are not used.
-        frozen_statistics_epochs: Last epochs in which BatchNorm uses its moving statistics, as the deployed
-            network does; None for a fifth. With few images, take all epochs.
-        seed: Of data order and augmentation.
-        preprocessing: Name; None for what the network expects.
-        reporter: Told about progress.
+        model: A Keras model, which is never changed, or a built-in name, `.keras` file or `MODULE:FUNCTION`.
+        policy: A `tfmpq.Policy`, a policy file, or a search: its run folder or its result.
+        data: What is trained on: `(x, y)`, `x`, a `tf.data.Dataset`, a `keras.utils.PyDataset`, an iterable
+            of batches, whose values are the model's inputs as they are; or a word, such as `cifar10`.
+        validation: What the result is scored on, in the form of `data`; None for the test part of a word, or
+            a fifth of the data.
+        out: Run folder; the same call resumes it. None for the folder of the search in `finetune(found,
+            data)`; else a temporary one that lives as long as the result.
+        options: All other options.
+        progress: True shows progress, False none, None only on terminals and in IPython; or a reporter.
+        **changes: Single options, such as `epochs=3`; see `tfmpq.FinetuneOptions`. `epochs=0` quantizes
+            without any training.
+
+    Returns:
+        The trained network and its score; `export` takes it.
 
     Raises:
         UsageError: Policy, network and data do not fit, or the folder holds a run with other options.
         TfmpqError: A file is damaged.
     """
-    training = Training(
-        epochs, steps_per_epoch, batch_size, learning_rate, reconstruct, distill, distill_weight,
-        frozen_statistics_epochs, seed,
-    )  # fmt: skip
-    reporter = reporter or SilentReporter()
-    keras.utils.set_random_seed(seed)
-    origin = Origin.of(Path(source), model)
-    name = model or origin.model
-    task = load_task(
-        model or origin.loadable,
-        target,
-        data_dir=data_dir,
-        weights=weights,
-        preprocessing=preprocessing or (origin.preprocessing if model is None else None),
+    if data is None:
+        model, policy, data = None, model, policy
+    chosen = FinetuneOptions.of(options, changes)
+    with reporting(progress) as reporter:
+        return _finetune(Asked(model, policy, data, validation, out), chosen, reporter)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The arguments of a call that are no options."""
+
+    model: Any
+    policy: Any
+    data: Any
+    validation: Any
+    out: str | Path | None
+
+    @property
+    def source(self) -> Policy | Path:
+        """The policy, or the file or run folder that holds it."""
+        return self.policy if isinstance(self.policy, Policy) else run_of(self.policy, POLICIES)
+
+    def folder(self) -> tuple[Path, tuple[Any, ...]]:
+        """The run folder, and what has to live as long as the result."""
+        source = self.source
+        if self.out is None and self.model is None and isinstance(source, Path) and source.is_dir():
+            return source, kept_by(self.policy)
+        folder, kept = folder_or_scratch(self.out)
+        return folder, (*kept, *kept_by(self.policy))
+
+
+def _finetune(asked: Asked, options: FinetuneOptions, reporter: Reporter) -> FinetuneResult:
+    keras.utils.set_random_seed(options.seed)
+    if asked.model is not None:
+        refuse_other_than_model(asked.model)
+    source = asked.source
+    dataset = open_data(
+        asked.data,
+        asked.validation,
+        data_dir=options.data_dir,
+        rank=model_rank(asked.model),
         reporter=reporter,
-        name=display_name(name),
     )
+    folder, kept = asked.folder()
+    given = None if asked.model is None else given_model(asked.model, folder)
+    origin = Origin.of(source, given.recorded if given else None)
+    name = given.recorded if given else origin.model
+    task = load_task(
+        given.word if given else origin.loadable,
+        dataset,
+        weights=options.weights,
+        preprocessing=options.preprocessing or (None if given else origin.preprocessing),
+        reporter=reporter,
+        name=given.name if given else _name(origin),
+    )
+    if not dataset.labelled:
+        options = replace(options, distill_weight=1.0)
     origin.policy.check_against([node.name for node in task.network.weighted], task.network.tensors)
     if origin.policy.wide:
         refuse_inexact(task.network, name)
-    chosen = choose_weights(task, origin, name, weights, reconstructing=reconstruct)
-    options = {
+    chosen = choose_weights(task, origin, name, options.weights, reconstructing=options.reconstruct)
+    target = asked.data if isinstance(asked.data, str) else dataset.name
+    record = {
         "stage": "finetune",
         "model": name,
-        "model_file": fingerprint(name),
+        "model_file": given.fingerprint if given else fingerprint(name),
         "target": target,
         "data": task.dataset.fingerprint,
         "policy": origin.policy.model_dump(mode="json"),
-        "weights": fingerprint(weights),
+        "weights": fingerprint(options.weights),
         "preprocessing": task.preprocessing,
-        **asdict(training),
+        **options.record(),
     }
-    folder = Path(out or (source if Path(source).is_dir() else default_folder(name, target)))
     stage = Stage(run_folder(folder), "finetune")
-    with stage.opened(options) as finished:
+    with stage.opened(record) as finished:
         if finished is not None:
             reporter.log(f"{stage.folder} is finished; its result is shown.")
-            return FinetuneResult(
-                **{key: finished[key] for key in FinetuneResult.__slots__ if key in finished}
-            )
+            return FinetuneResult.of(finished, stage.folder).keeping(*kept, task.dataset)
         started = begin(
             task,
             origin,
             chosen,
-            reconstructing=reconstruct,
+            reconstructing=options.reconstruct,
             resumed=stage.path(".npz").exists(),
             reporter=reporter,
         )
-        steps = _train(task, started, training, stage, reporter)
+        steps = _train(task, started, options, stage, reporter)
         reached = score_model(started.quantized, task.dataset.test, task.preprocessing, reporter=reporter)
-        result = _result(
-            task, stage, origin.policy, source, target, data_dir, epochs, steps, started, reached
-        )
+        source_name = str(source) if isinstance(source, Path) else None
+        result = _result(task, stage, origin.policy, options, (source_name, target), steps, started, reached)
         stage.save_model(started.quantized)
         _keep_policy(origin.policy, stage.folder / "policy.yaml")
+        if task.dataset.seen is not None:
+            keep_test_images(stage, task.dataset)
         write_json(stage.path(".result.json"), result.to_json())
-    return result
+    return result.keeping(*kept, task.dataset)
 
 
-def _train(task: Task, started: Start, training: Training, stage: Stage, reporter: Reporter) -> int:
+def _name(origin: Origin) -> str:
+    """What the network of a search is called; a model object has the name that its search has given it."""
+    if origin.model == OWN_MODEL and origin.search is not None:
+        return str(read_json(origin.search.path(".result.json"))["model"])
+    return display_name(origin.model)
+
+
+def _train(task: Task, started: Start, options: FinetuneOptions, stage: Stage, reporter: Reporter) -> int:
     """Train in place and put the biases on their grid; returns the number of steps."""
     quantized = started.quantized
     trainer = QuantizedTraining(quantized.inputs[0], quantized.outputs[0])
-    teacher = started.teacher if training.distill else None
-    trainer.configure(distillation=teacher and Distillation(teacher, training.distill_weight))
-    batches = task.batches(training.batch_size, training.seed, training.steps_per_epoch)
-    steps = training.epochs * len(batches)
-    rate = training.learning_rate or (_RECONSTRUCTED_RATE if started.reconstructed else _RATE)
+    teacher = started.teacher if options.distill else None
+    trainer.configure(distillation=teacher and Distillation(teacher, options.distill_weight))
+    batches = task.batches(options.batch_size, options.seed, options.steps_per_epoch)
+    steps = options.epochs * len(batches)
+    rate = options.learning_rate or (_RECONSTRUCTED_RATE if started.reconstructed else _RATE)
     schedule = keras.optimizers.schedules.CosineDecay(rate, max(1, steps), alpha=0.01)
     trainer.compile(optimizer=QuantizationOptimizer(schedule), jit_compile=keras.backend.backend() == "jax")
-    still = training.frozen_statistics_epochs
+    still = options.frozen_statistics_epochs
     if still is None:
-        still = round(0.2 * training.epochs)
+        still = round(0.2 * options.epochs)
     train(
         trainer,
         batches,
-        epochs=training.epochs,
+        epochs=options.epochs,
         stage=stage,
         reporter=reporter,
         label="fine-tuning",
-        frozen_statistics_epochs=min(still, training.epochs),
+        frozen_statistics_epochs=min(still, options.epochs),
     )
-    snap_biases(quantized, analyse(quantized, value_range(task.preprocessing)[0] < 0))
+    snap_biases(quantized, fused(quantized, task.preprocessing))
     return steps
 
 
@@ -254,19 +279,18 @@ def _result(
     task: Task,
     stage: Stage,
     policy: Policy,
-    source: str | Path,
-    target: str,
-    data_dir: str | Path | None,
-    epochs: int,
+    options: FinetuneOptions,
+    names: tuple[str | None, str],
     steps: int,
     started: Start,
     reached: Score,
 ) -> FinetuneResult:
     report = cost_model(task.network).report(policy.weight_bits, policy.activation_bits(task.network.tensors))
+    source, target = names
     return FinetuneResult(
         run=str(stage.folder),
         model=task.loaded.name,
-        policy=str(stage.folder / "policy.yaml"),
+        policy=policy,
         preprocessing=task.preprocessing,
         data=target,
         started_from=started.weights,
@@ -274,12 +298,12 @@ def _result(
         top1=reached.top1,
         top5=reached.top5,
         count=reached.count,
-        epochs=epochs,
+        epochs=options.epochs,
         steps=steps,
         size=report.size,
         bops=report.bops,
         mean_weight_bits=report.mean_weight_bits,
         versions=versions(),
-        data_dir=str(Path(data_dir).resolve()) if data_dir else None,
-        source=str(Path(source)),
+        data_dir=str(Path(options.data_dir).resolve()) if options.data_dir else None,
+        source=source,
     )

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import keras
+
+from tfmpq.api.given import given_model
+from tfmpq.api.sources import file_of
 from tfmpq.errors import UsageError
 from tfmpq.files import read_json
 from tfmpq.graph.containers import container_for
 from tfmpq.graph.fusion import analyse, layer_problems
 from tfmpq.graph.layers import type_name
 from tfmpq.graph.network import operator_of
-from tfmpq.models.registry import load_model
+from tfmpq.models.registry import is_model_file, load_model
 from tfmpq.policy.network_cost import cost_model
 from tfmpq.policy.policy import Policy, load_policy
 from tfmpq.quantizers.choices import quantize_wrappers
@@ -21,7 +26,7 @@ from tfmpq.training.run_folder import Stage
 
 
 @dataclass(frozen=True, slots=True)
-class Inspection(Result):
+class Inspection(Result, verb="inspect"):
     """Facts about one file or folder.
 
     Attributes:
@@ -39,17 +44,24 @@ class Inspection(Result):
         return {"kind": self.kind, "path": self.path} | self.facts
 
 
-def inspect(path: str | Path) -> Inspection:
-    """Say what a policy file, a `.tflite` file, a `.keras` file or a run folder holds.
+def inspect(subject: Any) -> Inspection:
+    """Say what a policy file, a `.tflite` file, a `.keras` file, a run folder or a Keras model holds.
 
     Files of others are opened in a child process, which they may crash.
+
+    Args:
+        subject: A path, a Keras model, or the result of another verb that stands for a file or a run.
 
     Raises:
         UsageError: The path is none of these.
         TfmpqError: A file is damaged.
     """
-    path = Path(path)
-    if path.is_dir():
+    if isinstance(subject, keras.Model):
+        with tempfile.TemporaryDirectory() as folder:
+            model = given_model(subject, Path(folder))
+            return Inspection("model", model.name, inspect_model(model.word, model.name))
+    path = file_of(subject, _INSPECTED)
+    if path.is_dir() and not is_model_file(str(path)):
         return Inspection("run", str(path), _run(path))
     if path.suffix in (".yaml", ".yml"):
         return Inspection("policy", str(path), _policy(load_policy(path)))
@@ -57,16 +69,16 @@ def inspect(path: str | Path) -> Inspection:
         from tfmpq.deploy.runtime.inspect_file import inspect_file
 
         return Inspection("tflite", str(path), inspect_file(path).to_json())
-    if path.suffix == ".keras":
+    if is_model_file(str(path)):
         from tfmpq.deploy.runtime.sandbox import Sandbox
 
         with Sandbox(path) as sandbox:
             facts = sandbox.call("tfmpq.api.inspect:inspect_model", str(path))
         return Inspection("model", str(path), facts)
-    raise UsageError(
-        "A policy (.yaml), a .tflite file, a .keras file or a run folder is inspected. "
-        f"Received: {path}. Give one of these."
-    )
+    raise UsageError(f"{_INSPECTED} Received: {path}. Give one of these.")
+
+
+_INSPECTED = "A policy (.yaml), a .tflite file, a model (.keras, .h5, SavedModel), a run folder is inspected."
 
 
 def _policy(policy: Policy) -> dict[str, Any]:
@@ -95,14 +107,15 @@ def _run(folder: Path) -> dict[str, Any]:
 _LOW_BITS = 4
 
 
-def inspect_model(path: str) -> dict[str, Any]:
+def inspect_model(path: str, name: str | None = None) -> dict[str, Any]:
     """Say of each layer whether it is supported, or why not.
 
     Layers that change nothing once a network is deployed, or that were rewritten to supported ones when the
     file was read, appear as what they became.
 
     Args:
-        path: A `.keras` file.
+        path: A `.keras` or `.h5` file, or the folder of a SavedModel.
+        name: What the model is called; None for the name of the file.
 
     Returns:
         JSON-able facts; `layers` has a row for each layer.
@@ -127,7 +140,7 @@ def inspect_model(path: str) -> dict[str, Any]:
         for layer, reason in found
     ]
     return {
-        "model": loaded.name,
+        "model": name or loaded.name,
         "input_shape": list(loaded.input_shape),
         "classes": loaded.classes if len(model.outputs) == 1 else None,
         "outputs": [list(output.shape[1:]) for output in model.outputs],

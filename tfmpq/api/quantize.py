@@ -9,27 +9,30 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 from tfmpq.api.export import AGREEMENT_IMAGES, WIDE_WARNING, check_export, write
-from tfmpq.data.preprocess import value_range
+from tfmpq.api.file_wishes import FileWishes, file_ends, micro_options
+from tfmpq.api.form_choice import form_choice
+from tfmpq.api.given import GivenModel, given_model, policy_of, refuse_other_than_model
+from tfmpq.bars import reporting
+from tfmpq.data.objects import model_rank, open_data
+from tfmpq.data.preprocess import pixel_step, value_range
 from tfmpq.errors import UsageError
-from tfmpq.graph.containers import Target
 from tfmpq.graph.frozen import FrozenModel
-from tfmpq.graph.fusion import analyse
-from tfmpq.graph.network import Network
-from tfmpq.models.registry import display_name
+from tfmpq.methods.job_options import QuantizeOptions
 from tfmpq.policy.fixed_widths import check_widths, choose_policy
 from tfmpq.policy.network_cost import cost_model
 from tfmpq.policy.policy import Policy
-from tfmpq.progress import Reporter, SilentReporter
+from tfmpq.progress import Reporter
 from tfmpq.quantization.batch_statistics import with_fitting_statistics
 from tfmpq.quantization.finished_runs import file_facts
 from tfmpq.quantization.freeze import freeze, snap_biases
 from tfmpq.quantization.insertion import quantize_model
 from tfmpq.quantization.reconstruction import affordable_images, reconstruct
 from tfmpq.results import Result
-from tfmpq.tasks.calibration import RANDOM, Subject, load_subject
+from tfmpq.scratch import Scratch
+from tfmpq.tasks.noise import RANDOM
 from tfmpq.tasks.outputs import Output
 from tfmpq.tasks.scoring import OutputScore, Scores, predictor, score_outputs
-from tfmpq.tasks.task import CALIBRATION_IMAGES, begins_trained
+from tfmpq.tasks.task import CALIBRATION_IMAGES, Task, begins_trained, fused, load_task
 
 if TYPE_CHECKING:
     from tfmpq.deploy.export import ExportReport
@@ -69,7 +72,7 @@ class QuantizedFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class PosttrainingReport(Result):
+class PosttrainingReport(Result, verb="quantize"):
     """A file that was made without training.
 
     Attributes:
@@ -94,19 +97,16 @@ class PosttrainingReport(Result):
 
 
 def quantize(
-    model: str,
-    calibration: str,
+    model: Any,
+    data: Any,
     *,
     weight_bits: int | None = None,
-    activation_bits: int | None = None,
-    policy: str | Path | None = None,
-    weights: str | None = None,
-    target: Target = "litert",
+    policy: Any = None,
+    validation: Any = None,
     out: str | Path | None = None,
-    reconstruct: bool | None = None,
-    data_dir: str | Path | None = None,
-    preprocessing: str | None = None,
-    reporter: Reporter | None = None,
+    options: QuantizeOptions | None = None,
+    progress: bool | Reporter | None = None,
+    **changes: Any,
 ) -> PosttrainingReport:
     """Quantize a float network without training, write it and prove the file.
 
@@ -116,49 +116,81 @@ def quantize(
     outputs, all of them are in the file, in the order of the model.
 
     Args:
-        model: Built-in name, `.keras` file or `MODULE:FUNCTION`.
-        calibration: Data set, whose labels are used only to say how many of its test images come out right;
-            or `random` for images of noise, with which a network needs no learned weights either. Then a
-            built-in network takes images of 224 pixels and has 1,000 classes.
-        weight_bits: Width of every layer's weights; this or `policy`.
-        activation_bits: With `weight_bits`: width of the activations but for image, outputs and grids that
-            are given, 2 to 8; or 16 for all of them but the image. None for 8.
-        policy: Policy file.
-        weights: File of float weights; None for those of a model file.
-        target: Form of the file.
-        out: File to write; None for `MODEL.TARGET.tflite` here.
-        reconstruct: Whether to fit the layers to those of the float network; None does so with real images.
-        data_dir: Folder that is looked in first for data.
-        preprocessing: Name; None for what the network expects.
-        reporter: Told about progress.
+        model: A Keras model, which is never changed, or a built-in name, `.keras` file or `MODULE:FUNCTION`.
+        data: Images to calibrate with, of which some are drawn at random: `(x, y)`, `x`, a `tf.data.Dataset`,
+            a `keras.utils.PyDataset`, an iterable of batches, whose values are the model's inputs as they
+            are; or a word. Labels are used only to say how many test images come out right. `random` is
+            noise, with which a network needs no learned weights either; then a built-in network takes images
+            of 224 pixels and has 1,000 classes.
+        weight_bits: Width of every layer's weights, 2 to 8; this or `policy`.
+        policy: A `tfmpq.Policy`, its file, or what `search` returned.
+        validation: Images with labels to score on, in the form of `data`; None for the test part of a word,
+            or a fifth of the data.
+        out: File to write; None for a temporary one that lives as long as the result.
+        options: All other options.
+        progress: True shows progress, False none, None only on terminals and in IPython; or a reporter.
+        **changes: Single options, such as `target="storage"`; see `tfmpq.QuantizeOptions`.
 
     Raises:
         UsageError: There are no float weights, or not exactly one of `weight_bits` and `policy`.
         TfmpqError: As `export` does.
     """
-    given = check_widths(weight_bits, activation_bits, policy, target)
-    _check(model, calibration, weights, reconstruct)
+    chosen = QuantizeOptions.of(options, changes)
+    with reporting(progress) as reporter:
+        return _quantize(model, data, validation, (weight_bits, policy), out, chosen, reporter)
+
+
+def _quantize(
+    model: Any,
+    data: Any,
+    validation: Any,
+    widths: tuple[int | None, Any],
+    out: str | Path | None,
+    options: QuantizeOptions,
+    reporter: Reporter,
+) -> PosttrainingReport:
+    weight_bits, policy = widths
+    target = options.form
+    refuse_other_than_model(model)
+    held = None if policy is None else policy_of(policy)
+    given = check_widths(weight_bits, options.activation_bits, held, target)
+    scratch = Scratch()
+    network = given_model(model, scratch.path)
+    _check(network, data, options)
     check_export(target)
-    reporter = reporter or SilentReporter()
+    options.forms.require(target)
+    micro_options(options.file, target)
     keras.utils.set_random_seed(0)
-    subject = load_subject(
-        model,
-        calibration,
-        weights=weights,
-        data_dir=data_dir,
-        preprocessing=preprocessing,
+    dataset = None
+    if not is_noise(data):
+        dataset = open_data(
+            data,
+            validation,
+            data_dir=options.data_dir,
+            rank=model_rank(model),
+            sampled=True,
+            reporter=reporter,
+        )
+    task = load_task(
+        network.word,
+        dataset,
+        weights=options.weights,
+        preprocessing=options.preprocessing,
         reporter=reporter,
+        name=network.name,
+        trains=False,
     )
-    bits = choose_policy(subject.network, model, weight_bits, activation_bits, given)
-    fitting = subject.dataset is not None and reconstruct is not False and not subject.loaded.new_classifier
-    if not begins_trained(model, weights):
-        fitted = with_fitting_statistics(subject.loaded.model, subject.images(CALIBRATION_IMAGES), reporter)
-        subject = replace(subject, loaded=replace(subject.loaded, model=fitted))
-    quantized = _quantized(subject, bits, fitting, reporter)
-    report = cost_model(subject.network).report(
-        bits.weight_bits, bits.activation_bits(subject.network.tensors)
-    )
-    scores = _scores(subject, quantized, reporter)
+    file_ends(options.file, dataset.class_names if dataset else None, task.model)  # refused before any work
+    word = data if isinstance(data, str) else task.dataset.name
+    bits = choose_policy(task.network, network.recorded, weight_bits, options.activation_bits, given)
+    real = dataset is not None and not task.loaded.new_classifier
+    fitting = real and options.reconstruct is not False
+    if not task.begins_trained:
+        measured = with_fitting_statistics(task.model, task.calibration_images(), reporter)
+        task = replace(task, loaded=replace(task.loaded, model=measured))
+    quantized = _quantized(task, bits, real, fitting, reporter)
+    report = cost_model(task.network).report(bits.weight_bits, bits.activation_bits(task.network.tensors))
+    scores = _scores(task, quantized, reporter)
     reached = scores.first
     facts = QuantizedFacts(
         None if reached is None else reached.top1,
@@ -167,91 +199,100 @@ def quantize(
         report.size,
         report.bops,
         report.mean_weight_bits,
-        weights or (model if begins_trained(model, None) else "none"),
+        options.weights or (network.recorded if task.begins_trained else "none"),
         fitting,
         scores.outputs,
     )
+    path = Path(out) if out is not None else scratch.path / f"{network.name}.{target}.tflite"
+    frozen = _frozen(task, quantized, bits, facts.top1, word)
     written = write(
-        _frozen(subject, quantized, bits, facts.top1, calibration),
-        Path(out or f"{display_name(model)}.{target}.tflite"),
+        frozen,
+        path,
         target,
-        subject.images(AGREEMENT_IMAGES, "test"),
-        quantized if reached is not None and len(scores.outputs) == 1 else None,
+        FileWishes.of(
+            options.file,
+            form_choice(options.forms, target, frozen),
+            target,
+            dataset.class_names if dataset else None,
+            task.model,
+        ),
+        task.test_images(AGREEMENT_IMAGES),
+        quantized if reached is not None and len(scores.outputs) == 1 and task.loaded.classes > 1 else None,
         reporter,
     )
-    warnings = () if subject.dataset else (_RANDOM_WARNING,)
+    warnings = () if dataset else (_RANDOM_WARNING,)
     if bits.wide:
         warnings = (*warnings, WIDE_WARNING)
-    return PosttrainingReport(written, facts, calibration, warnings)
+    if out is None:
+        written.keeping(scratch)
+    return PosttrainingReport(written, facts, word, warnings).keeping(*written.kept)
 
 
-def _check(
-    model: str,
-    calibration: str,
-    weights: str | None,
-    reconstructing: bool | None,
-) -> None:
-    if calibration != RANDOM and not begins_trained(model, weights):
+def is_noise(data: Any) -> bool:
+    """Whether it is the word for images of noise."""
+    return isinstance(data, str) and data == RANDOM
+
+
+def _check(network: GivenModel, data: Any, options: QuantizeOptions) -> None:
+    if not is_noise(data) and not begins_trained(network.word, options.weights):
         raise UsageError(
-            f"Quantization without training needs a trained network. Received: {model} without weights. "
-            f"Give --weights FILE, or --calibrate {RANDOM} to try things out."
+            f"Quantization without training needs a trained network. Received: {network.name} without "
+            f"weights. Give --weights FILE, or --calibrate {RANDOM} to try things out."
         )
-    if calibration == RANDOM and reconstructing:
+    if is_noise(data) and options.reconstruct:
         raise UsageError(
             "Layers are fitted on real images. Received: --reconstruct with random ones. Leave it out, or "
             "give a data set to --calibrate."
         )
 
 
-def _quantized(subject: Subject, bits: Policy, fitting: bool, reporter: Reporter) -> keras.Model:
-    model, network = subject.loaded.model, subject.network
-    real = subject.dataset is not None and not subject.loaded.new_classifier
-    images = subject.images(affordable_images(network) if real else CALIBRATION_IMAGES)
+def _quantized(task: Task, bits: Policy, real: bool, fitting: bool, reporter: Reporter) -> keras.Model:
+    model, network = task.model, task.network
+    images = task.calibration_images(affordable_images(network) if real else CALIBRATION_IMAGES)
     quantized = quantize_model(
         model,
         network,
         {name: (width,) for name, width in bits.weight_bits.items()},
         {name: (width,) for name, width in bits.activation_bits(network.tensors).items()},
         images[:CALIBRATION_IMAGES],
-        value_range(subject.preprocessing),
+        value_range(task.preprocessing),
+        pixel_step=pixel_step(task.preprocessing),
     )
     if real:
         reconstruct(quantized, model, network, images, reporter, kernels=fitting)
-    snap_biases(quantized, _analysed(subject, quantized))
+    snap_biases(quantized, fused(quantized, task.preprocessing))
     return quantized
 
 
-def _analysed(subject: Subject, quantized: keras.Model) -> Network:
-    return analyse(quantized, value_range(subject.preprocessing)[0] < 0)
+def _cut(task: Task, name: str) -> float:
+    """What tells two classes apart in an output of a single number: a half behind a sigmoid."""
+    return 0.0 if task.network.node(name).fixed_step is None else 0.5
 
 
-def _scores(subject: Subject, quantized: keras.Model, reporter: Reporter) -> Scores:
+def _scores(task: Task, quantized: keras.Model, reporter: Reporter) -> Scores:
     """Scores of the outputs, named as in the file; none without labels."""
-    if subject.dataset is None:
+    if not task.dataset.labelled:
         return Scores(None, ())
-    named = zip(subject.network.outputs, quantized.outputs, strict=True)
+    named = zip(task.network.outputs, quantized.outputs, strict=True)
     return score_outputs(
         predictor(quantized),
-        [Output(name, tuple(tensor.shape[1:])) for name, tensor in named],
-        subject.dataset.classes,
-        [subject.dataset.test],
-        subject.network.input_shape,
-        subject.preprocessing,
+        [Output(name, tuple(tensor.shape[1:]), _cut(task, name)) for name, tensor in named],
+        task.dataset.classes,
+        [task.dataset.test],
+        task.network.input_shape,
+        task.preprocessing,
         reporter=reporter,
     )
 
 
-def _frozen(
-    subject: Subject, quantized: keras.Model, bits: Policy, top1: float | None, calibration: str
-) -> FrozenModel:
-    loaded = subject.loaded
+def _frozen(task: Task, quantized: keras.Model, bits: Policy, top1: float | None, data: str) -> FrozenModel:
     facts = file_facts(
-        loaded.name,
-        subject.preprocessing,
-        loaded.classes,
+        task.loaded.name,
+        task.preprocessing,
+        task.loaded.classes,
         bits.weight_bits,
-        bits.activation_bits(subject.network.tensors),
+        bits.activation_bits(task.network.tensors),
         top1,
-        calibration,
+        data,
     )
-    return freeze(quantized, _analysed(subject, quantized), facts)
+    return freeze(quantized, fused(quantized, task.preprocessing), facts)

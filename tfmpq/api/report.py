@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from tfmpq.api.sources import run_of
 from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.files import write_text
 from tfmpq.reports.comparison import compare
@@ -16,16 +17,17 @@ from tfmpq.reports.folders import Run, read_run
 from tfmpq.reports.markup import Element, html, standalone_svg
 from tfmpq.reports.networks import measurements, networks, timings
 from tfmpq.reports.page import drawing_style, page
-from tfmpq.reports.results import read_given
+from tfmpq.reports.reading import read_given
 from tfmpq.reports.run_section import missing
 from tfmpq.results import Result
 
+_SOURCES = "A report is about run folders and .json results, or what search, finetune and run returned."
 _NAMED = 4
 """Runs that a title names."""
 
 
 @dataclass(frozen=True, slots=True)
-class Report(Result):
+class Report(Result, verb="report"):
     """A page that was written.
 
     Attributes:
@@ -46,14 +48,13 @@ class Report(Result):
     figures: tuple[str, ...]
 
 
-def report(
-    sources: Sequence[str | Path], *, out: str | Path = "report.html", figures: str | Path | None = None
-) -> Report:
+def report(sources: Any, *, out: str | Path = "report.html", figures: str | Path | None = None) -> Report:
     """Write what run folders and result files hold as one HTML file that needs no network.
 
     Args:
-        sources: Run folders, and files of what `measure`, `verify`, `export`, `evaluate` and `deploy` print
-            with `--json`; those in the folders are found.
+        sources: One or several run folders, results of `search`, `finetune` and `run`, and files of what
+            `measure`, `verify`, `export`, `evaluate` and `deploy` print with `--json`; those in the folders
+            are found.
         out: The page.
         figures: Folder for the drawings as SVG files; None writes none.
 
@@ -64,7 +65,8 @@ def report(
     out = Path(out)
     if out.is_dir() or out.suffix not in (".html", ".htm"):
         raise UsageError(f"A report is one .html file. Received: {out}. Name a file such as report.html.")
-    runs, given = _read([Path(source) for source in sources])
+    several = sources if isinstance(sources, list | tuple) else (sources,)
+    runs, given = _read([run_of(source, _SOURCES) for source in several])
     results = [(path, result) for run in runs for path, result in run.results] + given
     found = [result for _, result in results]
     measured = measurements(runs, found)

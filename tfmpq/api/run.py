@@ -12,15 +12,24 @@ import keras
 from tfmpq.api.evaluate import evaluate
 from tfmpq.api.export import export
 from tfmpq.api.finetune import FinetuneResult, finetune
+from tfmpq.api.given import given_model, refuse_other_than_model
 from tfmpq.api.search import SearchResult, search
-from tfmpq.data import load_dataset
+from tfmpq.bars import reporting
+from tfmpq.data import Dataset
+from tfmpq.data.elements import kind_of
+from tfmpq.data.objects import model_rank, open_data
 from tfmpq.errors import UsageError
 from tfmpq.files import write_json
+from tfmpq.methods.job_options import FinetuneOptions, RunOptions
+from tfmpq.methods.options import SearchOptions
+from tfmpq.options import Options
 from tfmpq.policy.policy import load_policy, save_policy, uniform_policy
-from tfmpq.progress import Reporter, SilentReporter
+from tfmpq.progress import Reporter
+from tfmpq.reports.drawings import Drawing, size_drawing
 from tfmpq.results import Result
+from tfmpq.scratch import folder_or_scratch
 from tfmpq.tasks.task import begins_trained, image_shape, load_task
-from tfmpq.training.run_folder import Stage, default_folder, load_keras
+from tfmpq.training.run_folder import Stage, load_keras
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +60,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class JobResult(Result):
+class JobResult(Result, verb="run"):
     """Results of all stages and the closing table."""
 
     search: SearchResult
@@ -70,165 +79,217 @@ class JobResult(Result):
             "measured": self.measured,
         }
 
+    def plot(self) -> Drawing:
+        """Accuracy of the three files against their bytes."""
+        return size_drawing([(row.model, row.bytes, row.top1) for row in self.table])
+
 
 def run(
-    model: str,
-    proxy: str,
-    target: str,
+    model: Any,
+    proxy: Any,
+    target: Any = None,
     *,
+    budget: str | Sequence[str] | None = None,
+    validation: Any = None,
     out: str | Path | None = None,
-    data_dir: str | Path | None = None,
-    weights: str | None = None,
-    budgets: Sequence[str] = (),
-    weight_bits: Sequence[int] = (2, 4, 8),
-    activation_bits: Sequence[int] = (8,),
-    method: str = "asga",
-    epochs: int = 10,
-    steps_per_epoch: int | None = None,
-    batch_size: int = 128,
-    seed: int = 0,
-    float_epochs: int | None = None,
-    learning_rate: float | None = None,
-    distill: bool = True,
-    preprocessing: str | None = None,
-    reporter: Reporter | None = None,
+    options: RunOptions | None = None,
+    progress: bool | Reporter | None = None,
+    **changes: Any,
 ) -> JobResult:
     """Do everything: search on the proxy, fine-tune on the target, export, prove, evaluate and measure.
 
     The uniform 8-bit network is the baseline: the same start, fine-tuned for a quarter of the epochs.
 
     Args:
-        model: Built-in name, `.keras` file or `MODULE:FUNCTION`.
-        proxy: Data set to search on.
-        target: Data set to fine-tune for.
-        out: Run folder; the same call resumes it; None for `runs/MODEL_DATA`.
-        data_dir: Folder that is looked in first for data.
-        weights: File of float weights for the target, and to begin the search with (with a new classifier,
-            if the proxy has other classes); None trains float weights, where proxy and target are the same.
-        budgets: `KEY=VALUE` texts; `size=0.5x` if empty.
-        weight_bits: Candidate widths of weights.
-        activation_bits: Candidate widths of activations.
-        method: Search method.
-        epochs: Epochs of the search and of fine-tuning each.
-        steps_per_epoch: Steps in an epoch.
-        batch_size: Images in a step.
-        seed: Random seed.
-        float_epochs: Epochs of float training; None is `epochs` without weights and 0 with them (those
-            of a model file included).
-        learning_rate: Peak learning rate of fine-tuning.
-        distill: Learn from the float model as well.
-        preprocessing: Name; None for what the network expects.
-        reporter: Told about progress.
+        model: A Keras model, which is never changed, or a built-in name, `.keras` file or `MODULE:FUNCTION`.
+        proxy: Data to search on, as `search` takes them.
+        target: Data to fine-tune for; None for those of the search.
+        budget: `KEY=VALUE` or several; None for `size=0.5x`.
+        validation: What is scored on, in the form of `target`; None for the test part of a word, or a fifth
+            of the data.
+        out: Run folder; the same call resumes it. None leaves nothing behind: a temporary folder lives as
+            long as the result.
+        options: All other options. Float weights (`weights`) are those for the target, and the search begins
+            with them (with a new classifier, if the proxy has other classes).
+        progress: True shows progress, False none, None only on terminals and in IPython; or a reporter.
+        **changes: Single options, such as `epochs=3`; see `tfmpq.RunOptions`.
 
     Raises:
         UsageError: As the single stages do; or proxy and target differ and there are no weights.
         TfmpqError: As the single stages do.
     """
-    reporter = reporter or SilentReporter()
-    out = Path(out or default_folder(model, target))
-    form = _deployed_form(model, proxy, target, weights, data_dir)
+    given = {} if budget is None else {"budgets": budget}
+    chosen = RunOptions.of(options, given | changes)
+    refuse_other_than_model(model)
+    folder, kept = folder_or_scratch(out)
+    same = target is None or target is proxy or (isinstance(target, str) and target == proxy)
+    job = Job(model, proxy, proxy if same else target, same, validation, folder, chosen)
+    with reporting(progress) as reporter:
+        return _run(job, reporter).keeping(*kept)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Job:
+    """What the whole job was asked for.
+
+    Attributes:
+        model: The network.
+        proxy: Data to search on.
+        target: Data to fine-tune for.
+        same: Whether these two are the same.
+        validation: What is scored on.
+        folder: Run folder.
+        options: All other options.
+    """
+
+    model: Any
+    proxy: Any
+    target: Any
+    same: bool
+    validation: Any
+    folder: Path
+    options: RunOptions
+
+    @property
+    def begins_trained(self) -> bool:
+        """Whether there are float weights to begin with."""
+        if isinstance(self.model, keras.Model):
+            return True
+        return begins_trained(str(self.model), self.options.weights)
+
+    def stage_options(self, record: type[Options]) -> dict[str, Any]:
+        """The options of a stage that the whole job has, too."""
+        return {name: value for name, value in self.options.values.items() if name in record.specs()}
+
+
+def _run(job: Job, reporter: Reporter) -> JobResult:
+    options, out = job.options, job.folder
+    form = _deployed_form(job, reporter)
+    float_epochs = options.float_epochs
     if float_epochs is None:
-        float_epochs = 0 if begins_trained(model, weights) else epochs
-    common: dict[str, Any] = {
-        "data_dir": data_dir,
-        "batch_size": batch_size,
-        "steps_per_epoch": steps_per_epoch,
-        "seed": seed,
-        "preprocessing": preprocessing,
-        "reporter": reporter,
-    }
+        float_epochs = 0 if job.begins_trained else options.epochs
+    asked = job.stage_options(SearchOptions) | {"float_epochs": float_epochs} | form
+    # On the target, the weights are those of the search.
+    training = job.stage_options(FinetuneOptions) | ({"weights": None} if job.same else {})
     found = search(
-        model, proxy, out=out, weights=weights, budgets=budgets, weight_bits=weight_bits,
-        activation_bits=activation_bits, method=method, epochs=epochs, float_epochs=float_epochs, **form,
-        **common,
-    )  # fmt: skip
-    training = common | {"weights": weights if proxy != target else None, "learning_rate": learning_rate}
-    training["distill"] = distill
-    tuned = finetune(out, target, out=out, epochs=epochs, **training)
-    baseline = _baseline(out, model, target, epochs, training)
-    if proxy == target:
-        float_model = load_keras(Stage(out, "search").path(".float.keras"))
-    else:
-        float_model = load_task(
-            model, target, data_dir=data_dir, weights=weights, preprocessing=preprocessing, reporter=reporter
-        ).model
-    rows, measured = _table(out, target, float_model, found, tuned, baseline, data_dir, reporter)
+        job.model,
+        job.proxy,
+        validation=job.validation if job.same else None,
+        out=out,
+        options=SearchOptions(**asked),
+        progress=reporter,
+    )
+    tuned = finetune(
+        out,
+        job.target,
+        validation=job.validation,
+        out=out,
+        options=FinetuneOptions(**training),
+        progress=reporter,
+    )
+    baseline = _baseline(job, found, training, reporter)
+    rows, measured = _table(job, found, tuned, baseline, reporter)
     result = JobResult(found, tuned, rows, measured)
     write_json(out / "job.json", result.to_json())
     return result
 
 
-def _deployed_form(
-    model: str, proxy: str, target: str, weights: str | None, data_dir: str | Path | None
-) -> dict[str, Any]:
+def _deployed_form(job: Job, reporter: Reporter) -> dict[str, Any]:
     """How the network that is deployed differs from the searched one, in the search's own options.
 
     Raises:
         UsageError: There are no weights for the target.
     """
-    if proxy == target:
+    if job.same:
         return {}
-    if not begins_trained(model, weights):
+    if not job.begins_trained:
         raise UsageError(
             "Another target than the proxy needs float weights, to start from and to compare with. "
-            f"Received: --proxy {proxy}, --target {target}, no weights. Give --weights FILE."
+            f"Received: --proxy {_word(job.proxy)}, --target {_word(job.target)}, no weights. Give --weights "
+            "FILE."
         )
-    searched, deployed = (load_dataset(name, data_dir=data_dir) for name in (proxy, target))
+    searched, deployed = (_opened(job, data, reporter) for data in (job.proxy, job.target))
     if (image_shape(searched), searched.classes) == (image_shape(deployed), deployed.classes):
         return {}
     return {"target_input": image_shape(deployed)[0], "target_classes": deployed.classes}
 
 
-def _baseline(out: Path, model: str, target: str, epochs: int, training: dict[str, Any]) -> FinetuneResult:
+def _opened(job: Job, data: Any, reporter: Reporter) -> Dataset:
+    return open_data(data, data_dir=job.options.data_dir, rank=model_rank(job.model), reporter=reporter)
+
+
+def _word(data: Any) -> str:
+    return data if isinstance(data, str) else kind_of(data)
+
+
+def _baseline(job: Job, found: SearchResult, training: dict[str, Any], reporter: Reporter) -> FinetuneResult:
     """The uniform 8-bit network, trained from the float weights that the search began with."""
-    policy = load_policy(out / "policy.yaml")
+    policy = load_policy(job.folder / "policy.yaml")
     uniform = uniform_policy(policy.model, policy.layers, 8)
-    folder = out / "int8"
+    folder = job.folder / "int8"
     folder.mkdir(exist_ok=True)
     save_policy(uniform, folder / "uniform8.yaml")
-    training = dict(training)
-    if training["weights"] is None:
-        training["weights"] = str(out / "search.float.keras")
+    asked = training | {"epochs": max(1, job.options.epochs // 4)}
+    if asked["weights"] is None:
+        asked["weights"] = str(job.folder / "search.float.keras")
     return finetune(
-        folder / "uniform8.yaml", target, out=folder, model=model, epochs=max(1, epochs // 4), **training
+        job.model,
+        folder / "uniform8.yaml",
+        job.target,
+        validation=job.validation,
+        out=folder,
+        options=FinetuneOptions(**asked),
+        progress=reporter,
     )
 
 
+def _float_model(job: Job, reporter: Reporter) -> keras.Model:
+    """The float network for the target."""
+    if job.same:
+        return load_keras(Stage(job.folder, "search").path(".float.keras"))
+    dataset = open_data(
+        job.target,
+        job.validation,
+        data_dir=job.options.data_dir,
+        rank=model_rank(job.model),
+        reporter=reporter,
+    )
+    return load_task(
+        given_model(job.model, job.folder).word,
+        dataset,
+        weights=job.options.weights,
+        preprocessing=job.options.preprocessing,
+        reporter=reporter,
+    ).model
+
+
 def _table(
-    out: Path,
-    target: str,
-    float_model: keras.Model,
-    found: SearchResult,
-    tuned: FinetuneResult,
-    baseline: FinetuneResult,
-    data_dir: str | Path | None,
-    reporter: Reporter,
+    job: Job, found: SearchResult, tuned: FinetuneResult, baseline: FinetuneResult, reporter: Reporter
 ) -> tuple[tuple[Row, ...], dict[str, Any]]:
     """Export the three networks and measure their files, interleaved."""
     from tfmpq.deploy.export import export_float
     from tfmpq.deploy.latency.measure import measure_together
 
+    out, data_dir = job.folder, job.options.data_dir
     files = {"float32": out / "float32.tflite", "int8": out / "int8.tflite", "mixed": out / "mixed.tflite"}
     preprocessing = tuned.preprocessing
-    export_float(float_model, files["float32"], metadata={"preprocessing": preprocessing})
-    export(out / "int8", out=files["int8"], data_dir=data_dir, reporter=reporter)
-    export(out, out=files["mixed"], data_dir=data_dir, reporter=reporter)
+    export_float(_float_model(job, reporter), files["float32"], metadata={"preprocessing": preprocessing})
+    export(baseline, out=files["int8"], data_dir=data_dir, progress=reporter)
+    export(tuned, out=files["mixed"], data_dir=data_dir, progress=reporter)
     storage = {
         "int8": _storage_bytes(out / "int8", out / "int8.storage.tflite", data_dir),
         "mixed": _storage_bytes(out, out / "mixed.storage.tflite", data_dir),
     }
     measurements = measure_together(list(files.values()), reporter=reporter)
+    tuned_by_name = {"int8": baseline, "mixed": tuned}
     rows = []
     for (name, path), measurement in zip(files.items(), measurements, strict=True):
-        tuned_by_name = {"int8": baseline, "mixed": tuned}
         part = tuned_by_name.get(name)
         rows.append(
             Row(
                 model=name,
                 path=str(path),
-                top1=evaluate(
-                    path, target, data_dir=data_dir, preprocessing=preprocessing, reporter=reporter
-                ).top1,
+                top1=_top1(job, tuned, path, reporter),
                 bytes=path.stat().st_size,
                 size=part.size if part else found.size["float"],
                 storage_bytes=storage.get(name),
@@ -240,8 +301,18 @@ def _table(
     return tuple(rows), {name: m.to_json() for name, m in zip(files, measurements, strict=True)}
 
 
+def _top1(job: Job, tuned: FinetuneResult, path: Path, reporter: Reporter) -> float:
+    """Top-1 of a file on the images that the fine-tuning was scored on."""
+    dataset = next((part for part in tuned.kept if isinstance(part, Dataset)), None)
+    if isinstance(job.target, str) or dataset is None:
+        data, asked = job.target, tuned.preprocessing
+    else:
+        data, asked = (dataset.test.array, dataset.test.labels), None
+    return evaluate(path, data, data_dir=job.options.data_dir, preprocessing=asked, progress=reporter).top1
+
+
 def _storage_bytes(run: Path, out: Path, data_dir: str | Path | None) -> int | None:
     """Bytes of the storage file of a run, which is written; networks with 16-bit activations have none."""
     if load_policy(run / "policy.yaml").wide:
         return None
-    return export(run, target="storage", out=out, data_dir=data_dir).bytes
+    return export(run, target="storage", out=out, data_dir=data_dir, progress=False).bytes

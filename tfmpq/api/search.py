@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from datetime import date
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import keras
 import numpy as np
 
+from tfmpq.api.given import GivenModel, given_model, refuse_other_than_model
+from tfmpq.bars import reporting
+from tfmpq.data.objects import model_rank, open_data
 from tfmpq.deploy.devices.facts import present
 from tfmpq.errors import UsageError
 from tfmpq.files import write_json
@@ -21,28 +24,45 @@ from tfmpq.methods.options import SearchOptions
 from tfmpq.policy.allocation import check_feasible_together
 from tfmpq.policy.budget import Budget, parse_budgets
 from tfmpq.policy.network_cost import cost_model
-from tfmpq.policy.policy import BudgetRecord, LayerChoice, Policy, SearchSpace, save_policy
+from tfmpq.policy.policy import BudgetRecord, LayerChoice, Policy, SearchSpace, load_policy, save_policy
 from tfmpq.policy.search_space import activation_candidates, weight_candidates
-from tfmpq.progress import Reporter, SilentReporter
+from tfmpq.progress import Reporter
 from tfmpq.provenance import fingerprint, versions
 from tfmpq.quantization.discretization import restrict
+from tfmpq.reports.drawings import Drawing, policy_drawing
 from tfmpq.results import Result
+from tfmpq.scratch import folder_or_scratch
 from tfmpq.tasks.scoring import score_model
-from tfmpq.tasks.task import Task, begins_trained, first_images, is_trained, load_task, target_network
+from tfmpq.tasks.task import Task, load_task, target_network
 from tfmpq.training.distribution import run_folder
 from tfmpq.training.float_training import pretrain
-from tfmpq.training.run_folder import Stage, default_folder
+from tfmpq.training.run_folder import Stage
 
 _EVALUATED_IMAGES = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class SearchResult(Result):
+class Asked:
+    """What a search was asked for beside its options.
+
+    Attributes:
+        model: The network.
+        proxy: The data: a word, or the name that an object got.
+        data_dir: Folder that data were looked for in.
+    """
+
+    model: GivenModel
+    proxy: str
+    data_dir: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult(Result, verb="search"):
     """What a search found.
 
     Attributes:
         run: Run folder.
-        policy: Path of the policy file.
+        policy: The policy, which lies in `policy.yaml` of the run folder.
         model: Network name.
         preprocessing: Name of the preprocessing.
         budget: For each budget `key`, `asked`, `limit`, `reached`.
@@ -66,7 +86,7 @@ class SearchResult(Result):
     """
 
     run: str
-    policy: str
+    policy: Policy
     model: str
     preprocessing: str
     budget: list[dict[str, Any]]
@@ -86,130 +106,121 @@ class SearchResult(Result):
     data_dir: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """All fields, and the form that sizes refer to."""
-        return Result.to_json(self) | {"size_form": "storage"}
+        """All fields, the policy as the path of its file, and the form that sizes refer to."""
+        told = {"policy": str(Path(self.run, "policy.yaml")), "size_form": "storage"}
+        return Result.to_json(self) | told
+
+    @classmethod
+    def of(cls, finished: Mapping[str, Any], folder: Path) -> SearchResult:
+        """The result that a run folder holds."""
+        known = {field.name: finished[field.name] for field in fields(cls) if field.name in finished}
+        return cls(**known | {"run": str(folder), "policy": load_policy(folder / "policy.yaml")})
+
+    def plot(self) -> Drawing:
+        """The bits of each layer."""
+        return policy_drawing(self.bits)
 
 
 def search(
-    model: str,
-    proxy: str,
+    model: Any,
+    data: Any,
     *,
+    budget: str | Sequence[str] | None = None,
+    method: str | None = None,
+    validation: Any = None,
     out: str | Path | None = None,
-    data_dir: str | Path | None = None,
-    weights: str | None = None,
-    budgets: Sequence[str] = (),
-    pareto: Sequence[str] = (),
-    weight_bits: Sequence[int] = (2, 4, 8),
-    activation_bits: Sequence[int] = (8,),
-    method: str = "asga",
-    perturb: Literal["quantized", "latent"] = "quantized",
-    radius: Literal["inverse", "direct", "fixed"] | None = None,
-    rho_max: float | None = None,
-    phi: float | None = None,
-    alpha: float | None = None,
-    norm: Literal["global", "layer"] = "global",
-    adaptive: bool = False,
-    second_gradient_every: int = 1,
-    select: Literal["argmax", "knapsack", "least-sharp"] = "knapsack",
-    prune_below: float | None = None,
-    precision: Literal["float32", "bfloat16"] = "float32",
-    epochs: int = 10,
-    steps_per_epoch: int | None = None,
-    batch_size: int = 128,
-    seed: int = 0,
-    float_epochs: int = 0,
-    imitate: bool = False,
-    learning_rate: float | None = None,
-    preprocessing: str | None = None,
-    target_input: int | None = None,
-    target_classes: int | None = None,
-    latency_table: str | Path | None = None,
-    on: str | None = None,
-    threads: int | None = None,
-    ssh_config: str | Path | None = None,
-    reporter: Reporter | None = None,
+    options: SearchOptions | None = None,
+    progress: bool | Reporter | None = None,
+    **changes: Any,
 ) -> SearchResult:
-    """Search a mixed-precision policy on a proxy data set.
+    """Search the bit-width of every layer, on a proxy data set and under a budget.
 
     Args:
-        model: Built-in name, `.keras` file or `MODULE:FUNCTION`.
-        proxy: Data set to search on.
-        out: Run folder; the same call resumes it; None for `runs/MODEL_DATA`.
-        data_dir: Folder that is looked in first for data.
-        weights: File of float weights; None or "none" starts from random ones.
-        budgets: `KEY=VALUE` texts, all of them met; `size=0.5x` if empty.
-        pareto: Limits of `size`, such as `0.3x`, that get a policy each from one search at the middle one.
-        weight_bits: Candidate widths of weights.
-        activation_bits: Candidate widths of activations.
-        method: Name in `tfmpq.methods.METHODS`.
-        perturb: Whether a sharpness-aware method perturbs quantized kernels (SAQ's case 3) or latent ones.
-        radius: How ASGA's radius follows the surrogate gap; None is `inverse`.
-        rho_max: Largest (or fixed) radius; None is 0.05, with `adaptive` 0.5.
-        phi: Constant of the inverse form; None derives it from the first gaps.
-        alpha: Alignment constant of `asga` and `sagm`, None is 0.001; of `gsam`, None is 0.4.
-        norm: One norm of the gradient over all tensors, or one a layer.
-        adaptive: Perturb in proportion to the magnitude of the weights (ASAM).
-        second_gradient_every: Take the second gradient every so many steps (LookSAM).
-        select: How bits follow from what was learned; see `tfmpq.methods.selection.decide`.
-        prune_below: Probability below which a width is dropped at the end of an epoch; None drops nothing.
-        precision: That of activations and convolutions during the search; see `tfmpq.methods.precision`.
-        epochs: Epochs of the search.
-        steps_per_epoch: Steps in an epoch; None for all images once.
-        batch_size: Images in a step.
-        seed: Of data order, augmentation, initial weights and drawn policies.
-        float_epochs: Epochs of float training before the search.
-        imitate: Learn to give what the float network gives, instead of the labels: the network keeps the
-            classes of its weights (`target_classes`, if they are not those of the proxy), and the search sees
-            what its last layers need for them.
-        learning_rate: Peak rate of the weights; None is 0.01 from given or pretrained weights, else 0.05.
-        preprocessing: Name; None for what the network expects.
-        target_input: Image side at which the budget counts; None for that of the proxy.
-        target_classes: Classes for which the budget counts; None for those of the proxy.
-        latency_table: File of `tfmpq profile`, for a budget of latency.
-        on: Device that the latency is for, whose processor and runtime are compared with those of the table:
-            `local`, `ssh:HOST`, `adb[:SERIAL]`; None for this machine if the table was measured so, else not
-            asked.
-        threads: Threads of the runtime that the latency is for; None for those of the table.
-        ssh_config: Configuration file for ssh instead of the user's.
-        reporter: Told about progress.
+        model: A Keras model, which is never changed, or a built-in name, `.keras` file or `MODULE:FUNCTION`.
+        data: What is searched on: `(x, y)`, `x`, a `tf.data.Dataset`, a `keras.utils.PyDataset`, an iterable
+            of batches, whose values are the model's inputs as they are; or a word, such as `cifar10`.
+        budget: `KEY=VALUE` or several, all of them met, such as `size=0.4x`; None for `size=0.5x`.
+        method: Name in `tfmpq.methods.METHODS`; None for that of the options.
+        validation: What the float network and the policy are scored on, in the form of `data`; None for the
+            test part of a word, or a fifth of the data.
+        out: Run folder; the same call resumes it. None leaves nothing behind: a temporary folder lives as
+            long as the result.
+        options: All other options.
+        progress: True shows progress, False none, None only on terminals and in IPython; or a reporter.
+        **changes: Single options, such as `epochs=3`; see `tfmpq.SearchOptions`.
+
+    Returns:
+        The policy (`found.policy`) and what it costs; `finetune` takes it.
 
     Raises:
         UsageError: A name is unknown, the method does not have an option, a budget cannot be met, the latency
             table is one of something else, or the folder holds a run with other options.
         TfmpqError: The network has layers that cannot be quantized (they are listed), or a file is damaged.
     """
-    options = SearchOptions.of(locals())
-    searcher = load_method(method)
+    given = {"budgets": budget, "method": method}
+    chosen = SearchOptions.of(options, {k: v for k, v in given.items() if v is not None} | changes)
+    with reporting(progress) as reporter:
+        return _search(model, data, validation, out, chosen, reporter)
+
+
+def _search(
+    model: Any, data: Any, validation: Any, out: str | Path | None, options: SearchOptions, reporter: Reporter
+) -> SearchResult:
+    searcher = load_method(options.method)
     searcher.check(options)
-    reporter = reporter or SilentReporter()
-    keras.utils.set_random_seed(seed)
+    refuse_other_than_model(model)
+    keras.utils.set_random_seed(options.seed)
+    dataset = open_data(
+        data,
+        validation,
+        data_dir=options.data_dir,
+        rank=model_rank(model),
+        sampled=not (searcher.trains or options.float_epochs),
+        reporter=reporter,
+    )
+    folder, kept = folder_or_scratch(out)
+    network = given_model(model, folder)
     task = load_task(
-        model, proxy, data_dir=data_dir, weights=weights, preprocessing=preprocessing, reporter=reporter,
-        classes=target_classes if imitate else None,
-    )  # fmt: skip
-    if imitate:
+        network.word,
+        dataset,
+        weights=options.weights,
+        preprocessing=options.preprocessing,
+        reporter=reporter,
+        name=network.name,
+        classes=options.target_classes if options.imitate else None,
+    )
+    if not dataset.labelled and not options.imitate:
+        options = replace(options, imitate=True)
+    if options.imitate:
         _check_imitation(task, options)
-    stage = Stage(run_folder(Path(out or default_folder(model, proxy))), "search")
-    problem, front = _problem(task, options, stage, reporter)
-    with stage.opened(_record(problem)) as finished:
+    asked = Asked(
+        network, data if isinstance(data, str) else dataset.name, str(options.data_dir or "") or None
+    )
+    stage = Stage(run_folder(folder), "search")
+    problem, front = _problem(task, options, asked, stage, reporter)
+    with stage.opened(_record(problem, asked)) as finished:
         if finished is not None:
             reporter.log(f"{stage.folder} is finished; its result is shown.")
-            return SearchResult(
-                **{f.name: finished[f.name] for f in fields(SearchResult) if f.name in finished}
+            return SearchResult.of(finished, stage.folder).keeping(*kept, task.dataset)
+        if options.float_epochs:
+            pretrain(
+                task,
+                stage.folder,
+                epochs=options.float_epochs,
+                steps_per_epoch=options.steps_per_epoch,
+                batch_size=options.batch_size,
+                seed=options.seed,
+                from_weights=task.begins_trained,
+                reporter=reporter,
             )
-        if float_epochs:
-            pretrain(task, stage.folder, epochs=float_epochs, steps_per_epoch=steps_per_epoch,
-                     batch_size=batch_size, seed=seed,
-                from_weights=begins_trained(model, weights), reporter=reporter)  # fmt: skip
         outcome = searcher.run(problem)
-        result = _finish(problem, front, outcome, data_dir)
+        result = _finish(problem, front, outcome, asked)
         write_json(stage.path(".result.json"), result.to_json())
-    return result
+    return result.keeping(*kept, task.dataset)
 
 
 def _check_imitation(task: Task, options: SearchOptions) -> None:
-    trained = begins_trained(options.model, options.weights) and not task.loaded.new_classifier
-    if options.float_epochs or not trained:
+    if options.float_epochs or not task.is_trained:
         why = "float training before it" if options.float_epochs else "no weights that fit its classes"
         raise UsageError(
             f"Only a trained network can be imitated. Received: imitate with {why}. "
@@ -218,14 +229,14 @@ def _check_imitation(task: Task, options: SearchOptions) -> None:
 
 
 def _problem(
-    task: Task, options: SearchOptions, stage: Stage, reporter: Reporter
+    task: Task, options: SearchOptions, asked: Asked, stage: Stage, reporter: Reporter
 ) -> tuple[Problem, tuple[Budget, ...]]:
     """What is to be searched, and the budgets of the front, if one is asked for.
 
     Raises:
         UsageError: A budget cannot be met.
     """
-    network = target_network(options.model, task, options.target_input, options.target_classes)
+    network = target_network(asked.model.word, task, options.target_input, options.target_classes)
     classes = options.target_classes or task.loaded.classes
     costs = with_latency(cost_model(network), network, task.loaded.name, classes, options, present, reporter)
     other_classes = classes != task.loaded.classes
@@ -250,49 +261,32 @@ def _problem(
     return Problem(task, costs, budgets, *space, options, stage, reporter), tuple(front)
 
 
-def _record(problem: Problem) -> dict[str, Any]:
+def _record(problem: Problem, asked: Asked) -> dict[str, Any]:
     """The options that decide the result, as a run folder keeps them; knobs only where they were given."""
     options, task = problem.options, problem.task
-    front = {"pareto": list(options.pareto)} if options.pareto else {}
     return {
         "stage": "search",
-        "model": options.model,
-        "model_file": fingerprint(options.model),
-        "proxy": options.proxy,
+        "model": asked.model.recorded,
+        "model_file": asked.model.fingerprint,
+        "proxy": asked.proxy,
         "data": task.dataset.fingerprint,
         "weights": fingerprint(options.weights),
         "budgets": [budget.text for budget in problem.budgets],
-        "weight_bits": list(options.weight_bits),
-        "activation_bits": list(options.activation_bits),
-        "method": options.method,
-        "perturb": options.perturb,
-        "epochs": options.epochs,
-        "steps_per_epoch": options.steps_per_epoch,
-        "batch_size": options.batch_size,
-        "seed": options.seed,
-        "float_epochs": options.float_epochs,
-        **({"imitate": True} if options.imitate else {}),
-        "float_is_trained": is_trained(task, options.model, options.weights, options.float_epochs),
-        "learning_rate": options.learning_rate,
+        "float_is_trained": bool(options.float_epochs) or task.is_trained,
         "preprocessing": task.preprocessing,
-        "target_input": options.target_input,
-        "target_classes": options.target_classes,
         **latency_record(options),
-        **options.knobs,
-        **front,
+        **options.record(),
     }
 
 
-def _finish(
-    problem: Problem, front: Sequence[Budget], outcome: Outcome, data_dir: str | Path | None
-) -> SearchResult:
+def _finish(problem: Problem, front: Sequence[Budget], outcome: Outcome, asked: Asked) -> SearchResult:
     """Choose, write policies and models, and say what was found."""
     task, stage, costs = problem.task, problem.stage, problem.costs
     size, *others = problem.budgets
     along = {budget.text: outcome.choose((budget, *others)) for budget in front}
     chosen = along[size.text] if front else outcome.choose(problem.budgets)
-    policy = _policy(problem, problem.budgets, chosen)
-    rows = [_front_row(problem, outcome, (budget, *others), along[budget.text]) for budget in front]
+    policy = _policy(problem, asked, problem.budgets, chosen)
+    rows = [_front_row(problem, asked, outcome, (budget, *others), along[budget.text]) for budget in front]
     reports = {
         "int8": costs.report(*costs.uniform()),
         "policy": costs.report(chosen.weight_bits, chosen.activation_bits),
@@ -303,7 +297,7 @@ def _finish(
     save_policy(policy, stage.folder / "policy.yaml")
     return SearchResult(
         run=str(stage.folder),
-        policy=str(stage.folder / "policy.yaml"),
+        policy=policy,
         model=task.loaded.name,
         preprocessing=task.preprocessing,
         budget=[record.model_dump() for record in policy.budget],
@@ -323,17 +317,17 @@ def _finish(
         latency=latencies(costs, chosen.weight_bits, chosen.activation_bits),
         latency_conditions=costs.latency.conditions if costs.latency else None,
         pareto=rows,
-        data_dir=str(Path(data_dir).resolve()) if data_dir else None,
+        data_dir=str(Path(asked.data_dir).resolve()) if asked.data_dir else None,
     )
 
 
 def _front_row(
-    problem: Problem, outcome: Outcome, budgets: Sequence[Budget], chosen: Choice
+    problem: Problem, asked: Asked, outcome: Outcome, budgets: Sequence[Budget], chosen: Choice
 ) -> dict[str, Any]:
     """Write one policy of a front and say what it is."""
     value = budgets[0].text.partition("=")[2].strip()
     path = problem.stage.folder / f"policy-{value}.yaml"
-    policy = _policy(problem, budgets, chosen)
+    policy = _policy(problem, asked, budgets, chosen)
     save_policy(policy, path)
     report = problem.costs.report(chosen.weight_bits, chosen.activation_bits)
     predicted = latencies(problem.costs, chosen.weight_bits, chosen.activation_bits)
@@ -349,11 +343,11 @@ def _front_row(
     }
 
 
-def _policy(problem: Problem, budgets: Sequence[Budget], chosen: Choice) -> Policy:
+def _policy(problem: Problem, asked: Asked, budgets: Sequence[Budget], chosen: Choice) -> Policy:
     options, costs = problem.options, problem.costs
     return Policy(
         format="tfmpq-policy/1",
-        model=options.model,
+        model=asked.model.recorded,
         layers={name: LayerChoice(weight_bits=bits) for name, bits in chosen.weight_bits.items()},
         activations={name: bits for name, bits in chosen.activation_bits.items() if bits != 8},
         budget=[
@@ -369,7 +363,7 @@ def _policy(problem: Problem, budgets: Sequence[Budget], chosen: Choice) -> Poli
             weight_bits=list(options.weight_bits), activation_bits=list(options.activation_bits)
         ),
         method=options.description,
-        proxy=options.proxy,
+        proxy=asked.proxy,
         seed=options.seed,
         versions=versions(),
         created=date.today(),
@@ -381,7 +375,7 @@ def _untuned(problem: Problem, model: keras.Model) -> float:
     task = problem.task
     if not problem.options.imitate:
         return _accuracy(task, model)
-    images = first_images(task.dataset.test, _EVALUATED_IMAGES, task.network.input_shape, task.preprocessing)
+    images = task.test_images(_EVALUATED_IMAGES)
     wanted, given = (np.argmax(m.predict_on_batch(images), axis=-1) for m in (task.model, model))
     return float(np.mean(wanted == given))
 

@@ -9,17 +9,21 @@ from typing import Any
 
 import numpy as np
 
-from tfmpq.data import ImageBatches, Split, load_dataset
+from tfmpq.api.sources import kept_by, run_of
+from tfmpq.bars import reporting
+from tfmpq.data import Dataset, ImageBatches, Split
+from tfmpq.data.objects import open_data
 from tfmpq.errors import UsageError
 from tfmpq.files import read_json
-from tfmpq.progress import Reporter, SilentReporter
+from tfmpq.progress import Reporter
 from tfmpq.quantization.finished_runs import finished_model
 from tfmpq.results import Result
+from tfmpq.tasks.fitting import fitted
 from tfmpq.training.landscape import BATCH, Landscape, top_eigenvalue
 
 
 @dataclass(frozen=True, slots=True)
-class Sharpness(Result):
+class Sharpness(Result, verb="sharpness"):
     """How sharp a minimum is.
 
     Attributes:
@@ -51,21 +55,23 @@ class Sharpness(Result):
 
 
 def sharpness(
-    run: str | Path,
+    run: Any,
     *,
     radii: Sequence[float] = (0.01, 0.02, 0.05),
     limit: int = 512,
+    data: Any = None,
     data_dir: str | Path | None = None,
-    reporter: Reporter | None = None,
+    progress: bool | Reporter | None = None,
 ) -> Sharpness:
     """Measure the sharpness of a run's fine-tuned model or, before that, of its searched policy.
 
     Args:
-        run: Run folder.
+        run: What `search` or `finetune` returned, or a run folder.
         radii: Distances at which the gap is measured, in the unit of the weights.
         limit: Number of training images, drawn at random with a fixed seed.
+        data: The data of the training, where they were an object and `run` is a folder.
         data_dir: Folder that is looked in first for data.
-        reporter: Told about progress.
+        progress: True shows progress, False none, None only on terminals and in IPython; or a reporter.
 
     Raises:
         UsageError: Nothing in the folder is finished, a radius is not positive, or the data are not those
@@ -74,21 +80,41 @@ def sharpness(
     """
     if any(not 0 < radius < np.inf for radius in radii):
         raise UsageError(f"Radii are positive numbers. Received: {list(radii)}. Correct them.")
-    reporter = reporter or SilentReporter()
-    finished = finished_model(Path(run))
+    folder = run_of(run, "Sharpness is that of a run: its folder, or what search or finetune returned.")
+    with reporting(progress) as reporter:
+        return _sharpness(folder, (data, data_dir, kept_by(run)), radii, limit, reporter)
+
+
+def _sharpness(
+    run: Path,
+    given: tuple[Any, str | Path | None, tuple[Any, ...]],
+    radii: Sequence[float],
+    limit: int,
+    reporter: Reporter,
+) -> Sharpness:
+    finished = finished_model(run)
     if finished is None:
         raise UsageError(
             f"Sharpness is that of a finished search or fine-tuning. Received: {run}. Run tfmpq search first."
         )
     stage, model = finished
     options = read_json(stage.path(".json"))
-    data = options["target" if stage.name == "finetune" else "proxy"]
-    dataset = load_dataset(data, data_dir=data_dir, reporter=reporter)
+    data, data_dir, kept = given
+    word = options["target" if stage.name == "finetune" else "proxy"]
+    held = [part for part in kept if isinstance(part, Dataset) and part.fingerprint == options["data"]]
+    if held and data is None:
+        dataset = held[0]
+    else:
+        rank = len(model.input_shape)
+        dataset = open_data(word if data is None else data, data_dir=data_dir, rank=rank, reporter=reporter)
+        dataset = fitted(dataset, tuple(model.input_shape[1:]))
     if dataset.fingerprint != options["data"]:
         raise UsageError(
-            f"Sharpness is measured on the data of the training. Received: {data}, which is not what {run} "
-            "was trained on. Give --data-dir."
+            f"Sharpness is measured on the data of the training. Received: {dataset.name}, which is not what "
+            f"{run} was trained on. Give --data-dir."
         )
+    if not dataset.labelled:
+        raise UsageError("Sharpness is that of a loss on labels. Received: images alone. Give labels.")
     images, labels = _images(dataset.train, model.input_shape[1:], options["preprocessing"], limit)
     landscape = Landscape(model, images, labels)
     origin = np.zeros(landscape.size)
@@ -108,7 +134,7 @@ def sharpness(
         for radius, gap in zip(radii, rise, strict=True)
     ]
     return Sharpness(
-        str(run), stage.name, data, len(labels), loss, norm, gaps,
+        str(run), stage.name, word, len(labels), loss, norm, gaps,
         found.value, found.iterations, found.residual, landscape.size,
     )  # fmt: skip
 

@@ -9,15 +9,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import keras
 import numpy as np
 
-from tfmpq.data import ImageBatches, load_dataset
+from tfmpq.api.proof_reference import batches_of, reference_for
+from tfmpq.api.sources import file_of
+from tfmpq.bars import reporting
 from tfmpq.deploy.proof.verified_layers import VerifiedLayer, verified_layers
-from tfmpq.errors import TfmpqError, UsageError
+from tfmpq.errors import TfmpqError
 from tfmpq.graph.containers import DELEGATED, TARGETS, WIDE_TARGET, Target
 from tfmpq.graph.frozen import FrozenModel
-from tfmpq.progress import Reporter, SilentReporter
-from tfmpq.quantization.finished_runs import Finetuned
+from tfmpq.progress import Reporter
 from tfmpq.results import Result
 
 if TYPE_CHECKING:
@@ -60,7 +62,7 @@ class Logits:
 
 
 @dataclass(frozen=True, slots=True)
-class FileVerification(Result):
+class FileVerification(Result, verb="verify"):
     """What was found out about a file.
 
     Attributes:
@@ -93,37 +95,62 @@ class FileVerification(Result):
     failures: tuple[str, ...]
     notes: tuple[str, ...]
 
+    def to_json(self) -> dict[str, Any]:
+        """All fields."""
+        return Result.to_json(self)
+
 
 def verify(
-    path: str | Path,
-    against: str | Path,
+    path: Any,
+    against: Any,
     *,
-    data: str | None = None,
+    weights: str | None = None,
+    data: Any = None,
     data_dir: str | Path | None = None,
     limit: int = MIN_IMAGES,
-    reporter: Reporter | None = None,
+    progress: bool | Reporter | None = None,
 ) -> FileVerification:
-    """Prove that a file is the network of a run, and that the runtime computes what was trained.
+    """Prove that a file is the network of a run or of a model, and that the runtime computes it.
 
     Integers, scales and biases are read from the file and compared; every operator is recomputed in float64
     from the runtime's own inputs, under XNNPACK and under LiteRT's own kernels; answers to real images are
     compared with the trained model's. The runtime works in a child process.
 
+    Of a file that was made of a float model without a run, the integers are the file's own: they are compared
+    with the model's weights, layer by layer, and answers with those of the float model. How often these agree
+    is reported, not judged, because fewer bits answer otherwise.
+
     Args:
-        path: A `.tflite`.
-        against: Run folder of the fine-tuning that it comes from.
-        data: Data set of the images; None for the one that was trained on. The test split is taken.
+        path: A `.tflite`, or what `export` returned.
+        against: The fine-tuning that it comes from: its run folder, or what `finetune` returned. Or the float
+            model: a Keras model, a built-in name, a file or `MODULE:FUNCTION`.
+        weights: File of a model's float weights; None for those that it has.
+        data: Images, as a word (its test part) or an object; None for the test images of the data that were
+            trained on, or that the file records.
         data_dir: Folder that is looked in first for data.
         limit: Most images whose answers are compared.
-        reporter: Told about progress.
+        progress: True shows progress, False none, None only on terminals and in IPython; or a reporter.
 
     Raises:
         UsageError: The run is not fine-tuned, or the data set is unknown.
         TfmpqError: The file is damaged or another network, the runtime refuses it or answers it with wrong
             numbers, or LiteRT is missing.
     """
+    path = file_of(path, "A file is verified: a .tflite, or what tfmpq.export returned.")
+    with reporting(progress) as reporter:
+        return _verify(path, against, weights, (data, data_dir, limit), reporter)
+
+
+def _verify(
+    path: Path,
+    against: Any,
+    weights: str | None,
+    asked: tuple[Any, str | Path | None, int],
+    reporter: Reporter,
+) -> FileVerification:
     try:
         from tfmpq.deploy.conversion.topology import deployable
+        from tfmpq.deploy.proof.interface import interface_failures, split_interface
         from tfmpq.deploy.proof.verify import verify as prove
         from tfmpq.deploy.runtime.sandbox import Sandbox
         from tfmpq.deploy.runtime.soundness import refuse_wrong
@@ -135,30 +162,35 @@ def verify(
         ) from error
     content = read_file(path)
     model = read_model(content, path)
-    reporter = reporter or SilentReporter()
-    finetuned = Finetuned.load(Path(against))
-    frozen = finetuned.frozen()
+    core, interface = split_interface(content, str(path))
+    reference = reference_for(against, weights, model, core, path, asked[:2], reporter)
+    frozen = reference.frozen
     with reading(path):
         refuse_wrong(model, path)
-        _refuse_other_network(path, model, against, deployable(frozen))
-        target = _target(frozen, model)
-    count, batches = _batches(finetuned, data, data_dir, limit, reporter)
+        inner = read_model(core, path)
+        _refuse_other_network(path, inner, reference.name, deployable(frozen))
+        frozen, target = _form(frozen, inner)
+    count, batches = batches_of(reference, asked[2])
     first = next(batches)
     with Sandbox(path) as sandbox:
         with reading(path):
-            proof = prove(frozen, content, target, first[:_OPERATOR_IMAGES], sandbox)
-            layers, limits = verified_layers(frozen, content, proof, sandbox)
+            proof = prove(frozen, core, target, first[:_OPERATOR_IMAGES], sandbox)
+            layers, limits = verified_layers(frozen, core, proof, sandbox)
+            found = [*reference.failures, *proof.failures]
+            if not found and not interface.empty:
+                images = first[:_OPERATOR_IMAGES]
+                found += interface_failures(content, core, interface, frozen, images, sandbox)
         logits = None
-        if proof.passed:
+        if not found and len(reference.model.outputs) == 1:
             reporter.start("verify", count)
-            comparison = _Comparison(finetuned, frozen, content, target, sandbox)
+            comparison = _Comparison(reference.model, frozen, core, target, sandbox)
             logits = comparison.run(itertools.chain([first], batches), reporter)
             reporter.finish()
-    failures = (*proof.failures, *_answer_failures(logits))
+    failures = (*found, *(_answer_failures(logits) if reference.judged else ()))
     return FileVerification(
         not failures,
         str(path),
-        str(against),
+        reference.name,
         target,
         len(content),
         hashlib.sha256(content).hexdigest(),
@@ -168,7 +200,7 @@ def verify(
         layers,
         logits,
         failures,
-        (*limits, *_notes(logits)),
+        (*limits, *_notes(logits), *reference.notes),
     )
 
 
@@ -198,58 +230,30 @@ def _few(names: Sequence[str]) -> str:
     return f"layers {', '.join(names[:3])}{rest}" if names else "no other layer"
 
 
-def _target(frozen: FrozenModel, model: Any) -> Target:
-    """What a file is written for: the form from which it differs least."""
-    from tfmpq.deploy.conversion.topology import deployable
+def _form(frozen: FrozenModel, model: Any) -> tuple[FrozenModel, Target]:
+    """The network as it was written, and for what: the form from which a file differs least."""
+    from tfmpq.deploy.conversion.microcontroller_form import PREFERENCES, as_written
     from tfmpq.deploy.proof.readback import mismatches
 
     if frozen.wide:
-        return WIDE_TARGET
-    network = deployable(frozen)
-    return min(TARGETS, key=lambda target: sum(1 for _ in mismatches(network, model, target)))
-
-
-def _batches(
-    finetuned: Finetuned,
-    data: str | None,
-    data_dir: str | Path | None,
-    limit: int,
-    reporter: Reporter,
-) -> tuple[int, Iterator[np.ndarray]]:
-    """How many images, and batches of them, preprocessed: float32 (N, height, width, channels)."""
-    recorded = finetuned.result["data_dir"]
-    folder = data_dir or (Path(recorded) if recorded else None)
-    split = load_dataset(data or finetuned.options["target"], data_dir=folder, reporter=reporter).test
-    height, width, channels = finetuned.model.input_shape[1:]
-    batches = ImageBatches(
-        split,
-        _BATCH,
-        image_shape=(height, width, channels),
-        preprocessing=finetuned.options["preprocessing"],
-        shuffle=False,
-        drop_remainder=False,
-    )
-    count = min(limit, len(split))
-    if not count:
-        raise UsageError(
-            f"A proof needs images. Received: {data or finetuned.options['target']}, whose test part is "
-            "empty. Give another --data."
-        )
-    return count, (
-        np.asarray(batches[index][0], np.float32)[: count - index * _BATCH]
-        for index in range(-(-count // _BATCH))
-    )
+        return frozen, WIDE_TARGET
+    forms = [
+        (as_written(frozen, target, prefer), target)
+        for target in TARGETS
+        for prefer in (PREFERENCES if target == "tflm" else PREFERENCES[:1])
+    ]
+    return min(forms, key=lambda form: sum(1 for _ in mismatches(form[0], model, form[1])))
 
 
 class _Comparison:
     """The file's answers and the trained model's, image after image."""
 
     def __init__(
-        self, finetuned: Finetuned, frozen: FrozenModel, content: bytes, target: Target, sandbox: Sandbox
+        self, model: keras.Model, frozen: FrozenModel, content: bytes, target: Target, sandbox: Sandbox
     ) -> None:
         from tfmpq.deploy.conversion.specialize import specialize
 
-        self.model, self.sandbox, self.content = finetuned.model, sandbox, content
+        self.model, self.sandbox, self.content = model, sandbox, content
         self.fast = content if target in DELEGATED else specialize(content)
         self.entry, self.leaving = frozen.layers[0].grid, frozen.layers[-1].grid
 

@@ -1,20 +1,21 @@
-"""Data sets whose images lie in memory: scikit-learn's digits and `.npz` files."""
+"""Data sets whose images lie in memory: scikit-learn's digits, `.npz` and `.npy` files."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from tfmpq.data.dataset import Dataset, Split, make_dataset, split_in_two
 from tfmpq.data.images import decode_image, resample
-from tfmpq.data.npz import read_npz
+from tfmpq.data.npz import read_npy, read_npz
 from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.progress import Reporter
 
-_IMAGE_NAMES = ("images", "x")
+_IMAGE_NAMES = ("images", "x", "arr_0")
 _LABEL_NAMES = ("labels", "y")
 _TEST_ENDINGS = ("test", "val")
 _DIGITS_SIDE, _DIGITS_TEST = 16, 360
@@ -42,7 +43,9 @@ def load_digits() -> Dataset:
 
 
 def load_npz(path: Path, reporter: Reporter) -> Dataset:
-    """Load `PATH`, or the pair of files `<PATH>_train.npz` and `<PATH>_test.npz`.
+    """Load `PATH`, or the pair of files `<PATH>_train.npz` and `<PATH>_test.npz` (or `.npy`).
+
+    Arrays of other types than uint8 are model inputs as they are. Without labels, images are for calibration.
 
     Args:
         path: One of the files, or what the names of the pair have in common.
@@ -52,14 +55,17 @@ def load_npz(path: Path, reporter: Reporter) -> Dataset:
         UsageError: There is no such file.
         TfmpqError: A file is damaged, or its arrays are not images and labels.
     """
-    stem = path.name.removesuffix(".npz")
-    if pair := find_pair(path.parent, stem.removesuffix("_train").removesuffix("_test"), ".npz"):
-        return load_npz_pair(*pair)
-    if path.with_name(f"{stem}.npz").is_file():
-        split, names = _read_split(path.with_name(f"{stem}.npz"))
-        return make_dataset(stem, *split_in_two(stem, split, reporter), class_names=names)
+    stem = path.name.removesuffix(".npz").removesuffix(".npy")
+    for ending in (".npz", ".npy"):
+        if path.suffix not in ("", ending):
+            continue
+        if pair := find_pair(path.parent, stem.removesuffix("_train").removesuffix("_test"), ending):
+            return load_npz_pair(*pair)
+        if (file := path.with_name(stem + ending)).is_file():
+            whole, labelled, names = _read_split(file)
+            return _dataset(stem, *split_in_two(stem, whole, reporter), labelled, names)
     raise UsageError(
-        "npz:PATH must name a file, or a pair PATH_train.npz and PATH_test.npz. "
+        "npz:PATH must name a .npz or .npy file, or a pair PATH_train.npz and PATH_test.npz. "
         f"Received: {path}. Check the path."
     )
 
@@ -80,38 +86,58 @@ def load_npz_pair(train: Path, test: Path) -> Dataset:
     Raises:
         TfmpqError: A file is damaged, or its arrays are not images and labels.
     """
-    train_split, names = _read_split(train)
-    test_split, _ = _read_split(test)
-    return make_dataset(train.stem.removesuffix("_train"), train_split, test_split, class_names=names)
+    train_split, labelled, names = _read_split(train)
+    test_split, labelled_there, _ = _read_split(test)
+    labelled = labelled and labelled_there
+    return _dataset(train.stem.removesuffix("_train"), train_split, test_split, labelled, names)
 
 
-def _read_split(path: Path) -> tuple[Split, list[str] | None]:
-    arrays = read_npz(path)
-    images, labels = _images(path, arrays), _labels(path, arrays)
+def _dataset(name: str, train: Split, test: Split, labelled: bool, names: list[str] | None) -> Dataset:
+    """The record of two splits; without labels it has no classes, and the range of values if no pixels."""
+    made = make_dataset(name, train, test, classes=None if labelled else 1, class_names=names)
+    arrays = [part.array for part in (train, test) if part.array is not None and len(part)]
+    seen = None
+    if any(array.dtype != np.uint8 for array in arrays):
+        seen = (float(min(a.min() for a in arrays)), float(max(a.max() for a in arrays)))
+    return replace(made, classes=made.classes if labelled else 0, seen=seen)
+
+
+def _read_split(path: Path) -> tuple[Split, bool, list[str] | None]:
+    """Images with labels, whether these mean something (else they are zeros), and names of classes."""
+    arrays = {_IMAGE_NAMES[0]: read_npy(path)} if path.suffix == ".npy" else read_npz(path)
+    images = _images(path, arrays)
+    labels = _labels(path, arrays)
+    labelled = labels is not None
+    if labels is None:
+        labels = np.zeros(len(images), np.int64)
     if len(images) != len(labels):
         raise TfmpqError(
             f"Images and labels must be equally many. Received: {path} with {len(images)} images and "
             f"{len(labels)} labels. Write the file again."
         )
     names = arrays.get("class_names")
-    return Split(labels, images), None if names is None else [str(name) for name in names.ravel()]
+    return Split(labels, images), labelled, None if names is None else [str(name) for name in names.ravel()]
 
 
 def _images(path: Path, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
     if tiles := sorted(name for name in arrays if name.startswith("tile_")):
         return _untile(path, [arrays[name] for name in tiles])
-    images = _first(path, arrays, _IMAGE_NAMES)
-    if images.ndim == 3:
-        images = images[..., None]
-    # What is one pixel high is a sequence, of as many channels as there are signals.
-    fits = images.ndim == 4 and (images.shape[3] in (1, 3) or images.shape[1] == 1)
-    if images.dtype != np.uint8 or not fits:
+    images = _array_of(path, arrays, _IMAGE_NAMES)
+    if images.ndim not in (2, 3, 4) or images.dtype.kind not in "buif":
         raise TfmpqError(
-            "Images must be uint8 of 0 to 255 with shape (N, height, width) or (N, height, width, 1 or 3), "
-            f"sequences (N, 1, length, channels). Received: {path} with {images.dtype} {images.shape}. "
-            "Convert them."
+            "Images are numbers (N, height, width) or (N, height, width, channels), sequences (N, length, "
+            f"channels), vectors (N, length). Received: {path} with {images.dtype} {images.shape}. Convert "
+            "them."
         )
-    return images
+    if images.dtype != np.uint8:
+        images = images.astype(np.float32)
+        if not np.isfinite(images).all():
+            raise TfmpqError(
+                f"Images are finite numbers. Received: {path} with NaN or infinity. Leave these images out."
+            )
+    if images.ndim == 2:  # a vector is one pixel
+        return images[:, None, None, :]
+    return images[..., None] if images.ndim == 3 else images
 
 
 def _untile(path: Path, tiles: list[np.ndarray]) -> np.ndarray:
@@ -130,21 +156,35 @@ def _untile(path: Path, tiles: list[np.ndarray]) -> np.ndarray:
     return np.concatenate([square.reshape(-1, side, side, 3) for square in squares])
 
 
-def _labels(path: Path, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
-    labels = _first(path, arrays, _LABEL_NAMES)
-    if labels.dtype.kind not in "iu" or labels.shape not in ((labels.size,), (labels.size, 1)):
-        raise TfmpqError(
-            f"Labels must be integers with shape (N,). Received: {path} with {labels.dtype} {labels.shape}. "
-            "Convert them."
-        )
-    return labels.reshape(-1).astype(np.int64)
+def _labels(path: Path, arrays: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    """Class of every image, int64 (N,); None without labels."""
+    if not any(name in arrays for name in _LABEL_NAMES):
+        return None
+    labels = _array_of(path, arrays, _LABEL_NAMES)
+    flat = labels.reshape(-1) if labels.shape in ((labels.size,), (labels.size, 1)) else None
+    if flat is not None and labels.dtype.kind in "iub":
+        return flat.astype(np.int64)
+    if flat is not None and labels.dtype.kind == "f" and np.array_equal(flat, np.round(flat)):
+        return flat.astype(np.int64)
+    if labels.ndim == 2 and labels.dtype.kind in "iubf" and _one_hot(labels):
+        return labels.argmax(1).astype(np.int64)
+    raise TfmpqError(
+        "Labels are whole numbers (N,), or rows with a single one (N, classes). Received: "
+        f"{path} with {labels.dtype} {labels.shape}. Convert them, or leave them out: calibration needs none."
+    )
 
 
-def _first(path: Path, arrays: Mapping[str, np.ndarray], names: tuple[str, ...]) -> np.ndarray:
+def _one_hot(labels: np.ndarray) -> bool:
+    """Whether every row has a single one and zeros."""
+    return bool(np.isin(labels, (0, 1)).all() and (labels.sum(1) == 1).all())
+
+
+def _array_of(path: Path, arrays: Mapping[str, np.ndarray], names: tuple[str, ...]) -> np.ndarray:
+    """The array of one of these names."""
     for name in names:
         if name in arrays:
             return arrays[name]
     raise TfmpqError(
-        f"An .npz data set needs an array named {' or '.join(names)}. Received: {path} with "
+        f"An .npz data set needs an array named {' or '.join(names[:2])}. Received: {path} with "
         f"{', '.join(sorted(arrays)[:8]) or 'no arrays'}. Rename its arrays."
     )

@@ -115,7 +115,7 @@ class ImageBatches(keras.utils.PyDataset):
             the images are not in memory, have another size, or are too many.
         """
         array, channels = self._ready_images, self.image_shape[2]
-        if self._device is None and array is not None and fits(array, channels):
+        if self._device is None and array is not None and array.dtype == np.uint8 and fits(array, channels):
             self._device = DeviceImages(_with_channels(array, channels), self.preprocessing, compiled)
         return self._device
 
@@ -198,7 +198,7 @@ class ImageBatches(keras.utils.PyDataset):
 
     @property
     def _ready_images(self) -> np.ndarray | None:
-        """The images of the split, where they are in memory and are not resized: uint8 (M, H, W, C)."""
+        """The images of the split, where they are in memory and are not resized: (M, H, W, C)."""
         array = self.split.array
         resized = self.augment == "imagenet" or array is None or array.shape[1:3] != self.image_shape[:2]
         return None if resized else array

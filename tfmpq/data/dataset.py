@@ -23,7 +23,7 @@ class Split:
 
     Attributes:
         labels: int64 (N,).
-        array: uint8 (N, H, W, C) of images that are in memory.
+        array: uint8 (N, H, W, C) of images that are in memory; float32 for a user's own model inputs.
         encoded: Places of N images that are decoded on demand.
     """
 
@@ -71,6 +71,8 @@ class Dataset:
         train: Images to learn from; may be empty if only test images were given.
         test: Images to measure on.
         fingerprint: Hash of name, labels and a sample of the images; the same wherever the files are.
+        seen: Of a user's own arrays, which are model inputs as they are, the smallest and largest value; None
+            for pixels, which a preprocessing scales.
     """
 
     name: str
@@ -79,6 +81,12 @@ class Dataset:
     train: Split
     test: Split
     fingerprint: str
+    seen: tuple[float, float] | None = None
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the labels mean something; images alone have zeros and no classes."""
+        return self.classes > 0
 
 
 def make_dataset(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from tfmpq.data.tfrecord import LabelledImage, read_tfrecord
 from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.progress import Reporter
 
-_IMAGE_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".webp"})
+_IMAGE_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"})
 _TEST_WORDS = ("test", "val")
 _IMAGENET_CLASSES = 1000
 
@@ -22,11 +23,12 @@ _IMAGENET_CLASSES = 1000
 def load_folder(root: Path, reporter: Reporter) -> Dataset:
     """Load a folder with one sub-folder a class, or with `train` and `test` (or `val`) folders of such.
 
-    Labels are the positions of the sub-folders in alphabetical order.
+    Labels are the positions of the sub-folders in alphabetical order. A folder without sub-folders holds
+    images without labels. Hidden files and folders do not count.
 
     Args:
         root: The folder.
-        reporter: Hears if the images had to be split.
+        reporter: Hears if the images had to be split, and which files are left out.
 
     Raises:
         UsageError: There is no such folder, or it holds no images.
@@ -37,24 +39,21 @@ def load_folder(root: Path, reporter: Reporter) -> Dataset:
     tests = [root / word for word in (*_TEST_WORDS, "validation") if (root / word).is_dir()]
     if (root / "train").is_dir() and tests:
         names = _class_names(root / "train")
-        train, test = _folder_split(root / "train", names), _folder_split(tests[0], names)
+        parts = [_folder_split(folder, names, reporter) for folder in (root / "train", tests[0])]
     else:
         names = _class_names(root)
-        train, test = split_in_two(root.name, _folder_split(root, names), reporter)
-    return make_dataset(root.name, train, test, class_names=names)
+        parts = list(split_in_two(root.name, _folder_split(root, names, reporter), reporter))
+    if names:
+        return make_dataset(root.name, *parts, class_names=names)
+    return replace(make_dataset(root.name, *parts, classes=1), classes=0)
 
 
 def _class_names(root: Path) -> list[str]:
-    names = sorted(folder.name for folder in root.iterdir() if folder.is_dir())
-    if not names:
-        raise UsageError(
-            f"A folder of images needs one sub-folder per class. Received: {root} without any. "
-            "Sort the images into folders."
-        )
-    return names
+    """Sub-folders that are not hidden; none where images have no labels."""
+    return sorted(f.name for f in root.iterdir() if f.is_dir() and not f.name.startswith("."))
 
 
-def _folder_split(root: Path, names: Sequence[str]) -> Split:
+def _folder_split(root: Path, names: Sequence[str], reporter: Reporter) -> Split:
     if unknown := sorted(set(_class_names(root)) - set(names)):
         raise TfmpqError(
             f"Test images must be of classes that have training images. Received: {root} with "
@@ -62,16 +61,36 @@ def _folder_split(root: Path, names: Sequence[str]) -> Split:
         )
     files = [
         (EncodedImage(file), label)
-        for label, name in enumerate(names)
-        for file in sorted((root / name).glob("*"))
-        if file.suffix.lower() in _IMAGE_ENDINGS
+        for label, name in enumerate(names or [""])
+        for file in (sorted((root / name).iterdir()) if (root / name).is_dir() else ())
+        if _is_image(file)
     ]
+    _say_left_out(root, names, reporter)
     if not files:
         raise UsageError(
             f"Images must be {', '.join(sorted(_IMAGE_ENDINGS))} files. Received: {root} without any. "
             "Convert them."
         )
     return Split(np.array([label for _, label in files], np.int64), encoded=[image for image, _ in files])
+
+
+def _is_image(file: Path) -> bool:
+    return file.suffix.lower() in _IMAGE_ENDINGS and not file.name.startswith(".")
+
+
+def _say_left_out(root: Path, names: Sequence[str], reporter: Reporter) -> None:
+    """Tell of files that lie among the images and are none that can be read, or have no class."""
+    beside = [root] if names else []
+    left_out = [file for folder in beside for file in folder.iterdir() if _is_image(file)]
+    for folder in (root / name for name in names or [""] if (root / name).is_dir()):
+        left_out += [f for f in folder.iterdir() if not _is_image(f) and not f.name.startswith(".")]
+    if left_out:
+        shown = ", ".join(sorted(str(file.relative_to(root)) for file in left_out)[:4])
+        more = f" and {len(left_out) - 4} more" if len(left_out) > 4 else ""
+        reporter.log(
+            f"{root}: left out {len(left_out)} files or folders that are no "
+            f"{', '.join(sorted(_IMAGE_ENDINGS))} in a class: {shown}{more}."
+        )
 
 
 def load_tfrecords(pattern: str, reporter: Reporter) -> Dataset:

@@ -60,6 +60,10 @@ def decode_image(content: bytes) -> np.ndarray:
         Exception: Whatever Pillow raises for bytes that are no image.
     """
     with Image.open(io.BytesIO(content)) as image:
+        if image.mode.startswith("I;16") or image.mode == "I":
+            # 16 bits of grey; Pillow would cut the lower values out instead of scaling.
+            deep = np.asarray(image).astype(np.float64)
+            return np.clip(np.round(deep / 257.0), 0, 255).astype(np.uint8)[:, :, None]
         if image.mode in ("1", "L", "LA"):
             return np.asarray(image.convert("L"))[:, :, None]
         return np.asarray(image.convert("RGB"))

@@ -72,6 +72,6 @@ class DeviceImages:
 
 
 def fits(images: np.ndarray, channels: int) -> bool:
-    """Whether images that get so many channels are few enough for the device, which counts in 32 bits."""
+    """Whether pixels that get so many channels are few enough for the device, which counts in 32 bits."""
     pixels = images.size // images.shape[-1]
-    return pixels * channels <= MOST_BYTES and pixels < 2**31
+    return images.dtype == np.uint8 and pixels * channels <= MOST_BYTES and pixels < 2**31

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from tfmpq.data.array_sources import find_pair, load_digits, load_npz, load_npz_pair
+from tfmpq.data.catalogue import load_tfds
 from tfmpq.data.dataset import Dataset
 from tfmpq.data.file_sources import load_folder, load_tfrecord_files
 from tfmpq.data.file_sources import load_tfrecords as _load_tfrecords
@@ -70,6 +71,4 @@ def _load_named(name: str, folder: Path | None, reporter: Reporter) -> Dataset:
             return load_npz(folder / f"{name}.npz", reporter)
         if (folder / f"{name}.tfrecord").is_file():
             return _load_tfrecords(str(folder / f"{name}.tfrecord"), reporter)
-    from tfmpq.data.catalogue import load_tfds
-
     return load_tfds(name, folder, reporter)

@@ -5,7 +5,8 @@ promised is the size that a file has. What each runtime does with each combinati
 docs/architecture.md; `tfmpq probe` repeats it on the runtime at hand):
 
 - `litert`: LiteRT 2.x on x86 with AVX2 or ARM with dot product. Packed INT4/INT2 weights are fast only in
-  FULLY_CONNECTED, so dense layers and stride-1 1x1 convolutions are packed, other convolutions are int8.
+  FULLY_CONNECTED, so dense layers and stride-1 1x1 convolutions are packed. Other convolutions are int8, or
+  unfolded into a packed matrix product where that pays: `tfmpq.graph.forms` weighs one against the other.
 - `litert-int8`: LiteRT on CPUs that multiply packed weights in scalar code only (Cortex-A53 and A72, 32-bit
   ARM). Every container is int8.
 - `storage`: the smallest file. CONV_2D and DEPTHWISE_CONV_2D refuse INT2 weights, and TRANSPOSE_CONV INT4 as
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tfmpq.errors import UsageError
+from tfmpq.graph.unfolding import Order
 
 Target = Literal["litert", "litert-int8", "storage", "tflite-runtime", "tflm"]
 TARGETS: tuple[Target, ...] = ("litert", "litert-int8", "storage", "tflite-runtime", "tflm")
@@ -52,12 +54,14 @@ class Container:
         builtin: LiteRT operator that reads the weights.
         decode: `native` if the operator reads the packed tensor itself; `cast` if the graph widens it first.
         reason: Why the table says so, for reports.
+        order: How the windows of a convolution are unfolded for a matrix product; None where nothing is.
     """
 
     bits: int
     builtin: Builtin
     decode: Literal["native", "cast"]
     reason: str
+    order: Order | None = None
 
     def stored_bytes(self, weights: int, channels: int, bias_bytes: int = 4) -> int:
         """Bytes of packed weights, per-channel float32 scales and biases.
@@ -79,6 +83,14 @@ class _Rule:
     reason: str
     decode: Literal["native", "cast"] = "native"
     fan_in_multiple: int = 1
+
+    def covers(self, operator: Operator, bits: int, fan_in: int, target: Target) -> bool:
+        return (
+            target in self.targets
+            and operator in self.operators
+            and bits in self.bits
+            and fan_in % self.fan_in_multiple == 0
+        )
 
 
 _FULLY_CONNECTED: tuple[Operator, ...] = ("dense", "pointwise")
@@ -108,6 +120,12 @@ _RULES = (
     _Rule(("tflm",), ("pointwise", *_CONVOLUTION), _LOW, 4, "INT4 convolution"),
     _Rule(("tflm",), ("dense",), _LOW, 8, _REFUSED),
     _Rule(TARGETS, _ALL, WEIGHT_BITS, 8, "no smaller container exists"),
+)
+# What a layer may have instead, where bytes are worth the time: `tfmpq.graph.forms` chooses.
+_ALTERNATIVES = (
+    _Rule(("litert",), ("conv2d",), _LOW, 4, "INT4 GEMM of unfolded windows", fan_in_multiple=2),
+    _Rule(("litert",), ("conv2d",), (2,), 2, "INT2 GEMM of unfolded windows", fan_in_multiple=4),
+    _Rule(("litert",), ("pointwise",), (2,), 2, "INT2 GEMM", fan_in_multiple=4),
 )
 _BUILTIN: dict[Operator, Builtin] = {
     "conv2d": "CONV_2D",
@@ -155,16 +173,30 @@ def container_for(operator: Operator, bits: int, fan_in: int, target: Target) ->
         UsageError: The combination is not in the table.
     """
     for rule in _RULES:
-        if (
-            target in rule.targets
-            and operator in rule.operators
-            and bits in rule.bits
-            and fan_in % rule.fan_in_multiple == 0
-        ):
+        if rule.covers(operator, bits, fan_in, target):
             rewritten = operator == "pointwise" and target in _POINTWISE_AS_FULLY_CONNECTED
             builtin: Builtin = "FULLY_CONNECTED" if rewritten else _BUILTIN[operator]
             return Container(rule.container, builtin, rule.decode, rule.reason)
     raise UsageError(
         f"A layer has {WEIGHT_BITS[0]} to {WEIGHT_BITS[-1]} weight bits, a target is {' or '.join(TARGETS)}. "
         f"Received: operator={operator}, bits={bits}, target={target}. Choose other bits or another target."
+    )
+
+
+def alternatives(operator: Operator, bits: int, fan_in: int, target: Target) -> tuple[Container, ...]:
+    """Smaller containers that a layer may have instead of that of `container_for`, larger ones first.
+
+    Those of `conv2d` hold the weights of a matrix product of unfolded windows, for which the convolution has
+    to be ungrouped.
+
+    Args:
+        operator: What the layer computes.
+        bits: Trained weight bit-width, 2 to 8.
+        fan_in: Number of weights that feed one output channel (K of the GEMM).
+        target: Which form of the file.
+    """
+    return tuple(
+        Container(rule.container, "FULLY_CONNECTED", rule.decode, rule.reason)
+        for rule in _ALTERNATIVES
+        if rule.covers(operator, bits, fan_in, target)
     )

@@ -13,37 +13,11 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from tfmpq.graph.containers import Operator
+from tfmpq.graph.kinds import KEEPS_GRID, LayerKind
 
-LayerKind = Literal[
-    "input",
-    "conv2d",
-    "depthwise_conv2d",
-    "conv2d_transpose",
-    "dense",
-    "add",
-    "multiply",
-    "concatenate",
-    "sigmoid",
-    "gelu",
-    "global_average_pooling2d",
-    "average_pooling2d",
-    "max_pooling2d",
-    "zero_padding",
-    "cropping2d",
-    "reshape",
-]
 Activation = Literal["linear", "relu", "relu6"]
 WIDE: Final = 16
 """Bits of the codes in a network of 16-bit activations."""
-
-
-INEXACT_WIDE = frozenset({"sigmoid", "gelu"})
-"""Kinds whose kernels for 16-bit activations are up to six steps off."""
-
-SCALE_PRESERVING: frozenset[str] = frozenset(
-    {"max_pooling2d", "zero_padding", "cropping2d", "reshape", "concatenate"}
-)
-"""Kinds whose output is made of the very codes of their inputs, and has their grid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +32,9 @@ class TensorGrid:
         signed: Signed tensors have levels -2^(b-1) .. 2^(b-1)-1 and zero point 0. Unsigned ones (after a
             ReLU) have levels 0 .. 2^b-1 and zero point 127 - (2^b-1), so that int8 saturation is their upper
             clamp and the fused ReLU their lower one.
+        halfway: Whether real values given to it lie in the middle between two levels, as pixels do that were
+            scaled to -1 .. 1. They are moved up by half a step; the zero point is -1 then, so that every
+            pixel is its own code less 128.
         container: Bits of a code, 8 or 16. All tensors of a network have containers of one size. Those of 16
             bits have zero point 0, and unsigned ones of 16 bits the levels 0 .. 2^15-1.
     """
@@ -66,10 +43,13 @@ class TensorGrid:
     bits: int = 8
     signed: bool = True
     container: int = 8
+    halfway: bool = False
 
     @property
     def zero_point(self) -> int:
         """The code of real 0."""
+        if self.halfway:
+            return -1
         return 0 if self.signed or self.container == WIDE else 127 - (2**self.bits - 1)
 
     @property
@@ -93,7 +73,8 @@ class TensorGrid:
     def quantize(self, real: np.ndarray) -> np.ndarray:
         """Real values to codes, ties to even, as the trained quantizer rounds."""
         low, high = self.code_range
-        codes = np.round(np.asarray(real, np.float32) / np.float32(self.scale)) + self.zero_point
+        steps = np.asarray(real, np.float32) / np.float32(self.scale)
+        codes = np.round(steps + np.float32(0.5) if self.halfway else steps) + self.zero_point
         return np.clip(codes, low, high).astype(self.dtype)
 
     def dequantize(self, codes: np.ndarray) -> np.ndarray:
@@ -135,7 +116,9 @@ class FrozenLayer:
             (2 ints), `groups` (int, conv2d only). conv2d_transpose: `strides`, `padding`.
             max_/average_pooling2d: `pool_size`, `strides`, `padding`. zero_padding: `paddings`,
             ((before, after), ...) for height, width, channels. cropping2d: `croppings`, the same for height
-            and width. concatenate: `axis`, counted without the batch. reshape: `shape` without batch.
+            and width. slice: `parts`, (begin, end, step) for each axis but the batch. transpose: `axes`,
+            where each axis comes from, counted without the batch. concatenate: `axis`, counted so too.
+            reshape: `shape` without batch.
             global_average_pooling2d: `keepdims`. gelu: `approximate`, whether by tanh.
     """
 
@@ -150,7 +133,7 @@ class FrozenLayer:
     @property
     def keeps_grid(self) -> bool:
         """Whether the output has the grid of the inputs: codes are moved, or averaged over the border."""
-        return self.kind in SCALE_PRESERVING or (
+        return self.kind in KEEPS_GRID or (
             self.kind == "average_pooling2d" and self.attributes["padding"] == "same"
         )
 

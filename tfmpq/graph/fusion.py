@@ -15,9 +15,8 @@ import keras
 
 from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.graph.frozen import Activation
+from tfmpq.graph.kinds import ABSORBING, KEEPS_GRID, KEEPS_SIGN, WEIGHTED, NodeKind
 from tfmpq.graph.layers import (
-    WEIGHTED,
-    NodeKind,
     activation_of,
     fixed_step,
     is_activation,
@@ -26,16 +25,12 @@ from tfmpq.graph.layers import (
     reaches_over_border,
     type_name,
 )
-from tfmpq.graph.network import INPUT_QUANTIZER, KEEPS_GRID, Network, Node
+from tfmpq.graph.network import INPUT_QUANTIZER, Network, Node
 from tfmpq.keras_internals import call_of, calls_in_order, calls_of, is_functional, operation_of
 from tfmpq.quantizers.wrapper import QuantizeWrapper
 
 _SHARED = "_grid"
 """Ending of the name of a grid that several tensors share."""
-
-_AVERAGES = ("global_average_pooling2d", "average_pooling2d")
-_ABSORBS = frozenset({*WEIGHTED, "add", "multiply", "affine"})
-"""Kinds that take the activation behind them into themselves."""
 
 
 def analyse(model: keras.Model, input_signed: bool = True) -> Network:
@@ -126,9 +121,9 @@ def _signs(nodes: Sequence[Node], input_signed: bool) -> list[Node]:
     def negative(node: Node) -> bool:
         if node.kind == "input":
             return input_signed
-        if node.kind in KEEPS_GRID or node.kind in (*_AVERAGES, "multiply"):
+        if node.kind in KEEPS_SIGN:
             return node.activation == "linear" and any(home[name].grid_of in signed for name in node.inputs)
-        return node.activation == "linear" and node.fixed_step is None
+        return node.activation == "linear" and (node.fixed_step is None or node.kind == "tanh")
 
     known = -1
     while known < len(signed):
@@ -201,7 +196,7 @@ class _Walk:
         if kind in WEIGHTED and activation == "linear" and type_name(follower) == "BatchNormalization":
             members.append(follower)
             follower = self._follower(follower)
-        absorbs = kind in _ABSORBS and activation == "linear" and fixed_step(layer) is None
+        absorbs = kind in ABSORBING and activation == "linear" and fixed_step(layer) is None
         if absorbs and follower is not None and activation_of(follower) and is_activation(follower):
             members.append(follower)
             activation = activation_of(follower) or "linear"

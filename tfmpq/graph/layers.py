@@ -6,19 +6,16 @@ layers that may be wrapped.
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import keras
 
-from tfmpq.graph.frozen import Activation, LayerKind
+from tfmpq.graph.frozen import Activation
+from tfmpq.graph.kinds import WEIGHTED, NodeKind
 from tfmpq.quantizers.wrapper import inner
 
-NodeKind = Literal[LayerKind, "affine", "leaky_relu", "upsampling2d"]
-"""Kinds of fused nodes. Those that are no `LayerKind` become several layers, or a depthwise one, when frozen:
-`affine` multiplies each channel by a factor and adds an offset."""
-
-WEIGHTED = ("conv2d", "depthwise_conv2d", "dense", "conv2d_transpose")
-"""Kinds with a kernel whose bit-width is searched."""
+LARGEST_BILINEAR = 5
+"""Largest factor of bilinear interpolation, whose weights are multiples of 1 / (2 * factor)^2 up to 127."""
 
 KINDS: dict[str, NodeKind] = {
     "Conv2D": "conv2d",
@@ -26,6 +23,7 @@ KINDS: dict[str, NodeKind] = {
     "Conv2DTranspose": "conv2d_transpose",
     "Dense": "dense",
     "Add": "add",
+    "Subtract": "subtract",
     "Multiply": "multiply",
     "Concatenate": "concatenate",
     "GlobalAveragePooling2D": "global_average_pooling2d",
@@ -34,6 +32,8 @@ KINDS: dict[str, NodeKind] = {
     "ZeroPadding2D": "zero_padding",
     "PadShortcut": "zero_padding",
     "Cropping2D": "cropping2d",
+    "Slice": "slice",
+    "Permute": "transpose",
     "UpSampling2D": "upsampling2d",
     "Flatten": "reshape",
     "Reshape": "reshape",
@@ -57,13 +57,17 @@ _OF_ACTIVATION: dict[str, NodeKind] = {
     "relu6": "affine",
     "hard_sigmoid": "affine",
     "sigmoid": "sigmoid",
+    "tanh": "tanh",
+    "elu": "elu",
     "gelu": "gelu",
     "gelu_tanh": "gelu",
 }
 
-FIXED_STEPS = {"sigmoid": 1.0 / 256, "hard_sigmoid": 1.0 / 255}
-"""Step of tensors whose 8-bit grid is given: LiteRT's LOGISTIC has 1/256, and saturation at 255 steps is the
-upper bound of a hard sigmoid."""
+_OF_INTERPOLATION: dict[str, NodeKind] = {"nearest": "upsampling2d", "bilinear": "bilinear"}
+
+FIXED_STEPS = {"sigmoid": 1.0 / 256, "hard_sigmoid": 1.0 / 255, "tanh": 1.0 / 128}
+"""Step of tensors whose 8-bit grid is given: LiteRT's LOGISTIC has 1/256, TANH 1/128, and saturation at 255
+steps is the upper bound of a hard sigmoid."""
 
 
 _REASONS = {
@@ -108,6 +112,8 @@ def kind_of(layer: Any) -> NodeKind:
     """Kind of the node that starts at a supported layer."""
     if type_name(layer) == "Activation":
         return _OF_ACTIVATION.get(function_name(layer), "reshape")
+    if type_name(layer) == "UpSampling2D":
+        return _OF_INTERPOLATION.get(inner(layer).interpolation, "upsampling2d")
     return KINDS.get(type_name(layer), "reshape")
 
 
@@ -207,14 +213,12 @@ def _broadcasts(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
     return len(small) == len(large) == 3 and small == (1, 1, large[2])
 
 
-def _concatenate_problem(layer: Any) -> str | None:
-    rank = len(layer.output.shape)
-    return None if inner(layer).axis in (-1, rank - 1) else f"axis {inner(layer).axis}; only the channels"
-
-
 def _upsampling_problem(layer: Any) -> str | None:
-    if inner(layer).interpolation != "nearest":
-        return f"interpolation '{inner(layer).interpolation}', which the runtime rounds; only 'nearest'"
+    upsampling = inner(layer)
+    if upsampling.interpolation not in ("nearest", "bilinear"):
+        return f"interpolation '{upsampling.interpolation}'; only 'nearest' and 'bilinear'"
+    if upsampling.interpolation == "bilinear" and max(upsampling.size) > LARGEST_BILINEAR:
+        return f"bilinear interpolation by more than {LARGEST_BILINEAR}, whose weights need more than 8 bits"
     return None
 
 
@@ -225,7 +229,7 @@ _OTHER_PROBLEMS: dict[str, Any] = {
     "LeakyReLU": _channel_problem,
     "PReLU": _prelu_problem,
     "Add": _pairwise_problem,
+    "Subtract": _pairwise_problem,
     "Multiply": _pairwise_problem,
-    "Concatenate": _concatenate_problem,
     "UpSampling2D": _upsampling_problem,
 }

@@ -12,6 +12,7 @@ from typing import Any
 
 import keras
 
+from tfmpq.graph.operations import expand
 from tfmpq.graph.replay import Replay, bare
 from tfmpq.graph.rewrites import (
     REWRITES,
@@ -22,6 +23,7 @@ from tfmpq.graph.rewrites import (
     takes_affine,
 )
 from tfmpq.graph.sequences import lift
+from tfmpq.graph.vectors import with_image
 from tfmpq.keras_internals import operation_of
 
 
@@ -33,9 +35,10 @@ def lower(model: keras.Model) -> keras.Model:
 
     Returns:
         A model of new layers that computes the same; `model` itself if there is nothing to rewrite. Where
-        `model` takes sequences (length, channels), the new one takes images (1, length, channels).
+        `model` takes sequences (length, channels) or vectors (length,), the new one takes images
+        (1, length, channels) or (1, 1, length).
     """
-    model = lift(model)
+    model = lift(with_image(expand(model)))
     image = model.inputs[0]
     name = operation_of(image).name
     lowering = Lowering([name])

@@ -7,15 +7,13 @@ from dataclasses import dataclass
 import keras
 
 from tfmpq.graph.containers import Operator
-from tfmpq.graph.frozen import SCALE_PRESERVING, Activation
-from tfmpq.graph.layers import WEIGHTED, NodeKind, fixed_step, type_name
+from tfmpq.graph.frozen import Activation
+from tfmpq.graph.kinds import KEEPS_GRID, WEIGHTED, NodeKind
+from tfmpq.graph.layers import fixed_step, type_name
 from tfmpq.quantizers.wrapper import inner
 
 INPUT_QUANTIZER = "input_quantizer"
 """Name of the layer that puts the image on its 8-bit grid."""
-
-KEEPS_GRID = SCALE_PRESERVING | {"upsampling2d"}
-"""Kinds whose output is made of the codes of their inputs."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

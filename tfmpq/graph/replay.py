@@ -9,9 +9,9 @@ import keras
 import numpy as np
 
 from tfmpq.graph.layers import KINDS, is_transparent
-from tfmpq.keras_internals import calls_in_order, functional_of, holds_graph
+from tfmpq.keras_internals import calls_in_order, functional_of, holds_graph, uncalled
 
-_COPIED = frozenset({*KINDS, "Activation", "Softmax"})
+_COPIED = frozenset({*KINDS, "Activation", "Softmax", "Normalization"})
 
 
 class Replay:
@@ -65,6 +65,8 @@ class Replay:
         """Call a copy of a layer with its weights; layers that will be refused are called themselves."""
         kwargs.pop("mask", None)  # the functional graph records an empty one
         known = type(operation).__name__ in _COPIED or is_transparent(operation)
+        if not isinstance(operation, keras.layers.Layer):
+            operation = uncalled(operation)
         if not known or not isinstance(operation, keras.layers.Layer):
             return keras.tree.flatten(operation(*args, **kwargs))
         name = self.name(operation.name)

@@ -79,9 +79,15 @@ def _by_channel(normalization: Any) -> bool:
 
 def _operation_with_constant(name: str, args: tuple[Any, ...]) -> Channels | None:
     constants = [arg for arg in args if not isinstance(arg, keras.KerasTensor)]
-    if len(constants) != 1 or np.size(constants[0]) != 1:
+    if len(constants) != 1:
         return None
-    value, zero, one = np.asarray(constants[0], np.float64).reshape(()), np.zeros(()), np.ones(())
+    tensor = next(arg for arg in args if isinstance(arg, keras.KerasTensor))
+    if np.size(constants[0]) not in (1, np.shape(constants[0])[-1] if np.ndim(constants[0]) else 1):
+        return None
+    if np.size(constants[0]) not in (1, tensor.shape[-1]):
+        return None  # another shape comes out
+    value = np.asarray(constants[0], np.float64).reshape(() if np.size(constants[0]) == 1 else (-1,))
+    zero, one = np.zeros(()), np.ones(())
     first = isinstance(args[0], keras.KerasTensor)
     match name:
         case "Add":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 
@@ -16,6 +17,8 @@ from tfmpq.policy.search_space import Candidates
 
 class _Uniform:
     """The same width everywhere, the widest that fits the budgets."""
+
+    trains: ClassVar[bool] = False
 
     def check(self, options: SearchOptions) -> None:
         """No knobs."""
@@ -63,6 +66,8 @@ class _Random:
 
     A search that does not beat this at equal cost has found nothing.
     """
+
+    trains: ClassVar[bool] = False
 
     def check(self, options: SearchOptions) -> None:
         """No knobs."""

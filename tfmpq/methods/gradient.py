@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
@@ -25,7 +25,6 @@ from tfmpq.policy.expected_cost import ExpectedCost
 from tfmpq.policy.search_space import Candidates
 from tfmpq.quantizers.choices import bit_choices
 from tfmpq.quantizers.relaxation import Relaxation, scores
-from tfmpq.tasks.task import begins_trained
 from tfmpq.training.budget_term import BudgetTerm
 from tfmpq.training.loop import train
 from tfmpq.training.optimizer import QuantizationOptimizer
@@ -55,6 +54,8 @@ class GradientMethod:
         knobs: What of `sharpness` can be set by options, beside what all sharpness-aware methods have.
         relaxation: How logits weight the candidates. Of a softmax, improbable ones can be dropped.
     """
+
+    trains: ClassVar[bool] = True
 
     sharpness: SharpnessOptions | None
     knobs: tuple[str, ...] = ()
@@ -91,7 +92,7 @@ class GradientMethod:
             # Phi comes from the first gaps; a short search cannot wait for a hundred of them.
             window = min(sharpness.radius.window, max(1, steps // 4 // sharpness.second_gradient_every))
             sharpness = replace(sharpness, radius=replace(sharpness.radius, window=window))
-        started = options.float_epochs or begins_trained(options.model, options.weights)
+        started = options.float_epochs or task.begins_trained
         rate = options.learning_rate or (0.01 if started else 0.05)
         quantized = problem.searchable(self.relaxation)
         trainer = search_trainer(

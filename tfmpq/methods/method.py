@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import keras
 
-from tfmpq.data.preprocess import value_range
+from tfmpq.data.preprocess import pixel_step, value_range
 from tfmpq.errors import UsageError
 from tfmpq.methods.options import SearchOptions
 from tfmpq.policy.budget import Budget
@@ -62,6 +62,7 @@ class Problem:
             images,
             value_range(self.task.preprocessing),
             relaxation,
+            pixel_step(self.task.preprocessing),
         )
 
 
@@ -96,7 +97,13 @@ class Outcome:
 
 
 class Method(Protocol):
-    """A way to search."""
+    """A way to search.
+
+    Attributes:
+        trains: Whether it learns from all training images; else some random ones are enough.
+    """
+
+    trains: ClassVar[bool]
 
     def check(self, options: SearchOptions) -> None:
         """Refuse options that the method does not have, before anything is loaded.

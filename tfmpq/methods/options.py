@@ -1,16 +1,25 @@
-"""What a search is asked for: one record of all options, and which of them depend on the method.
+"""What a search can be asked for.
 
 Nothing heavy is imported here, so that the command line can read the names.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tfmpq.errors import UsageError
+from tfmpq.methods.common_options import (
+    BudgetOptions,
+    DataOptions,
+    MethodOptions,
+    PreprocessOptions,
+    TrainingOptions,
+    WidthOptions,
+    weights_option,
+)
+from tfmpq.options import Options, option
 
 RADII = ("inverse", "direct", "fixed")
 PERTURBED = ("quantized", "latent")
@@ -18,96 +27,230 @@ NORMS = ("global", "layer")
 PRECISIONS = ("float32", "bfloat16")
 SELECTIONS = ("argmax", "knapsack", "least-sharp")
 
-KNOBS: Mapping[str, Any] = {
-    "perturb": "quantized",
-    "radius": None,
-    "rho_max": None,
-    "phi": None,
-    "alpha": None,
-    "norm": "global",
-    "adaptive": False,
-    "second_gradient_every": 1,
-    "select": "knapsack",
-    "prune_below": None,
-    "precision": "float32",
-}
-"""Options that not every method has, with their defaults; None stands for the method's own value."""
 
-_NAMED: Mapping[str, tuple[str, ...]] = {
-    "perturb": PERTURBED,
-    "radius": RADII,
-    "norm": NORMS,
-    "select": SELECTIONS,
-    "precision": PRECISIONS,
-}
+_SHARPNESS = "Sharpness-aware methods"
+_LATENCY = "Budgets of latency"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SearchOptions:
-    """The options of `tfmpq.search`, which describes them."""
+@dataclass(frozen=True, kw_only=True)
+class SharpnessKnobs(Options):
+    """What sharpness-aware methods can be told."""
 
-    model: str
-    proxy: str
-    weights: str | None
-    budgets: Sequence[str]
-    pareto: Sequence[str]
-    weight_bits: Sequence[int]
-    activation_bits: Sequence[int]
-    method: str
-    perturb: str
-    radius: str | None
-    rho_max: float | None
-    phi: float | None
-    alpha: float | None
-    norm: str
-    adaptive: bool
-    second_gradient_every: int
-    select: str
-    prune_below: float | None
-    precision: str
-    epochs: int
-    steps_per_epoch: int | None
-    batch_size: int
-    seed: int
-    float_epochs: int
-    imitate: bool
-    learning_rate: float | None
-    preprocessing: str | None
-    target_input: int | None
-    target_classes: int | None
-    latency_table: str | Path | None
-    on: str | None
-    threads: int | None
-    ssh_config: str | Path | None
+    radius: str | None = option(
+        None,
+        "text",
+        "How asga's radius follows the surrogate gap h: phi / ln(1 + h), ln(1 + h), or not at all.",
+        shown="inverse",
+        choices=RADII,
+        section=_SHARPNESS,
+        recorded="given",
+    )
+    rho_max: float | None = option(
+        None,
+        "number",
+        "Largest radius; the radius of methods with a fixed one.",
+        shown="0.05; with --adaptive 0.5",
+        metavar="RHO",
+        least=0,
+        open=True,
+        section=_SHARPNESS,
+        recorded="given",
+    )
+    phi: float | None = option(
+        None,
+        "number",
+        "Constant of the inverse radius.",
+        shown="from the first gaps",
+        metavar="PHI",
+        least=0,
+        open=True,
+        section=_SHARPNESS,
+        recorded="given",
+    )
+    alpha: float | None = option(
+        None,
+        "number",
+        "How strongly both gradients are aligned.",
+        shown="0.001; gsam: 0.4",
+        metavar="ALPHA",
+        least=0,
+        section=_SHARPNESS,
+        recorded="given",
+    )
+    perturb: str = option(
+        "quantized",
+        "text",
+        "What is perturbed: kernels after quantization, or before.",
+        choices=PERTURBED,
+        section=_SHARPNESS,
+    )
+    norm: str = option(
+        "global",
+        "text",
+        "One gradient norm over all layers, or one in each.",
+        choices=NORMS,
+        section=_SHARPNESS,
+        recorded="given",
+    )
+    adaptive: bool = option(
+        False,
+        "yes-no",
+        "Perturb in proportion to the magnitude of the weights (ASAM).",
+        section=_SHARPNESS,
+        recorded="given",
+    )
+    second_gradient_every: int = option(
+        1,
+        "whole",
+        "Take the second gradient every K steps and reuse a part of it in between (LookSAM).",
+        metavar="K",
+        least=1,
+        section=_SHARPNESS,
+        recorded="given",
+    )
 
-    @classmethod
-    def of(cls, arguments: Mapping[str, Any]) -> SearchOptions:
-        """Picks the options from the arguments of a call.
 
-        Raises:
-            UsageError: One has a value that does not exist.
-        """
-        options = cls(**{field.name: arguments[field.name] for field in fields(cls)})
-        for name, allowed in _NAMED.items():
-            value = getattr(options, name)
-            if value is not None and value not in allowed:
-                raise UsageError(
-                    f"{name} is one of {', '.join(allowed)}. Received: {value}. Take one of them."
-                )
-        if options.prune_below is not None and not 0 < options.prune_below < 0.5:
-            raise UsageError(
-                "A choice is dropped below a probability between 0 and 0.5. "
-                f"Received: prune_below={options.prune_below}. Take 0.01."
-            )
-        return options
+@dataclass(frozen=True, kw_only=True)
+class SelectionKnobs(Options):
+    """What methods that learn probabilities can be told."""
+
+    select: str = option(
+        "knapsack",
+        "text",
+        "How bits follow from learned probabilities: the most probable of each layer, narrowed to the "
+        "budget; the most probable within the budget, exactly; the least sharp of 20 that are drawn.",
+        choices=SELECTIONS,
+        recorded="given",
+    )
+    prune_below: float | None = option(
+        None,
+        "number",
+        "Drop bit-widths whose probability is below P at the end of an epoch, such as 0.01.",
+        shown="none",
+        metavar="P",
+        least=0,
+        most=0.5,
+        open=True,
+        recorded="given",
+    )
+    precision: str = option(
+        "float32",
+        "text",
+        "Precision of activations and convolutions during the search; for GPUs and TPUs.",
+        choices=PRECISIONS,
+        recorded="given",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencyOptions(Options):
+    """What a budget of latency is for."""
+
+    latency_table: str | Path | None = option(
+        None,
+        "file",
+        "What tfmpq profile has measured, for --budget latency=2.5ms or latency=0.9x.",
+        metavar="FILE.json",
+        section=_LATENCY,
+        recorded="never",
+    )
+    on: str | None = option(
+        None,
+        "text",
+        "Device that the latency is for: local, ssh:HOST or adb[:SERIAL]; the table has to be that of its "
+        "processor and runtime.",
+        shown="local for a table that was measured so, else not asked",
+        metavar="TARGET",
+        section=_LATENCY,
+        recorded="never",
+    )
+    threads: int | None = option(
+        None,
+        "whole",
+        "Threads of the runtime that the latency is for.",
+        shown="the table's",
+        metavar="N",
+        least=1,
+        section=_LATENCY,
+        recorded="never",
+    )
+    ssh_config: str | Path | None = option(
+        None,
+        "file",
+        "Configuration file for ssh and scp (their -F).",
+        shown="~/.ssh/config",
+        metavar="FILE",
+        envvar="TFMPQ_SSH_CONFIG",
+        section=_LATENCY,
+        recorded="never",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions(
+    LatencyOptions,
+    SharpnessKnobs,
+    PreprocessOptions,
+    TrainingOptions,
+    SelectionKnobs,
+    MethodOptions,
+    WidthOptions,
+    BudgetOptions,
+    DataOptions,
+):
+    """The options of `tfmpq.search`, each described in `tfmpq search --help` and docs/cli.md."""
+
+    weights: str | None = weights_option("those of a model file, else random ones")
+    pareto: tuple[str, ...] = option(
+        (),
+        "texts",
+        "Write a policy for each of these budgets of size, such as 0.3x,0.4x,0.5x, from one search at the "
+        "middle one.",
+        metavar="LIMIT,...",
+        recorded="given",
+    )
+    float_epochs: int = option(
+        0, "whole", "Epochs of float training before the search.", metavar="N", least=0
+    )
+    target_input: int | None = option(
+        None,
+        "whole",
+        "Image side in pixels at which the budget counts BOPs.",
+        shown="that of the proxy",
+        metavar="N",
+        least=1,
+    )
+    target_classes: int | None = option(
+        None,
+        "whole",
+        "Classes for which the budget counts the last layer.",
+        shown="those of the proxy",
+        metavar="N",
+        least=2,
+    )
+    imitate: bool = option(
+        False,
+        "switch",
+        "Learn to give what the float network gives on the proxy's images, not their labels; it keeps the "
+        "classes of its weights (--target-classes).",
+        recorded="given",
+    )
 
     @property
     def knobs(self) -> dict[str, Any]:
         """The knobs that were given another value than their default."""
-        return {name: getattr(self, name) for name, value in KNOBS.items() if getattr(self, name) != value}
+        return {name: value for name, value in self.changed.items() if name in KNOBS}
 
     @property
     def description(self) -> str:
         """The method with its knobs, for records: `asga (rho_max=0.1, norm=layer)`."""
-        knobs = ", ".join(f"{name}={value}" for name, value in self.knobs.items())
+        given = self.knobs
+        knobs = ", ".join(f"{name}={given[name]}" for name in KNOBS if name in given)
         return f"{self.method} ({knobs})" if knobs else self.method
+
+
+KNOBS: Mapping[str, Any] = {
+    name: (SharpnessKnobs.defaults() | SelectionKnobs.defaults())[name]
+    for name in ("perturb", *SharpnessKnobs.defaults(), *SelectionKnobs.defaults())
+}
+"""Options that not every method has, with their defaults; None stands for the method's own value."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import ClassVar
 
 import keras
 import numpy as np
@@ -33,6 +34,8 @@ Increases = dict[str, np.ndarray]
 
 
 class _Sensitivity:
+    trains: ClassVar[bool] = False
+
     def check(self, options: SearchOptions) -> None:
         """No knobs: neither a radius nor probabilities."""
         refuse_foreign_knobs(options, ())

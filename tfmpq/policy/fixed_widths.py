@@ -6,19 +6,20 @@ from pathlib import Path
 
 from tfmpq.errors import UsageError
 from tfmpq.graph.containers import WEIGHT_BITS, require_wide_target
-from tfmpq.graph.frozen import INEXACT_WIDE, WIDE
+from tfmpq.graph.frozen import WIDE
+from tfmpq.graph.kinds import INEXACT_WIDE
 from tfmpq.graph.network import Network
 from tfmpq.policy.policy import Activations, Policy, load_policy, uniform_policy
 from tfmpq.policy.search_space import PINNED_BITS
 
 
 def check_widths(
-    weight_bits: int | None, activation_bits: int | None, policy: str | Path | None, target: str
+    weight_bits: int | None, activation_bits: int | None, policy: Policy | str | Path | None, target: str
 ) -> Policy | None:
     """Refuse widths that contradict each other or the target, before any work.
 
     Returns:
-        The policy of the file; None without one.
+        The policy that is given, or that of the file; None without one.
 
     Raises:
         UsageError: They do, or the file is no policy.
@@ -37,7 +38,7 @@ def check_widths(
         raise UsageError(
             f"Activations have 2 to 8 bits, or 16. Received: {activation_bits}. Choose one of these."
         )
-    read = None if policy is None else load_policy(policy)
+    read = policy if policy is None or isinstance(policy, Policy) else load_policy(policy)
     if activation_bits == WIDE or (read is not None and read.wide):
         require_wide_target(target)
     return read

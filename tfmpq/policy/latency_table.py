@@ -15,7 +15,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from tfmpq.errors import UsageError
-from tfmpq.graph.containers import WEIGHT_BITS, Target, container_for
+from tfmpq.graph.containers import WEIGHT_BITS, Operator, Target, alternatives, container_for
+from tfmpq.graph.forms import Candidate, pick
 from tfmpq.policy.cost import REFERENCE_BITS, CostModel, LayerCost
 from tfmpq.policy.latency_cost import NANOSECONDS, LatencyCosts
 
@@ -181,14 +182,43 @@ class LatencyTable(_Record):
         )
 
     def _by_width(self, layer: LayerTimes) -> dict[int, int]:
-        times: dict[tuple[int, str], float] = {(time.bits, time.decode): time.ms for time in layer.times}
         found = {}
         for bits in WEIGHT_BITS:
-            container = container_for(layer.operator, bits, layer.fan_in, self.form)  # type: ignore[arg-type]
-            ms = times.get((container.bits, container.decode))
-            if ms is not None:
-                found[bits] = round(ms * NANOSECONDS)
+            time = self._chosen(layer, bits)
+            if time is not None:
+                found[bits] = round(time.ms * NANOSECONDS)
         return found
+
+    def _chosen(self, layer: LayerTimes, bits: int) -> ContainerTime | None:
+        """A layer at a width in the form that a balanced export by this table has; None if not profiled."""
+        times: dict[tuple[int, str], ContainerTime] = {(t.bits, t.decode): t for t in layer.times}
+        row: Operator = layer.operator  # type: ignore[assignment]
+        first = container_for(row, bits, layer.fan_in, self.form)
+        if (first.bits, first.decode) not in times:
+            return None
+        whole = times.get((REFERENCE_BITS, "native"), times[first.bits, first.decode]).ms
+        channels = layer.weights // layer.fan_in
+        held = [
+            Candidate(
+                container,
+                container.stored_bytes(layer.weights, channels),
+                times[container.bits, container.decode].ms / whole if whole else 1.0,
+            )
+            for container in (first, *alternatives(row, bits, layer.fan_in, self.form))
+            if (container.bits, container.decode) in times
+        ]
+        chosen = pick(held, "balanced").container
+        return times[chosen.bits, chosen.decode]
+
+    def held_ms(self, containers: Mapping[str, tuple[int, str]], activation_bits: Mapping[str, int]) -> float:
+        """Latency of a network in milliseconds, by the container of each layer: bits and decoding."""
+        costs = self.costs()
+        total = costs.base + sum(costs.of_tensor(name, bits) for name, bits in activation_bits.items())
+        for layer in self.layers:
+            held = containers[layer.name]
+            ms = next(time.ms for time in layer.times if (time.bits, time.decode) == held)
+            total += round(ms * NANOSECONDS)
+        return total / NANOSECONDS
 
     def predicted_ms(self, weight_bits: Mapping[str, int], activation_bits: Mapping[str, int]) -> float:
         """Latency of an assignment in milliseconds.

@@ -6,11 +6,14 @@ exactly.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from tfmpq.graph.frozen import Activation, FrozenLayer, FrozenWeights, TensorGrid
 from tfmpq.graph.network import Node, shortcut_channels
 from tfmpq.quantization.folding import affine_of, array, fold_by_channel
+from tfmpq.quantization.interpolation import bilinear
 
 _POINT = {"strides": (1, 1), "padding": "valid", "dilation": (1, 1)}
 MAX_CONCATENATED = 5
@@ -87,7 +90,9 @@ def leaky_relu(
     ]
 
 
-def upsampling(node: Node, inputs: tuple[str, ...], grid: TensorGrid) -> list[FrozenLayer]:
+def upsampling(
+    node: Node, inputs: tuple[str, ...], source: TensorGrid, grid: TensorGrid
+) -> list[FrozenLayer]:
     """Repeats columns, then rows: XNNPACK has no nearest resize, but a tensor can be beside itself."""
     rows, columns = node.main.size
     height, width, channels = node.output_shape
@@ -101,9 +106,12 @@ def upsampling(node: Node, inputs: tuple[str, ...], grid: TensorGrid) -> list[Fr
     ]
 
 
-def concatenation(node: Node, inputs: tuple[str, ...], grid: TensorGrid) -> list[FrozenLayer]:
-    """Tensors beside each other along the channels."""
-    return _concatenated(node.name, inputs, len(node.output_shape) - 1, grid)
+def concatenation(
+    node: Node, inputs: tuple[str, ...], source: TensorGrid, grid: TensorGrid
+) -> list[FrozenLayer]:
+    """Tensors beside each other along an axis."""
+    axis = node.main.axis
+    return _concatenated(node.name, inputs, axis - 1 if axis > 0 else axis + len(node.output_shape), grid)
 
 
 def _concatenated(name: str, inputs: tuple[str, ...], axis: int, grid: TensorGrid) -> list[FrozenLayer]:
@@ -136,3 +144,14 @@ def shortcut(node: Node, inputs: tuple[str, ...], grid: TensorGrid) -> list[Froz
     paddings = ((0, 0), (0, 0), (extra // 2, extra - extra // 2))
     layers.append(FrozenLayer(node.name, "zero_padding", inputs, grid, attributes={"paddings": paddings}))
     return layers
+
+
+DECOMPOSED: dict[str, Callable[[Node, tuple[str, ...], TensorGrid, TensorGrid], list[FrozenLayer]]] = {
+    "affine": affine,
+    "leaky_relu": leaky_relu,
+    "upsampling2d": upsampling,
+    "bilinear": bilinear,
+    "concatenate": concatenation,
+}
+"""The layers of a node that is no single operator: from the node, the names of its inputs, the grid of the
+first one and the grid of its output."""

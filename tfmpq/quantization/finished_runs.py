@@ -9,16 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
+from tfmpq.data.dataset import Dataset, Split
+from tfmpq.data.npz import read_npz
 from tfmpq.data.preprocess import value_range
 from tfmpq.errors import UsageError
-from tfmpq.files import read_json
+from tfmpq.files import read_json, write_atomically
 from tfmpq.graph.frozen import FrozenModel
-from tfmpq.graph.fusion import analyse
 from tfmpq.policy.policy import Policy, load_policy
 from tfmpq.provenance import versions
 from tfmpq.quantization.discretization import restrict
 from tfmpq.quantization.freeze import freeze
+from tfmpq.tasks.task import fused
 from tfmpq.training.run_folder import Stage
 
 
@@ -58,6 +61,43 @@ def finished_model(run: Path) -> tuple[Stage, keras.Model] | None:
     return None
 
 
+_TEST_IMAGES = "test.npz"
+_KEPT_IMAGES, _KEPT_BYTES = 1000, 2**28
+
+
+def keep_test_images(stage: Stage, dataset: Dataset) -> None:
+    """Keep some of a user's own test images, drawn at random, for later proofs: no word stands for them.
+
+    At most 1,000 images of 256 MiB in all, as they were given.
+    """
+    test = dataset.test
+    array = test.array
+    if array is None:
+        return
+    most = min(_KEPT_IMAGES, max(1, _KEPT_BYTES * len(array) // max(1, array.nbytes)))
+    chosen = np.random.default_rng(0).permutation(len(array))[:most]
+    images, labels = np.asarray(array[chosen]), test.labels[chosen]
+    path = stage.path(f".{_TEST_IMAGES}")
+    write_atomically(path, lambda temporary: np.savez(temporary, images=images, labels=labels))
+
+
+def kept_test_images(run: Path, options: Mapping[str, Any]) -> Dataset | None:
+    """The data that `keep_test_images` has kept; None if there are none.
+
+    Raises:
+        TfmpqError: The file is damaged.
+    """
+    path = Stage(run, "finetune").path(f".{_TEST_IMAGES}")
+    if not path.exists():
+        return None
+    arrays = read_npz(path)
+    test = Split(arrays["labels"], arrays["images"])
+    return Dataset(
+        options["target"], 0, None, test.take(np.arange(0)), test, options["data"],
+        seen=value_range(options["preprocessing"]),
+    )  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Finetuned:
     """A finished fine-tuning as it lies in its run folder."""
@@ -91,7 +131,7 @@ class Finetuned:
     def frozen(self) -> FrozenModel:
         """The network as integers."""
         preprocessing = self.options["preprocessing"]
-        network = analyse(self.model, value_range(preprocessing)[0] < 0)
+        network = fused(self.model, preprocessing)
         facts = file_facts(
             self.result["model"],
             preprocessing,

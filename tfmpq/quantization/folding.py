@@ -12,6 +12,8 @@ from tfmpq.graph.frozen import WIDE, FrozenWeights, TensorGrid
 from tfmpq.graph.network import Node
 
 _BIAS_LIMIT = 2.0**30
+"""Half of what int32 holds: the other half is for the products that are added to the bias."""
+
 _WIDE_BIAS_LIMIT = 2.0**45
 """With 16-bit activations accumulators have 64 bits, of which the runtime scales 48."""
 
@@ -72,6 +74,7 @@ def fold(
     raised = np.maximum(scales, floor)
     integers = np.round(integers * (scales / raised).reshape(channel_shape))
     kept = raised.astype(np.float32)
+    # The product in float32, because that is the bias's scale in the file.
     grid = (np.float32(source.scale) * kept).astype(np.float64)
     # The runtime refuses multipliers of 256. From 255 on one step of the accumulator saturates the output, so
     # that a smaller scale of weights and bias changes nothing.

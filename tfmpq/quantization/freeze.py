@@ -7,7 +7,7 @@ goes into the integers, whose levels are symmetric).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -15,9 +15,10 @@ import numpy as np
 from keras import ops
 
 from tfmpq.graph.frozen import WIDE, FrozenLayer, FrozenModel, FrozenWeights, TensorGrid
-from tfmpq.graph.layers import WEIGHTED, function_name, is_transparent, reaches_over_border
+from tfmpq.graph.kinds import WEIGHTED
+from tfmpq.graph.layers import function_name, is_transparent, reaches_over_border
 from tfmpq.graph.network import INPUT_QUANTIZER, Network, Node
-from tfmpq.quantization import decomposition as expansion
+from tfmpq.quantization import decomposition
 from tfmpq.quantization.folding import (
     Folded,
     affine_of,
@@ -61,19 +62,12 @@ def _layers(
 ) -> list[FrozenLayer]:
     """The frozen layers of one node; the last one has its name."""
     if type(node.main).__name__ == "PadShortcut":
-        return expansion.shortcut(node, inputs, grid)
-    match node.kind:
-        case "affine":
-            return expansion.affine(node, inputs, sources[0], grid)
-        case "leaky_relu":
-            return expansion.leaky_relu(node, inputs, sources[0], grid)
-        case "upsampling2d":
-            return expansion.upsampling(node, inputs, grid)
-        case "concatenate":
-            return expansion.concatenation(node, inputs, grid)
-        case kind:
-            weights = _weights(model, node, sources[0], grid) if kind in WEIGHTED else None
-            return [FrozenLayer(node.name, kind, inputs, grid, node.activation, weights, _attributes(node))]
+        return decomposition.shortcut(node, inputs, grid)
+    if node.kind in decomposition.DECOMPOSED:
+        return decomposition.DECOMPOSED[node.kind](node, inputs, sources[0], grid)
+    kind: Any = node.kind  # a `LayerKind`: all others are decomposed, which no type checker sees
+    weights = _weights(model, node, sources[0], grid) if kind in WEIGHTED else None
+    return [FrozenLayer(node.name, kind, inputs, grid, node.activation, weights, _ATTRIBUTES[kind](node))]
 
 
 def snap_biases(model: keras.Model, network: Network) -> None:
@@ -119,7 +113,8 @@ def _grids(model: keras.Model, network: Network) -> dict[str, TensorGrid]:
         node = network.on_grid(name)[0]
         quantizer = wrapper.output_quantizer
         step = node.fixed_step or float(_step(quantizer, wrapper.output_variables, wrapper.name))
-        found[name] = TensorGrid(step, quantizer.bits[0], quantizer.signed, WIDE if wide else 8)
+        container = WIDE if wide else 8
+        found[name] = TensorGrid(step, quantizer.bits[0], quantizer.signed, container, quantizer.halfway)
     return found
 
 
@@ -144,6 +139,7 @@ def _fold(model: keras.Model, node: Node, source: TensorGrid, target: TensorGrid
     step = _step(quantizer, wrapper.weight_variables, node.name)
     levels = quantizer.levels[0]
     kernel = array(wrapper.layer.kernel, np.float32)
+    # Both are float32, as in training: in float64 a quotient close to a tie may round otherwise.
     integers = np.clip(np.round(kernel / step), levels.low, levels.high)
     scales = step.astype(np.float64).reshape(-1)
     bias = getattr(wrapper.layer, "bias", None)
@@ -163,30 +159,41 @@ def _weights(model: keras.Model, node: Node, source: TensorGrid, target: TensorG
     return _fold(model, node, source, target).weights(bits)
 
 
-def _attributes(node: Node) -> dict[str, Any]:
+def _convolution(node: Node) -> dict[str, Any]:
     layer = node.main
-    if node.kind in ("conv2d", "depthwise_conv2d"):
-        found = {
-            "strides": tuple(layer.strides),
-            "padding": layer.padding,
-            "dilation": tuple(layer.dilation_rate),
-        }
-        return found | ({"groups": layer.groups} if node.kind == "conv2d" else {})
-    if node.kind == "conv2d_transpose":
-        return {"strides": tuple(layer.strides), "padding": layer.padding}
-    if node.kind in ("max_pooling2d", "average_pooling2d"):
-        whole = node.kind == "average_pooling2d" and not reaches_over_border(node.layers[0])
-        return {
-            "pool_size": tuple(layer.pool_size),
-            "strides": tuple(layer.strides),
-            "padding": "valid" if whole else layer.padding,
-        }
-    if node.kind == "cropping2d":
-        return {"croppings": tuple(tuple(pair) for pair in layer.cropping)}
-    if node.kind == "zero_padding":
-        return {"paddings": (*(tuple(pair) for pair in layer.padding), (0, 0))}
-    if node.kind == "reshape":
-        return {"shape": node.output_shape}
-    if node.kind == "gelu":
-        return {"approximate": function_name(layer) == "gelu_tanh"}
-    return {"keepdims": layer.keepdims} if node.kind == "global_average_pooling2d" else {}
+    return {
+        "strides": tuple(layer.strides),
+        "padding": layer.padding,
+        "dilation": tuple(layer.dilation_rate),
+    }
+
+
+def _pooling(node: Node) -> dict[str, Any]:
+    layer = node.main
+    # Inside the image both paddings give the same windows; `valid` is the one that XNNPACK's averages have.
+    whole = node.kind == "average_pooling2d" and not reaches_over_border(node.layers[0])
+    return {
+        "pool_size": tuple(layer.pool_size),
+        "strides": tuple(layer.strides),
+        "padding": "valid" if whole else layer.padding,
+    }
+
+
+_ATTRIBUTES: dict[str, Callable[[Node], dict[str, Any]]] = {
+    "conv2d": lambda node: _convolution(node) | {"groups": node.main.groups},
+    "depthwise_conv2d": _convolution,
+    "conv2d_transpose": lambda node: {"strides": tuple(node.main.strides), "padding": node.main.padding},
+    "gelu": lambda node: {"approximate": function_name(node.main) == "gelu_tanh"},
+    "global_average_pooling2d": lambda node: {"keepdims": node.main.keepdims},
+    "average_pooling2d": _pooling,
+    "max_pooling2d": _pooling,
+    "zero_padding": lambda node: {"paddings": (*(tuple(pair) for pair in node.main.padding), (0, 0))},
+    "cropping2d": lambda node: {"croppings": tuple(tuple(pair) for pair in node.main.cropping)},
+    "slice": lambda node: {"parts": tuple(tuple(part) for part in node.main.parts)},
+    "transpose": lambda node: {"axes": tuple(axis - 1 for axis in node.main.dims)},
+    "reshape": lambda node: {"shape": node.output_shape},
+    **dict.fromkeys(
+        ("input", "dense", "add", "subtract", "multiply", "sigmoid", "tanh", "elu"), lambda node: {}
+    ),
+}
+"""Attributes of the frozen layer of a node that becomes one layer; see `FrozenLayer`."""

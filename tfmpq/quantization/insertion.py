@@ -13,6 +13,7 @@ from tfmpq.keras_internals import operation_of
 from tfmpq.policy.search_space import Candidates
 from tfmpq.quantizers.choices import quantize_wrappers
 from tfmpq.quantizers.config import MixedPrecisionQuantizeConfig
+from tfmpq.quantizers.learned_step import WIDE_BITS
 from tfmpq.quantizers.relaxation import Relaxation
 from tfmpq.quantizers.wrapper import QuantizeWrapper, inner
 
@@ -34,6 +35,7 @@ def quantize_model(
     calibration: np.ndarray,
     input_range: tuple[float, float],
     relaxation: Relaxation = "softmax",
+    pixel_step: float | None = None,
 ) -> keras.Model:
     """Clone a float model with quantizers on every kernel and every activation tensor.
 
@@ -51,17 +53,25 @@ def quantize_model(
         calibration: Preprocessed images, float32 (N, height, width, channels).
         input_range: Smallest and largest value that preprocessing can give.
         relaxation: How the logits of a choice weight its candidates.
+        pixel_step: Distance between neighbouring pixels (`tfmpq.data.preprocess.pixel_step`), where a grid of
+            that step, moved by half of it, holds every pixel; None for a grid that begins at 0.
 
     Returns:
         Functional model of the same layer names.
     """
+    if any(WIDE_BITS in widths for widths in activation_bits.values()):
+        pixel_step = None  # codes of 16 bits have no zero point
     configs = _configs(network, weight_bits, activation_bits, relaxation)
+    if pixel_step is not None:
+        configs[INPUT_QUANTIZER].output_halfway = True
     quantized = _clone(model, configs, network)
     for layer in model.layers:
         if layer.weights:
             inner(quantized.get_layer(layer.name)).set_weights(layer.get_weights())
     _initialise_weight_steps(quantized)
     _initialise_activation_steps(model, quantized, network, calibration, input_range)
+    if pixel_step is not None:
+        _give_steps(quantized.get_layer(INPUT_QUANTIZER), [pixel_step])
     return quantized
 
 

@@ -19,7 +19,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfmpq.graph.layers import WEIGHTED
+from tfmpq.graph.kinds import WEIGHTED
 from tfmpq.graph.network import INPUT_QUANTIZER, Network, Node
 from tfmpq.progress import Reporter
 from tfmpq.quantization.im2col import Positions, as_kernel, as_matrices, input_matrices
@@ -87,7 +87,7 @@ def reconstruct(
         if node.rounds and node.grid_of != node.tensor:
             copies.append(quantized.get_layer(node.grid_of))  # a quantizer that several tensors share
         tensors[node.name] = (_run(node.layers, wanted), _run(copies, given))
-        for name in node.inputs:
+        for name in node.inputs:  # a tensor is held no longer than until its last reader has run
             readers.remove(name)
             if name not in readers:
                 tensors.pop(name, None)
@@ -204,7 +204,7 @@ def _shift(copies: Sequence[keras.layers.Layer], shift: np.ndarray) -> None:
     """Take a change of the mean of every channel back, in BatchNorm or the bias, where there is one."""
     norms = [inner(layer) for layer in copies[1:] if type(inner(layer)).__name__ == "BatchNormalization"]
     layer = inner(copies[0])
-    if norms:
+    if norms:  # BatchNorm subtracts its mean, so the mean moves with the output
         norms[0].moving_mean.assign(np.asarray(norms[0].moving_mean) + shift)
     elif layer.use_bias:
         layer.bias.assign(np.asarray(layer.bias) - shift)

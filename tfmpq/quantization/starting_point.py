@@ -7,10 +7,9 @@ from pathlib import Path
 
 import keras
 
-from tfmpq.data.preprocess import value_range
+from tfmpq.data.preprocess import pixel_step, value_range
 from tfmpq.errors import UsageError
 from tfmpq.files import read_json
-from tfmpq.graph.fusion import analyse
 from tfmpq.models.registry import is_users_code
 from tfmpq.policy.policy import Policy, load_policy
 from tfmpq.progress import Reporter
@@ -18,8 +17,8 @@ from tfmpq.quantization.batch_statistics import with_fitting_statistics
 from tfmpq.quantization.discretization import refuse_unsearched, restrict
 from tfmpq.quantization.insertion import quantize_model
 from tfmpq.quantization.reconstruction import affordable_images, reconstruct
-from tfmpq.tasks.task import CALIBRATION_IMAGES, Task, begins_trained, is_trained
-from tfmpq.training.run_folder import Stage, load_keras
+from tfmpq.tasks.task import CALIBRATION_IMAGES, Task, begins_trained, fused
+from tfmpq.training.run_folder import OWN_MODEL, Stage, load_keras
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,14 +40,14 @@ class Origin:
     search: Stage | None
 
     @classmethod
-    def of(cls, source: Path, model: str | None) -> Origin:
-        """Read a run folder or a policy file.
+    def of(cls, source: Path | Policy, model: str | None) -> Origin:
+        """Read a run folder or a policy file, or take a policy.
 
         Raises:
             UsageError: The search is not finished, or the policy is of code that the user did not name.
             TfmpqError: A file is damaged.
         """
-        if source.is_dir():
+        if isinstance(source, Path) and source.is_dir():
             stage = Stage(source, "search")
             if not stage.finished:
                 raise UsageError(
@@ -58,13 +57,16 @@ class Origin:
             asked = read_json(stage.path(".json"))
             policy, name = load_policy(source / "policy.yaml"), asked["model"]
             loadable = str(stage.path(".float.keras")) if is_users_code(name) else name
+            if name == OWN_MODEL:
+                loadable = str(source / OWN_MODEL)
             return cls(policy, name, loadable, asked["preprocessing"], stage)
-        policy = load_policy(source)
+        policy = source if isinstance(source, Policy) else load_policy(source)
         # A policy may come from somebody else, and code is imported only where the user types its name.
-        if model is None and is_users_code(policy.model):
+        if model is None and (is_users_code(policy.model) or policy.model == OWN_MODEL):
+            named = source if isinstance(source, Path) else "a policy"
             raise UsageError(
                 "A policy alone stands for a built-in network or a model file. "
-                f"Received: {source} of '{policy.model}', and no model. Give --model {policy.model}."
+                f"Received: {named} of '{policy.model}', and no model. Give --model {policy.model}."
             )
         return cls(policy, policy.model, policy.model, None, None)
 
@@ -132,12 +134,14 @@ def _source(task: Task, origin: Origin, model: str, weights: str | None) -> _Sou
             # The float model of the search can teach only what it has learned: the same images.
             knows = bool(asked["float_is_trained"] and asked["data"] == task.dataset.fingerprint)
             return _Source("float" if knows else "search", search, searched, knows)
-    if weights is None and not begins_trained(model, weights):
+    # Not the task's: the float model of a search is a file, whose weights need not be learned ones.
+    trained = begins_trained(model, weights)
+    if weights is None and not trained:
         raise UsageError(
             "Fine-tuning needs weights to start from. Received: none that fit this data set. "
             "Give --weights FILE, or --weights none for random ones."
         )
-    return _Source(weights or model, None, task.model, is_trained(task, model, weights, 0))
+    return _Source(weights or model, None, task.model, trained and not task.loaded.new_classifier)
 
 
 def begin(
@@ -160,8 +164,7 @@ def begin(
     if source.search is not None and source.is_restricted(reconstructing):
         quantized = restrict(source.search.load_model(), origin.policy)
         return Start(quantized, model if source.trained else None, "search", False)
-    signed = value_range(task.preprocessing)
-    network = analyse(model, signed[0] < 0)
+    network = fused(model, task.preprocessing)
     bits = origin.policy.weight_bits
     activations = origin.policy.activation_bits(network.tensors)
     reconstructing = reconstructing and source.trained
@@ -174,7 +177,8 @@ def begin(
         {name: (bits[name],) for name in bits},
         {name: (value,) for name, value in activations.items()},
         calibration,
-        signed,
+        value_range(task.preprocessing),
+        pixel_step=pixel_step(task.preprocessing),
     )
     if fitting:
         reconstruct(quantized, model, network, images, reporter)

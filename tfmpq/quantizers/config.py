@@ -25,6 +25,7 @@ class MixedPrecisionQuantizeConfig:
         output_signed: Whether the output may be negative (False behind a ReLU).
         trainable_output_step: False for a grid that is given, such as the input image's.
         relaxation: How the learned logits weight the candidates.
+        output_halfway: Whether the output lies in the middle between levels (see `LearnedStepQuantizer`).
     """
 
     def __init__(
@@ -34,12 +35,14 @@ class MixedPrecisionQuantizeConfig:
         output_signed: bool = True,
         trainable_output_step: bool = True,
         relaxation: Relaxation = "softmax",
+        output_halfway: bool = False,
     ) -> None:
         self.weight_bits = tuple(weight_bits)
         self.output_bits = tuple(output_bits)
         self.output_signed = output_signed
         self.trainable_output_step = trainable_output_step
         self.relaxation = relaxation
+        self.output_halfway = output_halfway
 
     def get_weights_and_quantizers(self, layer: keras.layers.Layer) -> list[tuple[Any, LearnedStepQuantizer]]:
         """The kernel and its quantizer: per output channel, symmetric, narrow."""
@@ -83,6 +86,7 @@ class MixedPrecisionQuantizeConfig:
                 signed=self.output_signed,
                 trainable_step=self.trainable_output_step,
                 relaxation=self.relaxation,
+                halfway=self.output_halfway,
             )
         ]
 
@@ -94,6 +98,7 @@ class MixedPrecisionQuantizeConfig:
             "output_signed": self.output_signed,
             "trainable_output_step": self.trainable_output_step,
             "relaxation": self.relaxation,
+            "output_halfway": self.output_halfway,
         }
 
     @classmethod

@@ -216,6 +216,8 @@ class LearnedStepQuantizer:
         narrow: Use symmetric narrow levels (weights).
         trainable_step: False keeps the step as it was initialised (the input image).
         relaxation: How logits weight the candidates (tfmpq.quantizers.relaxation).
+        halfway: Whether the given values lie in the middle between two levels, as pixels do that were
+            scaled to -1 .. 1: they are moved up by half a step, and one level more lies above 0 than below.
 
     Attributes:
         kept: Positions of the candidates in use. Fewer than all leave the others out of the mixture, as if
@@ -230,6 +232,7 @@ class LearnedStepQuantizer:
         narrow: bool = False,
         trainable_step: bool = True,
         relaxation: Relaxation = "softmax",
+        halfway: bool = False,
     ) -> None:
         self.bits = tuple(int(b) for b in bits)
         self.signed = signed
@@ -237,6 +240,7 @@ class LearnedStepQuantizer:
         self.narrow = narrow
         self.trainable_step = trainable_step
         self.relaxation = relaxation
+        self.halfway = halfway
         if (
             not self.bits
             or list(self.bits) != sorted(set(self.bits))
@@ -253,7 +257,8 @@ class LearnedStepQuantizer:
         """Levels of each candidate."""
         if self.narrow:
             return [weight_levels(b) for b in self.bits]
-        return [activation_levels(b, self.signed) for b in self.bits]
+        levels = [activation_levels(b, self.signed) for b in self.bits]
+        return [Levels(grid.low + 1, grid.high + 1) for grid in levels] if self.halfway else levels
 
     def build(
         self, tensor_shape: Sequence[int | None], name: str, layer: keras.layers.Layer
@@ -295,6 +300,8 @@ class LearnedStepQuantizer:
             if len(self.kept) < len(self.bits):
                 logits = ops.stack([logits[i] for i in self.kept])
             shares = probabilities(logits, [self.bits[i] for i in self.kept], self.relaxation)
+        if self.halfway:
+            x = x + 0.5 * steps[0]
         grids = [self.levels[i] for i in self.kept]
         elements = math.prod(size for size in inputs.shape[0 if self.narrow else 1 :] if size)
         per_step = elements / max(1, math.prod(inputs.shape[axis] for axis in self.channel_axes))
@@ -333,6 +340,7 @@ class LearnedStepQuantizer:
             "narrow": self.narrow,
             "trainable_step": self.trainable_step,
             "relaxation": self.relaxation,
+            "halfway": self.halfway,
         }
 
     @classmethod

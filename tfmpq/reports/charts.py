@@ -70,8 +70,8 @@ def scatter(
     tops = [point.y + sign * point.y_error for point in points for sign in (-1, 1)]
     y = fitted(tops, height - _BOTTOM, _TOP)
     counted = f"{len(points)} network{'' if len(points) == 1 else 's'}"
-    drawing = _frame(title, f"{counted}; numbers are those of the table.", x, y, label,
-                     "top-1, %", form, height, name)  # fmt: skip
+    told = f"{counted}; numbers are those of the table."
+    drawing = _frame(title, told, _Axes(x, y, label, "top-1, %", form), height, name)
     if len(best) > 1:
         drawing.append(element("path", class_="front", d=_stairs([points[i] for i in best], x, y)))
     places = _label_places([(x(point.x), y(point.y)) for point in points])
@@ -148,7 +148,7 @@ def course(
         f"{label} from {form(float(v[np.isfinite(v)][0]))} to {form(float(v[np.isfinite(v)][-1]))}"
         for label, v in series
     )
-    drawing = _frame(title, told, x, y, label, "", form, height, name, count=True)
+    drawing = _frame(title, told, _Axes(x, y, label, "", form, count=True), height, name)
     for index, (_, values) in enumerate(series):
         extended(drawing, _band(values, x, y, f"series{index}"))
     if len(series) > 1:
@@ -178,20 +178,30 @@ def _polyline(points: Iterable[tuple[float, float]]) -> str:
     return "M" + "L".join(f"{across:.1f} {down:.1f}" for across, down in points)
 
 
-def _frame(
-    title: str,
-    description: str,
-    x: Scale,
-    y: Scale,
-    x_label: str,
-    y_label: str,
-    form: Format,
-    height: float,
-    name: str,
-    *,
-    count: bool = False,
-) -> Element:
-    """Title for those who listen, axes, grid and their numbers; `form` is for x, or, of a `count`, for y."""
+@dataclass(frozen=True, slots=True)
+class _Axes:
+    """Both axes of a chart.
+
+    Attributes:
+        x: Scale across.
+        y: Scale upwards.
+        x_label: What is shown across.
+        y_label: What is shown upwards; empty for no label.
+        form: Text of a value on x; where x counts steps, on y.
+        count: Whether x counts steps.
+    """
+
+    x: Scale
+    y: Scale
+    x_label: str
+    y_label: str
+    form: Format
+    count: bool = False
+
+
+def _frame(title: str, description: str, axes: _Axes, height: float, name: str) -> Element:
+    """Title for those who listen, axes, grid and their numbers."""
+    x, y, form = axes.x, axes.y, axes.form
     drawing = element(
         "svg",
         element("title", title, id=f"{name}-title"),
@@ -201,7 +211,9 @@ def _frame(
         aria_labelledby=f"{name}-title {name}-text",
         class_="chart",
     )
-    x_form, y_form = (lambda value: f"{value:,.0f}", form) if count else (form, lambda value: f"{value:.4g}")
+    x_form, y_form = (
+        (lambda value: f"{value:,.0f}", form) if axes.count else (form, lambda value: f"{value:.4g}")
+    )
     for value in y.ticks(4):
         down = round(y(value), 1)
         extended(
@@ -215,12 +227,15 @@ def _frame(
     for value in x.ticks(5):
         across = round(x(value), 1)
         extended(drawing, [element("text", x_form(value), x=across, y=bottom + 16, class_="tick middle")])
+    (_LEFT + _WIDTH - _RIGHT) / 2
     extended(
         drawing,
         [
             element("path", class_="axis", d=f"M{_LEFT} {bottom}H{_WIDTH - _RIGHT}"),
-            element("text", x_label, x=(_LEFT + _WIDTH - _RIGHT) / 2, y=height - 6, class_="label middle"),
-            element("text", y_label, x=_LEFT - 38, y=14, class_="label") if y_label else None,
+            element(
+                "text", axes.x_label, x=(_LEFT + _WIDTH - _RIGHT) / 2, y=height - 6, class_="label middle"
+            ),
+            element("text", axes.y_label, x=_LEFT - 38, y=14, class_="label") if axes.y_label else None,
         ],
     )
     return drawing

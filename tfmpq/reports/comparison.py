@@ -9,7 +9,7 @@ from typing import Any
 from tfmpq.reports.charts import MARKERS, Point, scatter
 from tfmpq.reports.markup import Child, Element, element, table
 from tfmpq.reports.networks import FAMILIES, Network, Timing, front
-from tfmpq.reports.units import bytes_text
+from tfmpq.units import bytes_text
 
 _NUMERIC = ("top-1", "images", "size", "bits a weight")
 _TIMES = {"median_ms": "latency", "predicted_ms": "predicted"}

@@ -17,7 +17,8 @@ from pydantic import BaseModel
 from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.files import read_json
 from tfmpq.policy.policy import Policy, load_policy
-from tfmpq.reports.results import Finetune, Job, Search, checked, read_result
+from tfmpq.reports.reading import checked, read_result
+from tfmpq.reports.results import Finetune, Job, Search
 from tfmpq.training.run_folder import Stage
 
 Steps = Mapping[str, np.ndarray]

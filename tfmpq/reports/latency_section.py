@@ -11,7 +11,7 @@ from tfmpq.reports.folders import Run, places, replaced
 from tfmpq.reports.markup import SHORT, Child, Element, bar, element, table
 from tfmpq.reports.networks import conditions_of
 from tfmpq.reports.results import Compared, Delivered, Measured, Measurements, OperatorTimes
-from tfmpq.reports.units import bytes_text
+from tfmpq.units import bytes_text
 
 
 def latency_section(runs: Sequence[Run], results: Sequence[tuple[Path, Any]]) -> Element | None:

@@ -9,7 +9,7 @@ from typing import Any
 from tfmpq.reports.folders import digests, places, replaced
 from tfmpq.reports.markup import Child, Element, element, table
 from tfmpq.reports.results import Exported, OperatorCheck, Verified
-from tfmpq.reports.units import bytes_text
+from tfmpq.units import bytes_text
 
 _KERNELS = {"xnnpack": "XNNPACK", "builtin": "built-in"}
 
@@ -92,7 +92,29 @@ def _exported(found: Exported, source: Path) -> list[Child]:
         element("ul", *(element("li", fact) for fact in facts)),
         _failures(proof.failures),
         _operators(proof.operators, found.path),
+        _forms(found),
     ]
+
+
+def _forms(found: Exported) -> Element | None:
+    """Why each layer has its form, where the file was written by a choice of forms."""
+    if found.forms is None:
+        return None
+    rows: list[list[Child]] = [
+        [
+            layer.name,
+            str(layer.weight_bits),
+            str(layer.container),
+            f"{layer.bytes:,}",
+            f"{layer.scratch:,}" if layer.scratch else "-",
+            layer.reason,
+        ]
+        for layer in found.layers
+    ]
+    header = ["layer", "bits", "container", "bytes", "scratch", "why"]
+    name = "/".join(Path(found.path).parts[-2:])
+    caption = f"Forms of the layers of {name}: {found.forms.prefer}, on {found.forms.processor}"
+    return table(caption, header, rows, numeric=(1, 2, 3, 4))
 
 
 def _head(path: str, passed: bool, source: Path) -> list[Child]:

@@ -13,7 +13,7 @@ from tfmpq.reports.folders import Run, Steps
 from tfmpq.reports.markup import SHORT, Child, Element, bar, element, table
 from tfmpq.reports.provenance import FOLDER, UNRECORDED, commands, digests, source
 from tfmpq.reports.results import Budget
-from tfmpq.reports.units import bops_text, bytes_text
+from tfmpq.units import bops_text, bytes_text
 
 _SEARCH_COURSE: tuple[tuple[str, tuple[tuple[str, str], ...], Format], ...] = (
     ("Loss", (("loss", "loss"), ("perturbed_loss", "perturbed loss")), lambda v: f"{v:.3g}"),

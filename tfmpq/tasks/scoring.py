@@ -105,7 +105,7 @@ def score_outputs(
 
     def answers(images: np.ndarray) -> list[np.ndarray]:
         found = predict(images)
-        return [found[index] for index in scored]
+        return [_by_class(outputs[index], found[index]) for index in scored]
 
     found = []
     if scored:
@@ -120,6 +120,14 @@ def score_outputs(
             for index, output in enumerate(outputs)
         ),
     )
+
+
+def _by_class(output: Output, answer: np.ndarray) -> np.ndarray:
+    """A row of numbers, one a class; of a single number the first class gets what it is held against."""
+    if not output.binary:
+        return answer
+    number = np.asarray(answer).reshape(len(answer), 1)
+    return np.concatenate([np.full_like(number, output.cut), number], axis=1)
 
 
 def predictor(model: keras.Model) -> Predictor:

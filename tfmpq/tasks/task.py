@@ -3,136 +3,197 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import keras
 import numpy as np
 
-from tfmpq.data import Dataset, ImageBatches, Split, load_dataset
+from tfmpq.data import Dataset, ImageBatches, Split
 from tfmpq.data.batches import Augmentation
 from tfmpq.data.preprocess import value_range
 from tfmpq.errors import UsageError
 from tfmpq.graph.fusion import analyse
 from tfmpq.graph.network import Network
-from tfmpq.models.registry import MODEL_FILES, LoadedModel, load_model
+from tfmpq.models.registry import LoadedModel, is_model_file, load_model
 from tfmpq.progress import Reporter
+from tfmpq.tasks.fitting import chosen_preprocessing, fitted
+from tfmpq.tasks.noise import random_dataset
 
 IMAGENET_SIDE = 224
 """Side to which data sets of encoded photographs are brought."""
 
 CALIBRATION_IMAGES = 256
+_ANSWERED = 64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Task:
-    """A float network and the data it is to learn.
+    """A float network and the data that it is for.
 
     Attributes:
-        dataset: Images and labels.
+        dataset: Images, and labels if there are any.
         loaded: The float network.
         network: Its analysis.
         preprocessing: Name of the preprocessing.
+        begins_trained: Whether its weights were learned, though perhaps for other classes.
     """
 
     dataset: Dataset
     loaded: LoadedModel
     network: Network
     preprocessing: str
+    begins_trained: bool
 
     @property
     def model(self) -> keras.Model:
         """The float Keras model."""
         return self.loaded.model
 
+    @property
+    def is_trained(self) -> bool:
+        """Whether the network has learned this task, so that there is something to learn from it."""
+        return self.begins_trained and not self.loaded.new_classifier
+
     def batches(
         self, batch_size: int, seed: int, steps_per_epoch: int | None = None, augment: bool = True
     ) -> ImageBatches:
-        """Training batches, augmented as is usual for this size of image."""
+        """Training batches, augmented as is usual for this size; a user's own arrays stay as they are."""
         side = min(self.network.input_shape[:2])
         # A mirrored digit is another sign.
         usual: Augmentation = (
             "crop" if self.dataset.name == "digits" else "crop_flip" if side < 96 else "imagenet"
         )
+        # An image one pixel high is a sequence, which has a direction.
+        augmented = augment and side > 1 and self.dataset.seen is None
         return ImageBatches(
             self.dataset.train,
             min(batch_size, len(self.dataset.train)),
             image_shape=self.network.input_shape,
             preprocessing=self.preprocessing,
             seed=seed,
-            # An image one pixel high is a sequence, which has a direction.
-            augment=usual if augment and side > 1 else "none",
+            augment=usual if augmented else "none",
             steps_per_epoch=steps_per_epoch,
         )
 
     def calibration_images(self, count: int = CALIBRATION_IMAGES) -> np.ndarray:
-        """Preprocessed training images, not augmented: float32 (at most `count`, height, width, channels)."""
-        return first_images(self.dataset.train, count, self.network.input_shape, self.preprocessing)
+        """Training images, drawn at random with a fixed seed, preprocessed and not augmented.
+
+        Returns:
+            float32 (at most `count`, height, width, channels).
+        """
+        train = self.dataset.train
+        return images_of(train, count, self.network.input_shape, self.preprocessing, shuffle=True)
+
+    def test_images(self, count: int) -> np.ndarray:
+        """The first test images, preprocessed: float32 (at most `count`, height, width, channels)."""
+        return images_of(self.dataset.test, count, self.network.input_shape, self.preprocessing)
 
 
 def load_task(
     model: str,
-    data: str,
+    dataset: Dataset | None,
     *,
-    data_dir: str | Path | None,
-    weights: str | None,
-    preprocessing: str | None,
+    weights: str | None = None,
+    preprocessing: str | None = None,
     reporter: Reporter,
     name: str | None = None,
     classes: int | None = None,
+    trains: bool = True,
 ) -> Task:
-    """Load data and a float network for them.
+    """Load a float network for data.
 
     Args:
         model: Built-in name, `.keras` file or `MODULE:FUNCTION`.
-        data: Data set.
-        data_dir: Folder that is looked in first for data.
+        dataset: The data; None for images of noise.
         weights: File of float weights, "none" or None.
-        preprocessing: Name; None for what the network expects.
+        preprocessing: Name; None for what the network expects. A user's own arrays stay as they are.
         reporter: Told what is left out or new.
         name: What the network is called; None for its own name.
         classes: Outputs of the network; None for the classes of the data.
+        trains: Whether labels are learned: data without labels get the answers of the float network. Else
+            the network may have several outputs.
 
     Raises:
         UsageError: A name is unknown, the two do not fit, or the data have one class only or a part without
             images.
         TfmpqError: A file is damaged, or the network has layers that cannot be quantized.
     """
-    dataset = load_dataset(data, data_dir=data_dir, reporter=reporter)
-    refuse_empty_parts(data, dataset)
-    if dataset.classes < 2:
-        raise UsageError(
-            f"A classifier learns to tell classes apart. Received: {data} with {dataset.classes} class. "
-            "Check its labels or sub-folders."
-        )
+    if dataset is not None:
+        _refuse_unusable(dataset, trains)
     loaded = load_model(
         model,
-        input_shape=image_shape(dataset),
-        classes=classes or dataset.classes,
+        input_shape=image_shape(dataset) if dataset else (IMAGENET_SIDE, IMAGENET_SIDE, 3),
+        classes=classes or (dataset.classes if dataset else 0),
         weights=weights,
         skip_classifier=None,
+        several_outputs=not trains,
     )
     loaded = replace(loaded, name=name or loaded.name)
-    announce(loaded, weights, reporter)
-    chosen = preprocessing or loaded.preprocessing
-    network = analyse(loaded.model, input_signed=value_range(chosen)[0] < 0)
-    return Task(dataset, loaded, network, chosen)
+    _announce(loaded, weights, reporter)
+    dataset = fitted(dataset, loaded.input_shape) if dataset else random_dataset(loaded.input_shape)
+    chosen = chosen_preprocessing(dataset, loaded, preprocessing)
+    network = fused(loaded.model, chosen)
+    task = Task(dataset, loaded, network, chosen, begins_trained(model, weights))
+    return task if dataset.labelled or not trains else _with_answers(task, reporter)
 
 
-def refuse_empty_parts(data: str, dataset: Dataset) -> None:
-    """Refuse data that lack images to learn from or to measure on, before any work.
+def fused(model: keras.Model, preprocessing: str) -> Network:
+    """The analysis of a model, float or quantized, for inputs of a preprocessing.
 
     Raises:
-        UsageError: They do.
+        TfmpqError: It has layers that cannot be quantized.
     """
+    return analyse(model, input_signed=value_range(preprocessing)[0] < 0)
+
+
+def _refuse_unusable(dataset: Dataset, trains: bool) -> None:
+    """Refuse data that lack images to learn from or to measure on, or classes to tell apart."""
     for part in ("train", "test"):
         if not len(getattr(dataset, part)):
             raise UsageError(
                 "A network is fitted to the training images of a data set and measured on its test images. "
-                f"Received: {data}, whose {part} part is empty. Give data with both."
+                f"Received: {dataset.name}, whose {part} part is empty. Give data with both."
             )
+    if trains and dataset.classes == 1:
+        raise UsageError(
+            f"A classifier learns to tell classes apart. Received: {dataset.name} with 1 class. "
+            "Check its labels or sub-folders."
+        )
 
 
-def announce(loaded: LoadedModel, weights: str | None, reporter: Reporter) -> None:
+def _with_answers(task: Task, reporter: Reporter) -> Task:
+    """A task whose labels are the answers of its trained float network.
+
+    Raises:
+        UsageError: It is not trained.
+    """
+    if not task.is_trained:
+        raise UsageError(
+            "Without labels a network learns from a trained one. Received: images alone, and a network "
+            "without trained weights. Give labels or weights."
+        )
+    reporter.log("The data have no labels: the float network's own answers stand for them.")
+    train, test = _answered(task, task.dataset.train), _answered(task, task.dataset.test)
+    dataset = replace(task.dataset, classes=task.loaded.classes, train=train, test=test)
+    return replace(task, dataset=dataset)
+
+
+def _answered(task: Task, split: Split) -> Split:
+    batches = ImageBatches(
+        split,
+        _ANSWERED,
+        image_shape=task.network.input_shape,
+        preprocessing=task.preprocessing,
+        shuffle=False,
+        drop_remainder=False,
+    )
+    answers = [
+        np.argmax(task.model.predict_on_batch(batches.batch(0, index)[0]), axis=-1)
+        for index in range(batches.steps_per_pass)
+    ]
+    return replace(split, labels=np.concatenate(answers).astype(np.int64))
+
+
+def _announce(loaded: LoadedModel, weights: str | None, reporter: Reporter) -> None:
     """Say what of a float network was left out or is new."""
     if loaded.stripped_softmax:
         reporter.log(f"{loaded.name}: the final softmax is left out; the network ends in logits.")
@@ -144,27 +205,25 @@ def announce(loaded: LoadedModel, weights: str | None, reporter: Reporter) -> No
 
 def begins_trained(model: str, weights: str | None) -> bool:
     """Whether a float network begins with weights that were learned: given ones, or those of a model file."""
-    return weights not in (None, "none") or model.endswith(MODEL_FILES)
-
-
-def is_trained(task: Task, model: str, weights: str | None, float_epochs: int) -> bool:
-    """Whether the float network has learned its task, so that there is something to learn from it."""
-    return float_epochs > 0 or (begins_trained(model, weights) and not task.loaded.new_classifier)
+    return weights not in (None, "none") or is_model_file(model)
 
 
 def image_shape(dataset: Dataset) -> tuple[int, int, int]:
     """(height, width, channels) of a network for these images."""
-    array = dataset.train.array
+    array = dataset.test.array
     if array is None:
         return (IMAGENET_SIDE, IMAGENET_SIDE, 3)
     height, width, channels = array.shape[1:]
     return (int(height), int(width), int(channels))
 
 
-def first_images(split: Split, count: int, shape: tuple[int, int, int], preprocessing: str) -> np.ndarray:
-    """The first images of a split, preprocessed: float32 (N, height, width, channels)."""
-    count = min(count, len(split))
-    batches = ImageBatches(split, count, image_shape=shape, preprocessing=preprocessing, shuffle=False)
+def images_of(
+    split: Split, count: int, shape: tuple[int, int, int], preprocessing: str, *, shuffle: bool = False
+) -> np.ndarray:
+    """The first images of a split, or some at random, preprocessed: float32 (N, height, width, channels)."""
+    batches = ImageBatches(
+        split, min(count, len(split)), image_shape=shape, preprocessing=preprocessing, shuffle=shuffle
+    )
     return np.asarray(batches[0][0], np.float32)
 
 
@@ -178,7 +237,7 @@ def target_network(model: str, task: Task, side: int | None, classes: int | None
         return task.network
     shape = (side, side, task.network.input_shape[2]) if side else task.network.input_shape
     loaded = load_model(model, input_shape=shape, classes=classes or task.loaded.classes)
-    network = analyse(loaded.model)
+    network = fused(loaded.model, task.preprocessing)
     names, found = ([node.name for node in n.weighted] for n in (task.network, network))
     if names != found:
         raise UsageError(

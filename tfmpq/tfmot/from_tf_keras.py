@@ -11,9 +11,12 @@ import numpy as np
 import tensorflow as tf
 
 from tfmpq.errors import TfmpqError, UsageError
-from tfmpq.graph.layers import KINDS, WEIGHTED
+from tfmpq.graph.kinds import WEIGHTED
+from tfmpq.graph.layers import KINDS
 from tfmpq.graph.network import Network
 from tfmpq.keras_internals import calls_in_order, calls_of, is_functional, operation_of, shape_at_build
+from tfmpq.models.keras2_layers import name_for_keras3
+from tfmpq.models.keras2_operations import call_function
 from tfmpq.policy.cost import REFERENCE_BITS
 from tfmpq.policy.policy import LayerChoice, Policy
 from tfmpq.policy.search_space import PINNED_BITS, weight_candidates
@@ -143,7 +146,7 @@ class _Copy:
         """Copy a (nested) functional model."""
         values: dict[int, Any] = {}
         for tensor in model.inputs:
-            name = operation_of(tensor).name
+            name = name_for_keras3(operation_of(tensor).name)
             values[id(tensor)] = keras.Input(tensor.shape[1:], name=name, dtype=tensor.dtype.name)
         inputs = list(values.values())
         for node in calls_in_order(model):
@@ -152,7 +155,7 @@ class _Copy:
                 values.update(zip(map(id, tf.nest.flatten(node.outputs)), outputs, strict=True))
         outputs = [values[id(tensor)] for tensor in model.outputs]
         single = [tensors[0] if len(tensors) == 1 else tensors for tensors in (inputs, outputs)]
-        return keras.Model(*single, name=model.name)
+        return keras.Model(*single, name=name_for_keras3(model.name))
 
     def _call(self, node: Any, values: Mapping[int, Any]) -> list[Any]:
         """Call the copy of a node's layer on copied tensors."""
@@ -161,6 +164,10 @@ class _Copy:
             return tf.nest.map_structure(lambda item: values.get(id(item), item), structure)
 
         kwargs = {k: v for k, v in fill_in(dict(node.call_kwargs)).items() if k not in ("mask", "training")}
+        if type(node.layer).__name__ in ("TFOpLambda", "SlicingOpLambda"):
+            function = node.layer.get_config()["function"]
+            value = call_function(function, node.layer.name, fill_in(node.call_args), kwargs)
+            return list(keras.tree.flatten(value))
         layer = self._layer(node.layer, kwargs)
         return list(keras.tree.flatten(layer(*fill_in(node.call_args), **kwargs)))
 
@@ -233,7 +240,7 @@ def _annotations(model: Any) -> tuple[dict[str, tuple[int, ...]], tuple[str, ...
 
 def _weighted_names(layer: Any) -> tuple[str, ...]:
     """Names of the layers with a bit-width that a layer becomes in the toolchain."""
-    kind = type(layer).__name__
+    kind, name = type(layer).__name__, name_for_keras3(layer.name)
     if kind == "SeparableConv2D":
-        return (f"{layer.name}_depthwise", layer.name)
-    return (layer.name,) if KINDS.get(kind) in WEIGHTED else ()
+        return (f"{name}_depthwise", name)
+    return (name,) if KINDS.get(kind) in WEIGHTED else ()

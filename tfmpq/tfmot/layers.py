@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfmpq.errors import TfmpqError
+from tfmpq.models.keras2_layers import name_for_keras3
 from tfmpq.models.shortcut import PadShortcut
 from tfmpq.tfmot.packages import tf_keras
 
@@ -163,6 +164,8 @@ def _config(layer: Any, framework: ModuleType, layers: ModuleType) -> dict[str, 
         old, new = _RENAMED[kind]
         source, target = (old, new) if layers is keras.layers else (new, old)
         config[target] = config.pop(source)
+    if layers is keras.layers:
+        config["name"] = name_for_keras3(config["name"])
     axis = config.get("axis")
     if kind == "BatchNormalization" and isinstance(axis, (list, tuple)):
         config["axis"] = axis[0]

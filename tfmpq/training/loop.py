@@ -68,6 +68,7 @@ def train(
     steps = len(batches)
     if accelerated():
         model.pixels = batches.hold_on_device(compiled)
+    # The optimizer's slots have to exist before a checkpoint is restored into them.
     model.optimizer.build(model.trainable_variables)
     initial = [np.asarray(v) for v in _variables(model)]
     position = stage.load_checkpoint(_variables(model), described(model), reporter) or {"step": 0}

@@ -16,6 +16,9 @@ from tfmpq.training import checkpoints
 
 FORMAT = "tfmpq-run/1"
 
+OWN_MODEL = "model.keras"
+"""File of a run folder that holds the model object that a verb was given, as the user made it."""
+
 
 def default_folder(model: str, data: str) -> Path:
     """Run folder of a call that names none: `runs/MODEL_DATA`, with what paths cannot hold replaced."""
@@ -149,6 +152,7 @@ def load_keras(path: Path) -> Any:
     import keras
 
     import tfmpq.graph.activations
+    import tfmpq.graph.slicing
     import tfmpq.models.shortcut
     import tfmpq.quantizers.wrapper
     import tfmpq.training.optimizer  # noqa: F401 registers the classes that the file names

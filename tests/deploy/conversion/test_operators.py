@@ -100,7 +100,8 @@ def test_report_is_json(exported) -> None:
     _, report = exported
     document: dict[str, Any] = json.loads(json.dumps(report.to_json()))
     assert {"path", "bytes", "layers", "size", "verification"} <= set(document)
-    assert set(document["layers"][0]) == {"name", "operator", "weight_bits", "container", "bytes", "reason"}
+    fields = {"name", "operator", "weight_bits", "container", "bytes", "reason", "scratch"}
+    assert set(document["layers"][0]) == fields
     assert document["verification"]["passed"] is True
 
 

@@ -13,12 +13,13 @@ from ai_edge_litert import schema_py_generated as schema
 from tfmpq.api.specialize import specialize as specialize_file
 from tfmpq.deploy.conversion.specialize import specialize
 from tfmpq.deploy.conversion.surgery import build_tflite
-from tfmpq.deploy.runtime.interpreter import load, read_metadata
+from tfmpq.deploy.runtime.interpreter import load
 from tfmpq.deploy.tflite.flatbuffer import builtin_name, read_model, write_model
 from tfmpq.deploy.tflite.layout import stored_layers
-from tfmpq.deploy.tflite.metadata import write_record
+from tfmpq.deploy.tflite.metadata import read_metadata, write_record
 from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.graph.containers import SPECIALIZED
+from tfmpq.graph.forms import FormRequest
 
 
 @pytest.fixture(scope="module", params=[2, 3, 8])
@@ -63,14 +64,15 @@ def test_form_comes_back_as_it_is(forms) -> None:
 def test_file_is_read_back_and_compared(make_every_layer, tmp_path, monkeypatch) -> None:
     path, out = tmp_path / "stored.tflite", tmp_path / "fast.tflite"
     path.write_bytes(build_tflite(make_every_layer(2), "storage"))
-    report = json.loads(json.dumps(specialize_file(path, out).to_json()))
+    forms = FormRequest("balanced", "x86-vnni")  # where no form but that of the rule table pays
+    report = json.loads(json.dumps(specialize_file(path, out, forms=forms).to_json()))
     assert (report["source_bytes"], report["bytes"]) == (path.stat().st_size, out.stat().st_size)
     frozen = make_every_layer(2)
     assert report["layers"] >= len(frozen.weighted)
     assert report["integers"] >= sum(layer.weights.integers.size for layer in frozen.weighted)
     assert report["rewritten"] == 8  # seven convolutions, and the 1x1 one from INT2 to INT4
 
-    def damage(content: bytes, target: str, name: object = None) -> bytes:
+    def damage(content: bytes, target: str, *given: object) -> bytes:
         model = read_model(specialize(content, target))
         layer = next(op for op in model.subgraphs[0].operators if builtin_name(model, op) == "CONV_2D")
         buffer = model.buffers[model.subgraphs[0].tensors[layer.inputs[1]].buffer]

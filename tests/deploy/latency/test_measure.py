@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tfmpq.cli.measure import PROTOCOLS as OFFERED
+from tfmpq.api.device_options import PROTOCOLS as OFFERED
 from tfmpq.deploy.conversion.surgery import build_tflite
 from tfmpq.deploy.devices import python_runner
 from tfmpq.deploy.devices.errors import (

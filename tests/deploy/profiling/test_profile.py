@@ -20,7 +20,7 @@ from tfmpq.deploy.profiling.single_operators import Cutter
 from tfmpq.deploy.proof.verify import verify
 from tfmpq.deploy.runtime.interpreter import tensor_values
 from tfmpq.errors import UsageError
-from tfmpq.graph.containers import container_for
+from tfmpq.graph.containers import alternatives, container_for
 from tfmpq.policy.latency_table import ALONE, ProfiledNetwork, conditions, load_table
 from tfmpq.policy.network_cost import cost_model
 from tfmpq.policy.policy import load_policy
@@ -61,7 +61,8 @@ def test_a_table_holds_every_layer_in_every_container(subject, form, tmp_path) -
     assert table == found.table
     for layer, node in zip(table.layers, cost_model(subject.network).layers, strict=True):
         assert (layer.name, layer.macs, layer.weights) == (node.name, node.macs, node.weights)
-        containers = [container_for(node.operator, bits, node.fan_in, form) for bits in (8, 4, 2)]
+        rows = [(node.operator, bits, node.fan_in, form) for bits in (8, 4, 2)]
+        containers = [container_for(*row) for row in rows] + [c for row in rows for c in alternatives(*row)]
         held = [(t.bits, t.decode) for t in layer.times]
         assert set(held) == {(c.bits, c.decode) for c in containers}
         assert len(held) == len(set(held))
@@ -73,7 +74,8 @@ def test_a_table_holds_every_layer_in_every_container(subject, form, tmp_path) -
     # A width that adds no container adds no network.
     assert len(table.networks) == 4
     assert (table.networks[0].weight_bits, table.networks[0].activation_bits) == (8, 8)
-    for network in table.networks:
+    # An unfolded convolution is there in the form of its table, which a balanced export may not take.
+    for network in table.networks if form == "storage" else table.networks[:1]:
         assert network.predicted_ms == pytest.approx(
             table.predicted_ms(
                 dict.fromkeys((layer.name for layer in table.layers), network.weight_bits),

@@ -107,7 +107,7 @@ def built(make_small) -> bytes:
 def test_fault_is_named_and_nothing_is_left(fault, message, built, make_small, tmp_path, monkeypatch) -> None:
     model = read_model(built)
     fault(model)
-    monkeypatch.setattr(export, "build_tflite", lambda frozen, target: write_model(model))
+    monkeypatch.setattr(export, "build_tflite", lambda *given: write_model(model))
     path = tmp_path / "net.tflite"
     path.write_bytes(b"earlier")
     with pytest.raises(TfmpqError, match=message) as caught:

@@ -10,6 +10,7 @@ import pytest
 from scipy import signal
 
 from tfmpq.deploy.runtime import probe as probing
+from tfmpq.deploy.runtime.convolution_models import unfolded_cases
 from tfmpq.deploy.runtime.interpreter import open_interpreter
 from tfmpq.deploy.runtime.known_kernels import Activations
 from tfmpq.deploy.runtime.probe import ProbedCase, ProbeReport, contradiction, probe
@@ -29,7 +30,8 @@ def report(tmp_path_factory) -> ProbeReport:
 
 
 def test_every_case_is_there_under_both_kernels(report: ProbeReport) -> None:
-    assert len(report.cases) == 2 * len(all_cases()) == 2 * (4 * 3 * 3 * 2 + 3 + 4)
+    assert len(report.cases) == 2 * (len(all_cases()) + len(unfolded_cases()))
+    assert (len(all_cases()), len(unfolded_cases())) == (4 * 3 * 3 * 2 + 3 + 4, 3 * 2 * 3)
     assert sum(report.counts.values()) == len(report.cases)
 
 
@@ -37,7 +39,7 @@ def test_what_exports_rely_on_holds_on_this_runtime(report: ProbeReport) -> None
     relied_on = [case for case in report.cases if case.activations == "int8" and case.per_channel]
     assert all(case.answer in ("exact", "off by one", "refused") for case in relied_on)
     fast = [case for case in relied_on if case.expected == "delegated"]
-    assert len(fast) == 7
+    assert len(fast) == 7 + len(unfolded_cases())
     assert all(case.delegated and case.answer == "exact" for case in fast)
 
 

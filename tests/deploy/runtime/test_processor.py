@@ -8,8 +8,8 @@ from tfmpq.api.specialize import specialize
 from tfmpq.deploy.conversion.specialize import specialize as rewritten
 from tfmpq.deploy.conversion.surgery import build_tflite
 from tfmpq.deploy.devices import pushed_runner
-from tfmpq.deploy.runtime.interpreter import read_metadata
 from tfmpq.deploy.runtime.processor import target_for
+from tfmpq.deploy.tflite.metadata import read_metadata
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""How a result looks on stdout: one JSON object, or tables for people.
+"""How a result looks: one JSON object, or tables for people, as text or as HTML.
 
 The text is drawn from the same JSON object, so that both say the same. Numbers get their unit from the name
 of their field, here and nowhere else.
@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from html import escape as escape_html
 from typing import Any, TextIO
 
 from rich.console import Console
-from rich.markup import escape
+from rich.markup import escape, render
 from rich.table import Table
 
-from tfmpq.reports.units import bops_text, bytes_text
+from tfmpq.units import bops_text, bytes_text
 
 PLAIN_WIDTH = 160
 """Columns for text that goes to a file or a pipe, where nothing tells the width."""
@@ -42,13 +43,46 @@ def write_text(verb: str, result: Mapping[str, Any], stream: TextIO) -> None:
         stream: Where to; colours only on a terminal.
     """
     console = Console(file=stream, highlight=False, width=None if stream.isatty() else PLAIN_WIDTH)
-    shown = _VIEWS.get(verb, dict)(result)
-    if facts := _facts(shown):
-        console.print(facts)
-    for key, value in shown.items():
-        for table in _tables(key, value):
-            console.print(table)
+    for table in _shown(verb, result):
+        console.print(table)
     stream.flush()
+
+
+def html(verb: str, result: Mapping[str, Any]) -> str:
+    """A result for a notebook: single values first, then its tables.
+
+    Args:
+        verb: Which command the result is of.
+        result: JSON types.
+    """
+    return "\n".join(_html_table(table) for table in _shown(verb, result))
+
+
+def _html_table(table: Table) -> str:
+    """One table, without colours; numbers to the right as in the text."""
+    sides = [column.justify for column in table.columns]
+    columns = [[_plain(cell) for cell in column.cells] for column in table.columns]
+
+    def row(cells: Sequence[str], tag: str) -> str:
+        told = zip(cells, sides, strict=True)
+        return "<tr>" + "".join(f'<{tag} style="text-align:{s}">{c}</{tag}>' for c, s in told) + "</tr>"
+
+    title = f"<caption>{_plain(table.title)}</caption>" if table.title else ""
+    head = row([_plain(column.header) for column in table.columns], "th") if table.show_header else ""
+    body = "".join(row(cells, "td") for cells in zip(*columns, strict=True))
+    return f"<table>{title}{head}{body}</table>"
+
+
+def _plain(cell: Any) -> str:
+    return escape_html(render(str(cell)).plain)
+
+
+def _shown(verb: str, result: Mapping[str, Any]) -> list[Table]:
+    """The tables of a result: one of single values, then those of its nested ones."""
+    shown = _VIEWS.get(verb, dict)(result)
+    facts = _facts(shown)
+    nested = [table for key, value in shown.items() for table in _tables(key, value)]
+    return [facts, *nested] if facts else nested
 
 
 def _run_view(result: Mapping[str, Any]) -> dict[str, Any]:

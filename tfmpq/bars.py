@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from tfmpq.progress import PlainReporter, Reporter
+from tfmpq.progress import PlainReporter, Reporter, SilentReporter
 
 LINE_INTERVAL = 5.0
 """Least seconds between two lines of a running stage when stderr is no terminal."""
@@ -18,6 +18,30 @@ LINE_INTERVAL = 5.0
 
 SHOWN_METRICS = {"loss": "loss", "accuracy": "accuracy", "top1": "accuracy", "expected_bits": "bits"}
 """Metrics that progress shows, in this order, and what it calls them."""
+
+
+@contextmanager
+def reporting(progress: bool | Reporter | None) -> Iterator[Reporter]:
+    """The reporter that a verb's `progress` asks for.
+
+    Args:
+        progress: A reporter; True for one that suits stderr, False for none; None for one only where somebody
+            looks: on a terminal and in IPython.
+    """
+    if progress is None:
+        progress = sys.stderr.isatty() or _in_ipython()
+    if not isinstance(progress, bool):
+        yield progress
+    elif not progress:
+        yield SilentReporter()
+    else:
+        with terminal_reporter() as reporter:
+            yield reporter
+
+
+def _in_ipython() -> bool:
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and ipython.get_ipython() is not None
 
 
 @contextmanager

@@ -1,0 +1,1 @@
+"""TensorFlow Lite for Microcontrollers: what a file takes there, and C++ source of it."""

@@ -1,0 +1,37 @@
+"""What a person wishes of a file: its types, its labels, and how it fits on a microcontroller."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class FileRequest:
+    """Wishes for a file, as a person states them.
+
+    Attributes:
+        input_type: `uint8` or `int8`: the file takes pixels, as they are or less 128. `float32`: it takes
+            preprocessed values. None for the network's own codes, int8 (int16 with 16-bit activations).
+        output_type: Type of the outputs; None for the network's own codes.
+        softmax: Whether the file ends in probabilities.
+        labels: Names of the classes, or a text file with a line for each; None for those of the data.
+        prefer: For `tflm`: `flash` packs weights into 4 bits, `ram` only where that takes no memory. None for
+            `flash`.
+        arena: For `tflm`: most bytes of RAM that the runtime may take.
+        c_source: For `tflm`: folder for the model as C++ source.
+    """
+
+    input_type: Literal["uint8", "int8", "float32"] | None = None
+    output_type: Literal["uint8", "int8", "float32"] | None = None
+    softmax: bool = False
+    labels: str | Path | Sequence[str] | None = None
+    prefer: Literal["flash", "ram"] | None = None
+    arena: int | None = None
+    c_source: str | Path | None = None
+
+
+NO_FILE_WISHES = FileRequest()
+"""No wishes: the network's own codes, labels of the data, flash before RAM."""

@@ -1,0 +1,36 @@
+"""Inputs as runtimes and the rest of the toolchain take them: images, and of float numbers.
+
+A vector is an image of one pixel. A model whose input has another type casts it first, as Keras does.
+"""
+
+from __future__ import annotations
+
+import keras
+
+from tfmpq.graph.replay import Replay, bare
+from tfmpq.keras_internals import operation_of
+
+_VECTOR_RANK = 2
+
+
+def with_image(model: keras.Model) -> keras.Model:
+    """Give a model of vectors (length,), or of numbers of another type, an input of images in float32.
+
+    Args:
+        model: Functional model with one input.
+
+    Returns:
+        A model of new layers that computes the same, of images (1, 1, length) in the place of vectors;
+        `model` itself if it takes images of float32 already.
+    """
+    (source,) = model.inputs
+    vector = len(source.shape) == _VECTOR_RANK
+    if not vector and source.dtype == "float32":
+        return model
+    name = operation_of(source).name
+    shape = (1, 1, source.shape[1]) if vector else source.shape[1:]
+    image = value = keras.Input(shape, name=name)
+    replay = Replay([name])
+    if vector:
+        value = replay.call(keras.layers.Reshape, f"{name}_vector", image, target_shape=source.shape[1:])
+    return keras.Model(image, bare(replay.replay(model, [value])), name=model.name)
