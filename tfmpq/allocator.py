@@ -1,6 +1,6 @@
-"""The C library's allocator, told to keep what is freed: a training needs the same large buffers at every step.
+"""The C library's allocator, told to keep what is freed: every step needs the same large buffers.
 
-By default glibc gives buffers of many megabytes back to the system and gets them anew, page by page and zeroed.
+By default glibc gives buffers of many megabytes back to the system and gets them anew, page by page, zeroed.
 The settings are those of this process; programs that it starts have their own.
 """
 

@@ -1,11 +1,10 @@
-"""Statistics of BatchNorm that do not describe the data are found, and estimated as training would see them."""
+"""BatchNorm statistics that do not describe the data are found, and estimated as training sees them."""
 
 from __future__ import annotations
 
 import keras
 import numpy as np
 import pytest
-
 from keras import layers
 
 from tfmpq.graph.fusion import analyse

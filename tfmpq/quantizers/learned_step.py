@@ -294,6 +294,7 @@ class LearnedStepQuantizer:
         log_step = ops.cast(ops.convert_to_tensor(weights["log_step"]), x.dtype)
         if len(self.kept) < len(self.bits):
             log_step = ops.stack([log_step[i] for i in self.kept])
+        steps = ops.exp(log_step)
         shares = None
         if len(self.kept) > 1:
             logits = ops.cast(ops.convert_to_tensor(weights["bit_logits"]), x.dtype)
@@ -307,7 +308,7 @@ class LearnedStepQuantizer:
         per_step = elements / max(1, math.prod(inputs.shape[axis] for axis in self.channel_axes))
         scale = [1.0 / math.sqrt(per_step * max(1, grid.high)) for grid in grids]
         # Kernels are small; of activations, a tensor for each candidate would fill the memory.
-        mixed = fake_quantize(x, ops.exp(log_step), shares, grids, scale, stacked=self.narrow)
+        mixed = fake_quantize(x, steps, shares, grids, scale, stacked=self.narrow)
         return ops.cast(mixed, inputs.dtype)
 
     def probabilities(self, logits: Any) -> Any:
