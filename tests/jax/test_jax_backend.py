@@ -24,7 +24,6 @@ from keras import layers, ops
 
 from tfmpq.data import ImageBatches, Split, load_dataset
 from tfmpq.errors import UsageError
-from tfmpq.methods.precision import computing_in
 from tfmpq.progress import SilentReporter
 from tfmpq.training import loop
 from tfmpq.training.backend import compiled
@@ -32,6 +31,7 @@ from tfmpq.training.distribution import strategy
 from tfmpq.training.float_training import FloatTraining
 from tfmpq.training.loop import train
 from tfmpq.training.optimizer import QuantizationOptimizer
+from tfmpq.training.precision import computing_in
 from tfmpq.training.run_folder import Stage, load_keras
 from tfmpq.training.sharpness import RadiusSchedule
 from tfmpq.training.step import QuantizedTraining, SharpnessOptions

@@ -101,9 +101,11 @@ class Method(Protocol):
 
     Attributes:
         trains: Whether it learns from all training images; else some random ones are enough.
+        reads_weights: Whether what it finds depends on the network's weights, so that they should be trained.
     """
 
     trains: ClassVar[bool]
+    reads_weights: ClassVar[bool]
 
     def check(self, options: SearchOptions) -> None:
         """Refuse options that the method does not have, before anything is loaded.

@@ -13,10 +13,10 @@ import keras
 import numpy as np
 
 from tfmpq.data import ImageBatches
-from tfmpq.errors import TfmpqError
+from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.progress import Reporter
 from tfmpq.training import distribution
-from tfmpq.training.backend import accelerated, compiled, quickly_compiled
+from tfmpq.training.backend import accelerated, compiled, quickly_compiled, uncompilable
 from tfmpq.training.checkpoints import described
 from tfmpq.training.diagnosis import (
     first_not_finite,
@@ -101,6 +101,11 @@ def train(
         try:
             with distribution.spread(model, batches) as shared, quickly_compiled():
                 _fit(model, shared, course, recorder)
+        except uncompilable as error:
+            if not model.jit_compile:
+                raise
+            reason = str(error).strip().splitlines()[0][:200]
+            raise UsageError(f"XLA cannot compile this step. Received: {reason} Use --jit off.") from error
         except (NotFinite, NothingLearned) as failure:
             reporter.log("Playing the last steps again, to find the layer where it begins.")
             kept = _go_back(model, stage, initial, recorder)

@@ -13,9 +13,11 @@ if keras.backend.backend() == "tensorflow":
         TrainStep,
         accelerated,
         compiled,
+        has_xla,
         mean_over_replicas,
         quickly_compiled,
         traced_once,
+        uncompilable,
         value_and_gradient,
     )
 else:
@@ -24,9 +26,11 @@ else:
         TrainStep,
         accelerated,
         compiled,
+        has_xla,
         mean_over_replicas,
         quickly_compiled,
         traced_once,
+        uncompilable,
         value_and_gradient,
     )
 
@@ -36,9 +40,11 @@ __all__ = [
     "accelerated",
     "batch_value_and_gradient",
     "compiled",
+    "has_xla",
     "mean_over_replicas",
     "quickly_compiled",
     "traced_once",
+    "uncompilable",
     "value_and_gradient",
 ]
 

@@ -43,6 +43,15 @@ def quickly_compiled() -> Iterator[None]:
     yield
 
 
+def has_xla() -> bool:
+    """Always: it is what JAX computes with."""
+    return True
+
+
+uncompilable: tuple[type[Exception], ...] = ()
+"""None: what JAX runs at all, it compiles."""
+
+
 def accelerated() -> bool:
     """Whether something faster than the processors of the host computes."""
     return jax.default_backend() != "cpu"

@@ -71,6 +71,18 @@ def quickly_compiled() -> Iterator[None]:
         tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
 
 
+def has_xla() -> bool:
+    """Whether XLA can compile a function for the device at hand."""
+    try:
+        return float(tf.function(lambda x: x + 1.0, jit_compile=True)(tf.constant(0.0))) == 1.0
+    except (tf.errors.OpError, ValueError):
+        return False
+
+
+uncompilable = (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError)
+"""What a step raises that XLA cannot compile."""
+
+
 def accelerated() -> bool:
     """Whether something faster than the processors of the host computes."""
     return bool(tf.config.list_logical_devices("GPU"))
@@ -139,6 +151,10 @@ class Replicas:
             raise UsageError(
                 "On TensorFlow, several devices take the second gradient in every step. Received: "
                 f"second_gradient_every={options.second_gradient_every}. Leave it out, or use JAX."
+            )
+        if model.jit_compile:
+            raise UsageError(
+                "XLA compiles the steps of one device. Received: --jit for several. Leave it out, or use JAX."
             )
         for norm in norms:
             norm.synchronized = True
