@@ -188,8 +188,11 @@ def quantize_search(run: Path, data: Any, data_dir: str | Path | None, reporter:
     recorded = read_json(search.path(".result.json"))["data_dir"]
     data = read_json(search.path(".json"))["proxy"] if data is None else data
     options = FinetuneOptions(epochs=0, data_dir=data_dir or recorded)
-    reporter.log(f"{run} is not fine-tuned: its network is quantized by the policy of the search, as it is.")
-    _finetune(Asked(None, run, data, None, run), options, reporter, UNTUNED)
+    made = _finetune(Asked(None, run, data, None, run), options, reporter, UNTUNED)
+    reporter.log(
+        f"{run} is not fine-tuned: its network is exported as the policy quantizes it, with top-1 "
+        f"{made.top1:.1%} on {made.count} test images."
+    )
 
 
 def _finetune(
