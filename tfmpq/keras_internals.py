@@ -54,6 +54,11 @@ def calls_in_order(graph: Any) -> list[Any]:
     return [call for depth in sorted(by_depth, reverse=True) for call in by_depth[depth]]
 
 
+def all_layers(model: Any) -> list[Any]:
+    """The layers of a model and of the models in it."""
+    return list(model._flatten_layers(include_self=False))
+
+
 def uncalled(operation: Any) -> Any:
     """A copy of an operation that is no layer, which has not been called yet."""
     made = copy.copy(operation)

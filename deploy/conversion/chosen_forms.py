@@ -33,7 +33,7 @@ def choose_forms(
     found = {}
     for layer in () if frozen.wide else frozen.weighted:
         work = work_of(layer, shapes)
-        unfoldable = work.operator != "conv2d" or work.window is not None
+        unfoldable = work.operator != "conv2d" or (work.window is not None and work.window.is_unfoldable)
         if unfoldable and alternatives(work.operator, work.bits, work.fan_in, target):
             found[layer.name] = choose(work, target, options, (times or {}).get(layer.name))
     return found
@@ -64,26 +64,24 @@ def window_of_layer(layer: FrozenLayer, image: Shape) -> Window | None:
     return Window((image[0], image[1], image[2]), kernel, strides, dilation, layer.attributes["padding"])
 
 
-def forms_record(
-    frozen: FrozenModel, options: FormOptions, choices: Mapping[str, Choice], times: DeviceTimes | None
-) -> Forms:
+def forms_record(frozen: FrozenModel, options: FormOptions, choices: Mapping[str, Choice]) -> Forms:
     """What a file says about its forms."""
     shapes = output_shapes(frozen)
     layers = {}
     for name, choice in choices.items():
         layer = frozen.layer(name)
         window = window_of_layer(layer, shapes[layer.inputs[0]])
-        layers[name] = entry_of(choice, window, bool(times and name in times))
+        layers[name] = entry_of(choice, window)
     return Forms(options, layers)
 
 
-def entry_of(choice: Choice, window: Window | None, measured: bool) -> dict[str, Any]:
+def entry_of(choice: Choice, window: Window | None) -> dict[str, Any]:
     """What a file says about the form of one layer."""
     told = choice.chosen if choice.chosen.container.order else choice.rejected
     if told is None:
         return {}
     entry: dict[str, Any] = {"time": round(told.time, 3)}
-    if measured:
+    if choice.measured:
         entry["measured"] = True
     if choice.chosen.container.order and window is not None:
         entry |= {"order": choice.chosen.container.order, "scratch": choice.chosen.scratch}

@@ -190,6 +190,8 @@ class _Rewriting:
         if order is not None:
             image = source_image(self.model, operator, self.producers)
             window = Window.from_record(image, self.forms.layers[name])
+            if window.fan_in != shape[1]:  # before anything as long as it says is made of it
+                raise ValueError(f"windows of {window.fan_in} codes for {shape[1]} weights")
             unfolded_input(self.model, operator, self.producers, window, order)
             return _Held(name, "conv2d", builtin, bits, shape, order, window)
         row = _row(operator, builtin, shape, activation, ours)
@@ -203,7 +205,7 @@ class _Rewriting:
         fan_in, bits = math.prod(held.shape) // channels, self.trained.get(held.name, held.bits)
         first = container_for(held.row, bits, fan_in, self.target)
         others = alternatives(held.row, bits, fan_in, self.target) if held.name in self.trained else ()
-        if not others or (held.row == "conv2d" and held.window is None):
+        if not others or (held.row == "conv2d" and not (held.window and held.window.is_unfoldable)):
             return first
         if self.options is None:
             kept = [c for c in others if held.name in self.forms.layers and c.bits == held.bits]
@@ -213,7 +215,7 @@ class _Rewriting:
         pixels = math.prod(int(n) for n in self.graph.tensors[int(operator.outputs[0])].shape[1:-1])
         work = Work(held.row, bits, fan_in, channels, pixels, held.window)
         choice = choose(work, self.target, self.options, self.times.get(held.name))
-        self.entries[held.name] = entry_of(choice, held.window, held.name in self.times)
+        self.entries[held.name] = entry_of(choice, held.window)
         return choice.chosen.container
 
     def _reform(

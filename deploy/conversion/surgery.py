@@ -69,7 +69,7 @@ def build_tflite(
     frozen = deployable(frozen)
     model = read_model(convert_placeholder(frozen), "the converter's graph")
     choices = choose_forms(frozen, target, options, times) if options else {}
-    forms = forms_record(frozen, options, choices, times) if options and choices else None
+    forms = forms_record(frozen, options, choices) if options and choices else None
     _Surgery(model, frozen, target, choices, forms).operate()
     return write_model(model)
 

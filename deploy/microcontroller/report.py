@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from tfmpq.deploy.conversion.microcontroller_form import arena_peak, packed_saving
-from tfmpq.deploy.microcontroller.runtime import is_installed
+from tfmpq.deploy.conversion.topology import output_shapes
+from tfmpq.deploy.microcontroller.runtime import arena_bytes, is_installed, run_micro
 from tfmpq.deploy.proof.verify import LayerCheck, check_layers, noise
 from tfmpq.deploy.runtime.interpreter import tensor_values
-from tfmpq.deploy.runtime.sandbox import Sandbox
 from tfmpq.deploy.tflite.flatbuffer import TYPE_NAMES, builtin_name, read_model, write_model
 from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.graph.frozen import FrozenModel
 from tfmpq.results import Result
 
 _IMAGES = 4
-_RUNTIME = "tfmpq.deploy.microcontroller.runtime"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +90,6 @@ def micro_report(
     core: bytes,
     frozen: FrozenModel,
     images: np.ndarray | None = None,
-    name: str | Path = "model",
 ) -> MicroReport:
     """Measure a file for microcontrollers and hold it against LiteRT and float64.
 
@@ -100,7 +98,6 @@ def micro_report(
         core: Its network proper.
         frozen: The network, as it was written.
         images: float32 (N, height, width, channels), preprocessed; None for noise.
-        name: What to call the file in an error.
 
     Raises:
         TfmpqError: The runtime refuses the file, or an operator is more than one step off.
@@ -111,9 +108,8 @@ def micro_report(
     notes = []
     arena, comparison = None, None
     if is_installed():
-        with Sandbox(name) as sandbox:
-            arena = int(sandbox.call(f"{_RUNTIME}:arena_bytes", image))
-            comparison = _compare(core, frozen, images, sandbox)
+        arena = arena_bytes(image, peak)
+        comparison = _compare(core, frozen, images)
     else:
         notes.append("not run on its runtime: tflite-micro is not installed (pip install 'tfmpq[tflm]')")
     if peak - without > saved:
@@ -160,22 +156,19 @@ def operators_by_kernel(content: bytes) -> dict[str, int]:
     return dict(sorted(counted.items()))
 
 
-def _compare(
-    core: bytes, frozen: FrozenModel, images: np.ndarray | None, sandbox: Sandbox
-) -> MicroComparison:
+def _compare(core: bytes, frozen: FrozenModel, images: np.ndarray | None) -> MicroComparison:
     values = (noise(frozen) if images is None else np.asarray(images, np.float32))[:_IMAGES]
     codes = frozen.layers[0].grid.quantize(values)
     names = [layer.name for layer in frozen.layers]
-    read = sandbox.call(f"{_RUNTIME}:run_micro", core, names[1:], codes)
+    room = arena_peak(frozen) + sum(math.prod(shape) for shape in output_shapes(frozen).values())
+    read = run_micro(core, names[1:], codes, room)
     held = {names[0]: codes} | dict(zip(names[1:], read, strict=True))
     checks = check_layers(frozen, held, "tflite-micro")
     wrong = next((check for check in checks if check.off_by_more), None)
     if wrong is not None:
         raise TfmpqError(_explain(wrong))
-    ours = sandbox.call(f"{_RUNTIME}:run_micro", core, None, codes)
-    theirs = sandbox.call(
-        f"{tensor_values.__module__}:{tensor_values.__name__}", core, None, codes, "builtin"
-    )
+    ours = run_micro(core, None, codes, room)
+    theirs = tensor_values(core, None, codes, "builtin")
     distance = np.concatenate(
         [
             np.abs(one.astype(np.int64) - theirs[name].astype(np.int64)).ravel()

@@ -19,8 +19,11 @@ from tfmpq.deploy.runtime.interpreter import with_outputs
 from tfmpq.deploy.tflite.flatbuffer import read_model
 from tfmpq.errors import TfmpqError
 
-_ARENA = 64 << 20
-"""Room that the interpreter gets; what it takes of it is measured."""
+_ARENA, _TIMES = 16 << 20, 16
+"""Room that the interpreter gets, in bytes and in lengths of the file; what it takes of it is measured.
+
+With too little room tflite-micro ends the process instead of raising an error.
+"""
 
 
 def is_installed() -> bool:
@@ -28,13 +31,14 @@ def is_installed() -> bool:
     return importlib.util.find_spec("tflite_micro") is not None
 
 
-def run_micro(content: bytes, names: Sequence[str] | None, codes: np.ndarray) -> list[np.ndarray]:
-    """Outputs of a file for each input; to be called in a sandbox.
+def run_micro(content: bytes, names: Sequence[str] | None, codes: np.ndarray, peak: int) -> list[np.ndarray]:
+    """Outputs of a file, which this process has written, for each input.
 
     Args:
         content: Bytes of a `.tflite`.
         names: Tensors to read, which become outputs of the graph; None for the outputs that it has.
         codes: (N, ...) as the input tensor holds them.
+        peak: Bytes that all tensors that are read, and unpacked weights, take at least.
 
     Returns:
         An array (N, ...) for each output.
@@ -44,7 +48,7 @@ def run_micro(content: bytes, names: Sequence[str] | None, codes: np.ndarray) ->
     """
     whole = content if names is None else with_outputs(content, names)
     count = _output_count(whole)
-    interpreter = _open(whole)
+    interpreter = _open(whole, peak)
     found: list[list[np.ndarray]] = [[] for _ in range(count)]
     for index in range(len(codes)):
         interpreter.set_input(codes[index : index + 1], 0)
@@ -54,13 +58,17 @@ def run_micro(content: bytes, names: Sequence[str] | None, codes: np.ndarray) ->
     return [np.concatenate(values) for values in found]
 
 
-def arena_bytes(content: bytes) -> int:
-    """Bytes that the runtime takes of its arena for a file; to be called in a sandbox.
+def arena_bytes(content: bytes, peak: int) -> int:
+    """Bytes that the runtime takes of its arena for a file, which this process has written.
+
+    Args:
+        content: Bytes of a `.tflite`.
+        peak: Bytes that activations and unpacked weights take at least.
 
     Raises:
         TfmpqError: The runtime refuses the file, or does not say.
     """
-    interpreter = _open(content)
+    interpreter = _open(content, peak)
     details = interpreter.get_input_details(0)
     interpreter.set_input(np.zeros(details["shape"], details["dtype"]), 0)
     interpreter.invoke()
@@ -73,11 +81,11 @@ def arena_bytes(content: bytes) -> int:
     return int(total.group(1))
 
 
-def _open(content: bytes) -> Any:
+def _open(content: bytes, peak: int) -> Any:
     from tflite_micro import runtime
 
     try:
-        return runtime.Interpreter.from_bytes(content, arena_size=_ARENA)
+        return runtime.Interpreter.from_bytes(content, arena_size=_ARENA + _TIMES * (len(content) + peak))
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise TfmpqError(

@@ -14,7 +14,8 @@ from tfmpq.deploy.proof.verify import noise
 from tfmpq.deploy.runtime.interpreter import tensor_values
 from tfmpq.deploy.runtime.sandbox import Sandbox
 from tfmpq.deploy.tflite.contract import read_interface
-from tfmpq.deploy.tflite.flatbuffer import read_model, reading, write_model
+from tfmpq.deploy.tflite.flatbuffer import builtin_name, contents, read_model, reading
+from tfmpq.deploy.tflite.layout import tensor_name
 from tfmpq.errors import TfmpqError
 from tfmpq.graph.frozen import FrozenModel, TensorGrid
 
@@ -39,12 +40,36 @@ def split_interface(content: bytes, name: str = "model") -> tuple[bytes, Interfa
         inputs, outputs = record.pop("inputs"), record.pop("outputs")
         interface = Interface.from_json(record)
         core = network_proper(content, inputs, outputs)
-        model.signatureDefs = None
-        if add_interface(core, interface) != write_model(model):
+        if _computation(read_model(add_interface(core, interface))) != _computation(model):
             raise TfmpqError(
                 f"{name} has other operators at its ends than it records ({interface}). Export it again."
             )
     return core, interface
+
+
+def _computation(model: Any) -> list[Any]:
+    """Everything that decides what a file computes, whatever the order of its tables."""
+    graph, numbers = model.subgraphs[0], dict[int, int]()
+
+    def tensor(index: int) -> Any:
+        if index < 0:
+            return None
+        held = graph.tensors[index]
+        grid = held.quantization
+        parts = () if grid is None else (grid.scale, grid.zeroPoint, grid.quantizedDimension)
+        described = [None if part is None else np.asarray(part).tolist() for part in parts]
+        shape = None if held.shape is None else np.asarray(held.shape).tolist()
+        number = numbers.setdefault(index, len(numbers))
+        return number, tensor_name(held), shape, held.type, described, contents(model, held).tobytes()
+
+    def operator(held: Any) -> Any:
+        code = model.operatorCodes[held.opcodeIndex]
+        options = None if held.builtinOptions is None else repr(sorted(vars(held.builtinOptions).items()))
+        tensors = [tensor(int(index)) for index in (*held.inputs, *held.outputs)]
+        return builtin_name(model, held), code.version, held.builtinOptionsType, options, tensors
+
+    ends = [[tensor(int(index)) for index in indices] for indices in (graph.inputs, graph.outputs)]
+    return [*ends, *map(operator, graph.operators)]
 
 
 def interface_failures(

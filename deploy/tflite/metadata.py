@@ -64,12 +64,20 @@ def write_record(
     """
     facts: dict[str, Any] = {"metadata": dict(metadata), "weight_bits": dict(weight_bits)}
     if forms is not None and forms.options is not None:
-        facts["forms"] = {**asdict(forms.options), "layers": {k: dict(v) for k, v in forms.layers.items()}}
+        facts["forms"] = _record(forms, forms.options)
+    model.metadata = [_entry(model, facts)]
+
+
+def _record(forms: Forms, options: FormOptions) -> dict[str, Any]:
+    return {**asdict(options), "layers": {name: dict(entry) for name, entry in forms.layers.items()}}
+
+
+def _entry(model: Any, facts: Mapping[str, Any]) -> Any:
     entry = schema.MetadataT()
     entry.name = ENTRY
     text = json.dumps(facts, separators=(",", ":")).encode()
     entry.buffer = add_buffer(model, np.frombuffer(text, np.uint8))
-    model.metadata = [entry]
+    return entry
 
 
 def read_metadata(content: bytes, name: str | Path = "model") -> dict[str, Any]:
@@ -110,18 +118,37 @@ def read_forms(model: Any, name: str | Path = "model") -> Forms:
     if not record and not layers:
         return Forms()
     try:
-        if not isinstance(layers, dict) or not all(isinstance(entry, dict) for entry in layers.values()):
-            raise TypeError("no layers")
-        return Forms(FormOptions(**record), layers)
+        options = FormOptions(**record)
     except (TypeError, UsageError) as error:
         raise _damaged(name) from error
+    if not isinstance(layers, dict) or type(options.max_scratch) is not int:
+        raise _damaged(name)
+    if not all(isinstance(entry, dict) and _is_entry(entry) for entry in layers.values()):
+        raise _damaged(name)
+    return Forms(options, layers)
+
+
+def _is_entry(entry: Mapping[str, Any]) -> bool:
+    """Whether what a file says of a layer is what this package writes, as far as it is shown to people."""
+    time, scratch = entry.get("time", 0.0), entry.get("scratch", 0)
+    return (
+        isinstance(time, int | float)
+        and type(scratch) is int
+        and scratch >= 0
+        and entry.get("order") in (None, *ORDERS)
+    )
 
 
 def replace_forms(model: Any, forms: Forms) -> None:
-    """Say other reasons in a file that has a record; one that has none stays as it is."""
-    if forms != read_forms(model) and any(entry.name == ENTRY for entry in model.metadata or []):
-        record = _read(model, "model")
-        write_record(model, record.get("metadata", {}), record.get("weight_bits", {}), forms)
+    """Say other reasons in a file that has a record; one that has none, and all else, stays as it is."""
+    if forms == read_forms(model) or not any(entry.name == ENTRY for entry in model.metadata or []):
+        return
+    facts = _read(model, "model")
+    facts.pop("forms", None)
+    if forms.options is not None:
+        facts["forms"] = _record(forms, forms.options)
+    entry = _entry(model, facts)
+    model.metadata = [entry if other.name == ENTRY else other for other in model.metadata]
 
 
 def _read(model: Any, name: str | Path) -> dict[str, Any]:

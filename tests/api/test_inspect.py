@@ -61,7 +61,8 @@ def test_a_supported_model(sandbox, files) -> None:
         "pointwise": ("pointwise", 16 * 32),
         "logits": ("dense", 320),
     }
-    assert rows["down"]["packed_at_4_bits"] == ["storage", "tflm"]
+    assert rows["stem"]["packed_at_4_bits"] == ["storage", "tflm"]  # no packed product of an odd fan-in
+    assert rows["down"]["packed_at_4_bits"] == ["litert", "storage", "tflm"]  # unfolded, where that pays
     assert rows["logits"]["packed_at_4_bits"] == ["litert", "storage"]
     json.dumps(facts)
 

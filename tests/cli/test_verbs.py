@@ -15,6 +15,7 @@ import pytest
 from tfmpq.api.device_options import DeployOptions
 from tfmpq.cli import options, training_options
 from tfmpq.cli.main import VERBS, main
+from tfmpq.graph.file_request import NO_FILE_WISHES
 from tfmpq.graph.forms import NO_WISHES
 from tfmpq.methods import METHODS, common_options
 from tfmpq.methods.job_options import FinetuneOptions, RunOptions
@@ -83,8 +84,11 @@ DEFAULTS = {
         (Path("r"), "digits"),
         FINETUNE_DEFAULTS | {"reconstruct": True, "distill_weight": 0.5, "frozen_statistics_epochs": None},
     ),
-    "export": ((Path("r"),), {"target": "litert", "out": None, "forms": NO_WISHES, "data_dir": None}),
-    "verify": ((Path("m.tflite"), Path("r")), {"data": None, "data_dir": None, "limit": 1000}),
+    "export": (
+        (Path("r"),),
+        {"target": "litert", "out": None, "forms": NO_WISHES, "file": NO_FILE_WISHES, "data_dir": None},
+    ),
+    "verify": ((Path("m.tflite"), "r"), {"weights": None, "data": None, "data_dir": None, "limit": 1000}),
     "specialize": ((Path("m.tflite"),), {"target": "litert", "out": Path("o.tflite"), "forms": NO_WISHES}),
     "evaluate": (
         (Path("m.tflite"), "digits"),

@@ -126,6 +126,27 @@ def small(bits: int = 4) -> FrozenModel:
     return net.model((8, 8, 3))
 
 
+def unfoldable(bits: int = 4) -> FrozenModel:
+    """Strides, dilation, both paddings, an explicit border, an input whose code of zero is not 0, a clamp."""
+    net = Builder(bits)
+    few = grid(0.031, 5, False)
+    net.add("image", "input", (), grid(0.0173))
+    net.weighted("stem", "conv2d", "image", (3, 3, 3, 16), few, activation="relu")
+    net.add("pad", "zero_padding", ("stem",), few, paddings=((1, 0), (1, 0), (0, 0)))
+    net.weighted("down", "conv2d", "pad", (3, 3, 16, 32), grid(0.05), strides=(2, 2), padding="valid")
+    net.weighted("wide", "conv2d", "down", (1, 5, 32, 32), grid(0.04, 6), activation="relu")
+    net.weighted("dilated", "conv2d", "wide", (3, 3, 32, 32), grid(0.05), dilation=(2, 2))
+    net.weighted("projection", "conv2d", "dilated", (1, 1, 32, 64), grid(0.06), strides=(2, 2))
+    net.add("global", "global_average_pooling2d", ("projection",), grid(0.0231), keepdims=False)
+    net.weighted("logits", "dense", "global", (64, 10), grid(0.091))
+    return net.model((16, 16, 3))
+
+
+@pytest.fixture(scope="session")
+def make_unfoldable() -> Callable[..., FrozenModel]:
+    return unfoldable
+
+
 @pytest.fixture(scope="session")
 def builder() -> Callable[[int], Builder]:
     return Builder

@@ -6,7 +6,7 @@ import pytest
 
 from tfmpq.deploy.runtime.known_kernels import kernel_for
 from tfmpq.errors import UsageError
-from tfmpq.graph.containers import DELEGATED, SPECIALIZED, TARGETS, WEIGHT_BITS, container_for
+from tfmpq.graph.containers import DELEGATED, SPECIALIZED, TARGETS, WEIGHT_BITS, alternatives, container_for
 
 OPERATORS = ("conv2d", "pointwise", "depthwise_conv2d", "dense", "conv2d_transpose")
 FAN_INS = (1, 9, 10, 12, 27)
@@ -28,6 +28,19 @@ def test_every_combination_has_a_container_with_a_right_kernel(target, operator,
             assert kernel == "delegated"
         else:
             assert kernel in ("delegated", "builtin")
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_alternatives_are_smaller_and_run_by_fast_kernels(target) -> None:
+    for operator in OPERATORS:
+        for bits in WEIGHT_BITS:
+            for fan_in in FAN_INS:
+                found = alternatives(operator, bits, fan_in, target)
+                held = [container_for(operator, bits, fan_in, target).bits, *(c.bits for c in found)]
+                assert held == sorted(set(held), reverse=True)
+                assert held[-1] >= bits or not found
+                kernels = {kernel_for(c.builtin, c.bits, "int8", True, fan_in) for c in found}
+                assert kernels <= {"delegated"}
 
 
 def test_what_each_target_packs() -> None:

@@ -96,6 +96,7 @@ def test_measured_times_decide_instead_of_the_model() -> None:
     assert choose(work(LARGE, 512), "litert", options, {8: 1.0}).chosen.container.bits == 8
     # A time of zero was too short to be told.
     assert choose(work(LARGE, 512), "litert", options, {8: 0.0, 4: 1.0}) == modelled
+    assert (slow.measured, modelled.measured) == (True, False)
 
 
 def test_only_one_target_has_a_choice_and_never_for_grouped_convolutions() -> None:

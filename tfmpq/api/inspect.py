@@ -13,13 +13,15 @@ from tfmpq.api.given import given_model
 from tfmpq.api.sources import file_of
 from tfmpq.errors import UsageError
 from tfmpq.files import read_json
-from tfmpq.graph.containers import container_for
+from tfmpq.graph.containers import Target, alternatives, container_for
 from tfmpq.graph.fusion import analyse, layer_problems
 from tfmpq.graph.layers import type_name
 from tfmpq.graph.network import operator_of
 from tfmpq.models.registry import is_model_file, load_model
+from tfmpq.policy.cost import LayerCost
 from tfmpq.policy.network_cost import cost_model
 from tfmpq.policy.policy import Policy, load_policy
+from tfmpq.quantization.im2col import group_count
 from tfmpq.quantizers.choices import quantize_wrappers
 from tfmpq.results import Result
 from tfmpq.training.run_folder import Stage
@@ -160,14 +162,19 @@ def _operators(model: Any) -> dict[str, dict[str, Any]]:
     rows = {}
     for node in network.weighted:
         cost = costs[node.name]
-        packed = [
-            target
-            for target in ("litert", "storage", "tflm")
-            if container_for(cost.operator, _LOW_BITS, cost.fan_in, target).bits < 8
-        ]
+        whole = group_count(node) == 1  # others are not unfolded
+        packed = [target for target in ("litert", "storage", "tflm") if _is_packed(cost, target, whole)]
         rows[node.name] = {
             "operator": operator_of(node),
             "weights": cost.weights,
             "packed_at_4_bits": packed,
         }
     return rows
+
+
+def _is_packed(cost: LayerCost, target: Target, whole: bool) -> bool:
+    """Whether a target holds 4-bit weights of a layer in fewer than 8 bits, or may where that pays."""
+    containers = [container_for(cost.operator, _LOW_BITS, cost.fan_in, target)]
+    if whole:
+        containers += alternatives(cost.operator, _LOW_BITS, cost.fan_in, target)
+    return min(container.bits for container in containers) < 8

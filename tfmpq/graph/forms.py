@@ -158,11 +158,13 @@ class Choice:
         chosen: The form.
         rejected: The smallest form that there is besides; None if that is the chosen one.
         reason: Why it was chosen, in words.
+        measured: Whether times of the device decided, and not the cost model.
     """
 
     chosen: Candidate
     rejected: Candidate | None
     reason: str
+    measured: bool
 
 
 def choose(
@@ -185,7 +187,7 @@ def choose(
     rejected = None if smallest is chosen else smallest
     told = _usable(measured, container_for(work.operator, work.bits, work.fan_in, target)) is not None
     reason = _reason(chosen, rejected, options, "as measured" if told else _where(options.processor))
-    return Choice(replace(chosen, container=replace(chosen.container, reason=reason)), rejected, reason)
+    return Choice(replace(chosen, container=replace(chosen.container, reason=reason)), rejected, reason, told)
 
 
 def pick(found: Sequence[Candidate], prefer: Preference) -> Candidate:
@@ -209,7 +211,7 @@ def candidates(
     """
     first = container_for(work.operator, work.bits, work.fan_in, target)
     others = alternatives(work.operator, work.bits, work.fan_in, target)
-    if not others or (work.operator == "conv2d" and work.window is None):
+    if not others or (work.operator == "conv2d" and not (work.window and work.window.is_unfoldable)):
         return [Candidate(first, _bytes(work, first), 1.0)]
     costs = kernel_costs(processor)
     measured = _usable(measured, first)

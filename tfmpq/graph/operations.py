@@ -17,7 +17,7 @@ from tfmpq.graph.replay import Replay, bare
 from tfmpq.graph.resizing import resized
 from tfmpq.graph.slicing import Slice
 from tfmpq.graph.tracing import traced_function
-from tfmpq.keras_internals import operation_of
+from tfmpq.keras_internals import all_layers, operation_of
 
 Expansion = Callable[[Replay, Any, tuple[Any, ...]], Any]
 """Gets an operation and its new arguments; gives the new value, several, or None to leave it alone."""
@@ -51,6 +51,20 @@ def expand(model: keras.Model) -> keras.Model:
     ]
     outputs = expansion.replay(model, inputs)
     return keras.Model(bare(inputs), bare(outputs), name=model.name) if expansion.expanded else model
+
+
+def without_functions(model: keras.Model) -> keras.Model:
+    """Replace Lambda layers by the operations that their functions are made of.
+
+    Args:
+        model: Any model.
+
+    Returns:
+        A model of new layers; `model` itself if there are none, or it is not functional.
+    """
+    if not any(isinstance(layer, layers.Lambda) for layer in all_layers(model)):
+        return model
+    return expand(model)
 
 
 class _Expansion(Replay):

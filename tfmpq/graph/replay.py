@@ -71,7 +71,7 @@ class Replay:
             return keras.tree.flatten(operation(*args, **kwargs))
         name = self.name(operation.name)
         self.changed |= name != operation.name
-        copy = type(operation).from_config(operation.get_config() | {"name": name})
+        copy = type(operation).from_config(operation.get_config() | {"name": name, "dtype": "float32"})
         outputs = keras.tree.flatten(copy(*args, **kwargs))
         if operation.weights:
             copy.set_weights(operation.get_weights())

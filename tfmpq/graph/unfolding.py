@@ -26,6 +26,9 @@ ORDERS: tuple[Order, ...] = ("at once", "rows first")
 MOST_CONCATENATED = 5
 """Tensors that XNNPACK concatenates in one go; more of them are concatenated part by part."""
 
+MOST_TAPS = 128
+"""Elements of the largest kernel that is unfolded, somewhat more than 11x11."""
+
 StepKind = Literal["PAD", "RESHAPE", "SLICE", "CONCATENATION"]
 
 Pair = tuple[int, int]
@@ -102,6 +105,11 @@ class Window:
         """Whether every window is one pixel and every pixel is one, so that nothing has to be moved."""
         return self.kernel == self.strides == (1, 1)
 
+    @property
+    def is_unfoldable(self) -> bool:
+        """Whether there is something to be moved, and not more than is worth it."""
+        return not self.is_pointwise and math.prod(self.kernel) <= MOST_TAPS
+
     def unfold(self, order: Order) -> tuple[Step, ...]:
         """The operators whose last result has a window in each pixel: (*output, fan_in)."""
         plan = _Plan(self)
@@ -133,7 +141,10 @@ class Window:
         if record.get("padding") not in ("same", "valid"):
             raise ValueError(f"a convolution with padding {record.get('padding')}")
         kernel, strides, dilation = ((pair[0], pair[1]) for pair in pairs)
-        return cls(image, kernel, strides, dilation, record["padding"])
+        window = cls(image, kernel, strides, dilation, record["padding"])
+        if not window.is_unfoldable:
+            raise ValueError(f"an unfolded convolution of {kernel[0]}x{kernel[1]} taps")
+        return window
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,9 @@ import keras
 import numpy as np
 
 from tfmpq.data import Dataset, ImageBatches, Split
-from tfmpq.data.batches import Augmentation
-from tfmpq.data.preprocess import value_range
+from tfmpq.data.batches import Augmentation, read
+from tfmpq.data.plan import Plan
+from tfmpq.data.preprocess import preprocess, value_range
 from tfmpq.errors import UsageError
 from tfmpq.graph.fusion import analyse
 from tfmpq.graph.network import Network
@@ -221,10 +222,10 @@ def images_of(
     split: Split, count: int, shape: tuple[int, int, int], preprocessing: str, *, shuffle: bool = False
 ) -> np.ndarray:
     """The first images of a split, or some at random, preprocessed: float32 (N, height, width, channels)."""
-    batches = ImageBatches(
-        split, min(count, len(split)), image_shape=shape, preprocessing=preprocessing, shuffle=shuffle
-    )
-    return np.asarray(batches[0][0], np.float32)
+    count = min(count, len(split))
+    order = Plan(len(split), count, shuffle=shuffle).chosen(0)
+    images, _ = read(split, order, shape)
+    return preprocess(images, preprocessing)
 
 
 def target_network(model: str, task: Task, side: int | None, classes: int | None) -> Network:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 
 from tfmpq.api.specialize import specialize as specialize_file
 from tfmpq.deploy.conversion.specialize import specialize
@@ -18,8 +19,9 @@ from tfmpq.deploy.latency.operator_times import layers_of
 from tfmpq.deploy.proof.verify import verify
 from tfmpq.deploy.runtime.inspect_file import inspect_file
 from tfmpq.deploy.runtime.interpreter import load
-from tfmpq.deploy.tflite.flatbuffer import builtin_name, read_model, write_model
+from tfmpq.deploy.tflite.flatbuffer import add_buffer, builtin_name, read_model, write_model
 from tfmpq.deploy.tflite.layout import stored_layers
+from tfmpq.deploy.tflite.metadata import read_facts, read_forms
 from tfmpq.errors import UsageError
 from tfmpq.graph.forms import FormOptions, FormRequest
 from tfmpq.graph.frozen import FrozenModel
@@ -29,20 +31,8 @@ UNFOLDED = ["down", "wide", "dilated", "projection"]
 
 
 @pytest.fixture(scope="module")
-def network(builder, make_grid) -> FrozenModel:
-    """Strides, dilation, both paddings, an explicit border with codes of zero other than 0, a shortcut."""
-    net = builder(4)
-    few = make_grid(0.031, 5, False)
-    net.add("image", "input", (), make_grid(0.0173))
-    net.weighted("stem", "conv2d", "image", (3, 3, 3, 16), few, activation="relu")
-    net.add("pad", "zero_padding", ("stem",), few, paddings=((1, 0), (1, 0), (0, 0)))
-    net.weighted("down", "conv2d", "pad", (3, 3, 16, 32), make_grid(0.05), strides=(2, 2), padding="valid")
-    net.weighted("wide", "conv2d", "down", (1, 5, 32, 32), make_grid(0.04, 6), activation="relu")
-    net.weighted("dilated", "conv2d", "wide", (3, 3, 32, 32), make_grid(0.05), dilation=(2, 2))
-    net.weighted("projection", "conv2d", "dilated", (1, 1, 32, 64), make_grid(0.06), strides=(2, 2))
-    net.add("global", "global_average_pooling2d", ("projection",), make_grid(0.0231), keepdims=False)
-    net.weighted("logits", "dense", "global", (64, 10), make_grid(0.091))
-    return net.model((16, 16, 3))
+def network(make_unfoldable) -> FrozenModel:
+    return make_unfoldable(4)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +51,7 @@ def path(network, images, tmp_path_factory) -> Path:
 def test_the_runtime_gives_the_codes_of_the_int8_form(network, path, images) -> None:
     plain = build_tflite(network, "litert")
     np.testing.assert_array_equal(load(path.read_bytes()).run(images), load(plain).run(images))
-    assert len(path.read_bytes()) < 0.8 * len(plain)
+    assert len(build_tflite(network, "litert", OPTIONS)) < 0.8 * len(plain)
 
 
 def test_every_form_becomes_every_other_without_loss(network) -> None:
@@ -85,6 +75,18 @@ def test_every_form_becomes_every_other_without_loss(network) -> None:
             np.testing.assert_array_equal(held.integers.reshape(-1), layer.integers.reshape(-1))
         if start == end:
             assert found == forms[end]
+
+
+def test_other_metadata_of_a_file_stays_when_its_forms_change(path) -> None:
+    model = read_model(path.read_bytes())
+    other = schema.MetadataT()
+    other.name, other.buffer = b"somebody's", add_buffer(model, np.arange(5, dtype=np.uint8))
+    model.metadata.insert(0, other)
+    changed = read_model(specialize(write_model(model), options=FormOptions("speed", "x86-vnni")))
+    assert [entry.name for entry in changed.metadata] == [entry.name for entry in model.metadata]
+    assert bytes(changed.buffers[changed.metadata[0].buffer].data) == bytes(range(5))
+    assert read_facts(changed) == read_facts(model)
+    assert read_forms(changed).options == FormOptions("speed", "x86-vnni")
 
 
 def test_inspection_names_layers_and_reasons(path) -> None:

@@ -120,7 +120,7 @@ def test_a_file_keeps_the_form_that_it_has() -> None:
     assert [layer.operator for layer in stored_layers(read_model(content))] == ["conv2d"]
 
 
-@pytest.mark.parametrize("damage", ["begin", "kind", "record", "order"])
+@pytest.mark.parametrize("damage", ["begin", "kind", "record", "order", "large", "scratch"])
 def test_an_unfolding_that_is_another_is_refused(damage: str) -> None:
     """A file that says of its operators what they are not would become another network."""
     content = convolution_model(Window((9, 9, 8), (3, 3)), 8, 4, order="rows first").content
@@ -142,6 +142,8 @@ def test_an_unfolding_that_is_another_is_refused(damage: str) -> None:
         changed = {
             "record": (b'"kernel":[3,3]', b'"kernel":[3,0]'),
             "order": (b'"order":"rows first"', b'"order":"at once"'),
+            "large": (b'"kernel":[3,3]', b'"kernel":[3,999999999]'),
+            "scratch": (b'"kernel":[3,3]', b'"kernel":[3,3],"scratch":"many"'),
         }[damage]
         assert changed[0] in text
         model.buffers[entry.buffer].data = np.frombuffer(text.replace(*changed), np.uint8)

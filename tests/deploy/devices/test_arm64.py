@@ -13,12 +13,14 @@ from click.testing import CliRunner
 
 from tfmpq.api.deploy import deploy
 from tfmpq.cli.main import main
+from tfmpq.deploy.conversion.surgery import build_tflite
 from tfmpq.deploy.devices import errors
 from tfmpq.deploy.devices.discovery import devices
 from tfmpq.deploy.devices.python_runner import PythonRunner
 from tfmpq.deploy.devices.transports import transport
 from tfmpq.deploy.latency.measure import measure
-from tfmpq.deploy.runtime.interpreter import open_interpreter
+from tfmpq.deploy.runtime.interpreter import open_interpreter, tensor_values
+from tfmpq.graph.forms import FormOptions
 
 # Keras 3 converts TensorFlow's variables by a call that NumPy 2 warns of.
 pytestmark = [
@@ -62,6 +64,22 @@ def test_a_run_is_deployed(raspberry, workshop, tmp_path, runtime, form) -> None
     # The machine says that it is emulated: its times are nobody's.
     assert result["measurement"]["emulated"] is True
     assert result["measurement"]["median_ms"] is None
+
+
+@pytest.mark.parametrize("raspberry", ["cortex-a76"], indirect=True)
+@pytest.mark.parametrize("bits", [4, pytest.param(2, marks=slow)])
+def test_unfolded_convolutions_give_the_same_codes(raspberry, make_unfoldable, tmp_path, bits) -> None:
+    """Slices only move codes, and the products' kernels for ARM round as those of this machine do."""
+    source = np.random.default_rng(0).integers(-128, 128, (2, 16, 16, 3)).astype(np.int8)
+    np.save(tmp_path / "inputs.npy", source)
+    path = tmp_path / "packed.tflite"
+    path.write_bytes(build_tflite(make_unfoldable(bits), "litert", FormOptions("size", "arm-dotprod")))
+    with transport("ssh:pi", python=PYTHONS["ai-edge-litert"], ssh_config=raspberry.config) as device:
+        program, pushed = PythonRunner(device), device.push(tmp_path / "inputs.npy")
+        program.infer(device.push(path), path, pushed, "outputs.npy", 300.0)
+        device.pull("outputs.npy", tmp_path / "outputs.npy")
+    here = tensor_values(path.read_bytes(), None, source, "default")["logits"]
+    np.testing.assert_array_equal(np.load(tmp_path / "outputs.npy"), here)
 
 
 @slow

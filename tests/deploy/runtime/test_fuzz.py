@@ -15,6 +15,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from tfmpq.deploy.conversion.specialize import specialize
 from tfmpq.deploy.proof.verify import verify
+from tfmpq.deploy.runtime.convolution_models import convolution_model
 from tfmpq.deploy.runtime.inspect_file import inspect_content
 from tfmpq.deploy.runtime.probe_models import Case, all_cases, make_probe
 from tfmpq.deploy.runtime.sandbox import Sandbox
@@ -23,6 +24,7 @@ from tfmpq.deploy.tflite.layout import stored_layers
 from tfmpq.errors import TfmpqError
 from tfmpq.graph.containers import SPECIALIZED
 from tfmpq.graph.frozen import FrozenModel
+from tfmpq.graph.unfolding import ORDERS, Window
 
 QUICK, THOROUGH = 300, 10_000
 
@@ -34,7 +36,8 @@ def originals(make_small) -> list[bytes]:
 
     ours = [build_tflite(make_small(bits), target) for bits in (2, 8) for target in ("litert", "storage")]
     dense = make_probe(Case("FULLY_CONNECTED", 4, "int8", fan_in=16)).content
-    return [*ours, dense]
+    window = Window((5, 5, 4), (3, 3), padding="same")
+    return [*ours, dense, *(convolution_model(window, 4, 4, order=order).content for order in ORDERS)]
 
 
 @pytest.fixture
