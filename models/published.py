@@ -43,7 +43,7 @@ def published_arrays(spec: str) -> list[LayerArrays]:
     name_by_order(model, Counter(), set())
     _fold_rescaling(model)
     return [
-        LayerArrays(layer.name, [np.asarray(weight) for weight in layer.weights])
+        LayerArrays(layer.name, tuple(np.asarray(weight) for weight in layer.weights))
         for layer in model.layers
         if layer.weights
     ]

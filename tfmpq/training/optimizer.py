@@ -105,7 +105,7 @@ class QuantizationOptimizer(keras.optimizers.Optimizer):
 
     def _adam(self, members: Sequence[tuple[Any, int]], rate: Any) -> None:
         """Update variables of one shape, given as gradients and positions, with Adam."""
-        every = trained_by(self), self._momentums, self._seconds
+        every: tuple[Any, ...] = (trained_by(self), self._momentums, self._seconds)
         old, first, second = (_stacked([slots[i] for _, i in members]) for slots in every)
         gradient = _stack([gradient for gradient, _ in members])
         count, rate = ops.cast(self.iterations + 1, old.dtype), ops.cast(rate, old.dtype)
