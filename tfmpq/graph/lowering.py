@@ -12,6 +12,7 @@ from typing import Any
 
 import keras
 
+from tfmpq.graph.biases import with_biases
 from tfmpq.graph.operations import expand
 from tfmpq.graph.replay import Replay, bare
 from tfmpq.graph.rewrites import (
@@ -44,7 +45,7 @@ def lower(model: keras.Model) -> keras.Model:
     lowering = Lowering([name])
     image = keras.Input(image.shape[1:], name=name, dtype=image.dtype)
     outputs = lowering.replay(model, [image])
-    return keras.Model(image, bare(outputs), name=model.name) if lowering.changed else model
+    return with_biases(keras.Model(image, bare(outputs), name=model.name) if lowering.changed else model)
 
 
 class Lowering(Replay):
