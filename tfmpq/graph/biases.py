@@ -33,7 +33,9 @@ def with_biases(model: keras.Model) -> keras.Model:
     lacking = {
         layer
         for layer in model.layers
-        if type(layer) in _WEIGHTED and not layer.use_bias and layer not in followed
+        if type(layer) in _WEIGHTED
+        and not layer.use_bias
+        and (layer not in followed or layer.activation is not keras.activations.linear)
     }
     if not lacking:
         return model
