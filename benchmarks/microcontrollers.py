@@ -2,8 +2,9 @@
 
     python benchmarks/microcontrollers.py --networks FOLDER --cifar FOLDER --out microcontrollers.json
 
-The first folder holds `kws_ref_model`, `vww_96.h5` and `ad01.h5` as published, the other
-`cifar10_resnet8_mlperftiny.h5`, `cifar10_train.npz` and `cifar10_test.npz`. They are files of Keras 2, read
+The first folder holds `kws_ref_model`, `vww_96.h5` and `ad01.h5` as published, beside it lies
+`cifar10_resnet8_mlperftiny.h5`; the other has `cifar10_train.npz` and `cifar10_test.npz` with arrays `images`
+and `labels`. They are files of Keras 2, read
 through `tf_keras`. Where there are no test images, fidelity is the signal-to-noise ratio of the outputs
 (before a softmax) to those of the float network, in dB, on inputs like those of the calibration: smooth noise
 for the image network, normal
@@ -68,15 +69,15 @@ def subjects(networks: Path, cifar: Path) -> Iterator[Subject]:
     features = generator.normal(0, 1, (CALIBRATION + TEST, 49, 10, 1)).astype(np.float32)
     vectors = generator.normal(0, 1, (CALIBRATION + TEST, 640)).astype(np.float32)
     train, test = (np.load(cifar / f"cifar10_{part}.npz") for part in ("train", "test"))
-    pixels = [part[next(key for key in part.files if part[key].ndim == 4)] for part in (train, test)]
-    labels = test[next(key for key in test.files if test[key].ndim == 1)][:SCORED]
+    chosen = generator.permutation(len(train["images"]))[:CALIBRATION]
+    labels = test["labels"][:SCORED]
     # The published file takes pixels of 0 to 255.
-    photos = [pixels[0][:CALIBRATION].astype(np.float32), pixels[1][:SCORED].astype(np.float32)]
+    photos = [train["images"][chosen].astype(np.float32), test["images"][:SCORED].astype(np.float32)]
     for name, path, data, scored in (
         ("keyword spotting", networks / "kws_ref_model", features, None),
         ("visual wake words", networks / "vww_96.h5", images, None),
         ("anomaly detection", networks / "ad01.h5", vectors, None),
-        ("image classification", cifar / "cifar10_resnet8_mlperftiny.h5", photos, labels),
+        ("image classification", networks.parent / "cifar10_resnet8_mlperftiny.h5", photos, labels),
     ):
         calibration, held = data if isinstance(data, list) else (data[:CALIBRATION], data[CALIBRATION:])
         yield Subject(name, load(path), calibration, held, scored)
@@ -84,7 +85,7 @@ def subjects(networks: Path, cifar: Path) -> Iterator[Subject]:
 
 def load(path: Path) -> keras.Model:
     """A file of Keras 2 in Keras 3, with images or rows of numbers as its input, and without a softmax."""
-    model = from_tf_keras(tf_keras().models.load_model(path, compile=False)).model
+    model = from_tf_keras(tf_keras.models.load_model(path, compile=False)).model
     shape = tuple(model.inputs[0].shape[1:])
     if len(shape) == 1:
         image = keras.Input((1, 1, *shape), name="row")
@@ -187,7 +188,9 @@ def fixed_batch(content: bytes) -> bytes:
 def fidelity(subject: Subject, found: np.ndarray, exact: np.ndarray) -> dict[str, float]:
     """Signal-to-noise ratio in dB, and top-1 where there are labels."""
     noise = float(np.mean(np.square(found - exact)))
-    decibels = 10 * np.log10(float(np.var(exact)) / max(noise, 1e-30))
+    # What an input changes counts as signal, not the mean that an output has over all of them.
+    signal = float(np.mean(np.square(exact - exact.mean(0))))
+    decibels = 10 * np.log10(signal / max(noise, 1e-30))
     score: dict[str, float] = {"db": round(float(decibels), 1)}
     if subject.labels is not None:
         score["top1"] = float(np.mean(found.argmax(1) == subject.labels))

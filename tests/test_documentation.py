@@ -60,3 +60,26 @@ def test_a_notebook_runs_and_is_kept_without_outputs(
 
 def test_there_is_a_notebook() -> None:
     assert NOTEBOOKS
+
+
+def _run_page(name: str) -> dict[str, Any]:
+    """Run the Python of a page in the folder that one is in; returns the names that it leaves."""
+    return _run(re.findall(r"```python\n(.*?)```", PAGE.with_name(name).read_text(), re.DOTALL), name)
+
+
+def test_the_code_of_the_page_on_apps_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = _run_page("apps.md")
+    assert names["facts"]["contract"]["labels"] == ("rose", "tulip", "daisy")
+    assert names["facts"]["contract"]["holds"] == "pixels"
+    assert names["facts"]["mediapipe"]
+    assert names["result"].export.verification.passed
+
+
+def test_the_code_of_the_page_on_microcontrollers_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = _run_page("microcontrollers.md")
+    assert names["measured"].unpacking_bytes == 0
+    assert (tmp_path / "source_ram" / "net_ram_model.h").is_file()

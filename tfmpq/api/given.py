@@ -59,7 +59,8 @@ def given_model(model: Any, folder: Path, file: str = OWN_MODEL) -> GivenModel:
     refuse_other_than_model(model)
     name, path = name_of(model), folder / file
     model = without_functions(model)  # a file with functions in it would have to be read with its code
-    if path.exists():
+    # A call that was refused leaves its model behind, but nothing that it could be resumed with.
+    if path.exists() and any((folder / f"{stage}.json").exists() for stage in ("search", "finetune")):
         if _digest(load_keras(path)) != _digest(model):
             raise UsageError(
                 f"A run folder is resumed with the model that it was begun with. Received: {model.name}, not "

@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 
 from tfmpq.data.preprocess import preprocess
-from tfmpq.deploy.conversion.app_file import FileOptions
-from tfmpq.deploy.export import export_tflite
-from tfmpq.deploy.runtime.inspect_file import inspect_file
+from tfmpq.deploy.conversion.app_file import FileOptions, as_app_file
+from tfmpq.deploy.conversion.surgery import build_tflite
 from tfmpq.deploy.runtime.interpreter import load
+from tfmpq.deploy.tflite.contract import read_contract
+from tfmpq.deploy.tflite.flatbuffer import read_model
+from tfmpq.deploy.tflite.snippets import takes_mediapipe
 from tfmpq.graph.frozen import TensorGrid
 
 pytestmark = pytest.mark.slow  # 480 MB are installed once, into build/mediapipe
@@ -63,18 +65,23 @@ def test_its_classifier_gives_the_answers_of_the_file(python, make_small, tmp_pa
     }
     grids = {"tf": TensorGrid(float(np.float32(1 / 127.5)), halfway=True), "torch": TensorGrid(0.0208)}
     expected, files = [], []
-    for number, (name, input_type, output_type, softmax) in enumerate(sorted(cases, key=str)):
+    networks = {}
+    for name, grid in grids.items():
         frozen = make_small(4)
+        first = replace(frozen.layers[0], grid=grid)
         metadata = {"preprocessing": name, "classes": 4}
-        first = replace(frozen.layers[0], grid=grids[name])
         frozen = replace(frozen, layers=(first, *frozen.layers[1:]), metadata=metadata)
+        networks[name] = frozen, build_tflite(frozen, "litert")
+    for number, (name, input_type, output_type, softmax) in enumerate(sorted(cases, key=str)):
+        frozen, core = networks[name]
+        content = as_app_file(core, frozen, "litert", FileOptions(input_type, output_type, softmax, labels))
         path = tmp_path / f"{number}.tflite"
-        export_tflite(frozen, path, file=FileOptions(input_type, output_type, softmax, labels))
+        path.write_bytes(content)
         files.append(path)
-        taken = inspect_file(path).mediapipe
+        taken = takes_mediapipe(read_contract(read_model(content), content))
         # It scales all channels of a float image alike.
         assert taken == (input_type == "uint8" or (input_type == "float32" and name == "tf"))
-        answer = load(path.read_bytes()).run(preprocess(pixels[None], name))[0]
+        answer = load(content).run(preprocess(pixels[None], name))[0]
         expected.append(dict(zip(labels, answer.tolist(), strict=True)) if taken else None)
     command = [python, "-c", PROGRAM, tmp_path / "pixels.npy", *files]
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
