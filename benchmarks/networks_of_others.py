@@ -4,10 +4,9 @@
     python benchmarks/networks_of_others.py FOLDER vww_96 ad01     these again, then the page
 
 FOLDER holds the files as their authors published them, and beside it `imagenette_val.tfrecord`. Images are
-photographs of it, in the size and colours of each network; other inputs are seeded noise that is smooth
-along the first axis. Calibration has 256 of them; the ratio of signal to noise is that of 128 others, of the
-outputs before the softmax, and of several outputs the smallest. The converter gets the same float network and
-the same inputs.
+photographs of it, in the size and colours of each network; other inputs are seeded noise (`features`).
+Calibration has 256 of them; the ratio of signal to noise is that of 128 others, of the outputs before the
+softmax, and of several outputs the smallest. The converter gets the same float network and the same inputs.
 """
 
 from __future__ import annotations
@@ -120,13 +119,13 @@ def main() -> None:
 
 def attempt(folder: Path, source: Source) -> dict[str, Any]:
     """Write one network at 8 and 4 bits and by the converter, and measure all three files."""
-    inputs = pictures(folder, source) if source.preprocessing else features(source)
     # Built by a function, a network is given to the toolchain as that function and the file of its weights.
     spec = f"networks_of_others:{source.build}" if source.build else str(folder / source.file)
     options: dict[str, Any] = {"weights": str(folder / source.file)} if source.build else {}
     loaded = load_model(
         spec, input_shape=(0, 0, 0), classes=0, several_outputs=True, skip_classifier=None, **options
     )
+    inputs = pictures(folder, source) if source.preprocessing else features(source, loaded.model)
     name = source.preprocessing
     values = preprocess(inputs, name) if name else inputs.astype(np.float32)
     values = values.reshape(-1, *loaded.input_shape)
@@ -166,7 +165,7 @@ def attempt(folder: Path, source: Source) -> dict[str, Any]:
 
 def pictures(folder: Path, source: Source) -> np.ndarray:
     """Photographs in the size and colours of a network, uint8 (N, *shape)."""
-    split = load_dataset(f"tfrecord:{folder.parent / 'imagenette_val.tfrecord'}").train
+    split = load_dataset(f"tfrecord:{folder.parent / 'imagenette_val.tfrecord'}").test
     chosen = np.random.default_rng(0).permutation(len(split))[: CALIBRATED + MEASURED]
     height, width, channels = source.shape
     found = []
@@ -176,11 +175,22 @@ def pictures(folder: Path, source: Source) -> np.ndarray:
     return np.stack(found)
 
 
-def features(source: Source) -> np.ndarray:
-    """Noise of deviation 1 that is smooth along the first axis, float32 (N, *shape)."""
+def features(source: Source, model: keras.Model) -> np.ndarray:
+    """Noise that is smooth along the first axis, float32 (N, *shape).
+
+    Its deviation is 1. For vectors, mean and deviation are those with which the first dense layer gives the
+    mean and, on average, the variance that the BatchNorm behind it recorded in training.
+    """
     generator = np.random.default_rng(0)
     noise = generator.normal(0, 1, (CALIBRATED + MEASURED, source.shape[0] + 4, *source.shape[1:]))
     smooth = sum(noise[:, shift : shift + source.shape[0]] for shift in range(5)) / np.sqrt(5.0)
+    if len(source.shape) == 1:
+        kernel, bias = next(la for la in model.layers if isinstance(la, layers.Dense)).get_weights()
+        norm = next(la for la in model.layers if isinstance(la, layers.BatchNormalization))
+        mean, variance = np.asarray(norm.moving_mean), np.asarray(norm.moving_variance)
+        found = smooth @ kernel
+        smooth = smooth * np.sqrt(variance.mean() / found.var(0).mean())
+        smooth = smooth + np.linalg.lstsq(kernel.T, mean - bias, rcond=None)[0]
     return smooth.astype(np.float32)
 
 

@@ -11,7 +11,7 @@ import click
 from tfmpq.errors import UsageError
 from tfmpq.options import Options, Spec, checked
 
-from .options import Decorator, Sectioned, finite, stack
+from .options import Decorator, Sectioned, finite, skip_damaged, stack
 
 
 class Several(click.ParamType):
@@ -52,12 +52,12 @@ def options_of(
     """
     specs, defaults = record.specs(), record.defaults()
     wanted = names or [name for name in specs if name not in without]
-    return stack(
-        *(
-            _option(name, specs[name], defaults[name], (callbacks or {}).get(name), (helps or {}).get(name))
-            for name in wanted
-        )
-    )
+    made = [
+        _option(name, specs[name], defaults[name], (callbacks or {}).get(name), (helps or {}).get(name))
+        for name in wanted
+    ]
+    # Every verb that reads data can leave damaged images out.
+    return stack(*made, *([skip_damaged] if "data_dir" in wanted else []))
 
 
 def _option(

@@ -72,6 +72,22 @@ json_option = click.option(
 )
 
 
+def _leave_out_damaged(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value:
+        from tfmpq.data.damaged import skip_damaged
+
+        ctx.with_resource(skip_damaged())
+
+
+skip_damaged = click.option(
+    "--skip-damaged",
+    is_flag=True,
+    expose_value=False,
+    callback=_leave_out_damaged,
+    help="Leave out images that cannot be decoded, and say which; otherwise they are errors.",
+)
+
+
 def run_folder(default: str = "runs/MODEL_DATA") -> Decorator:
     """The run folder; `default` says which one is taken without the option."""
     return click.option(

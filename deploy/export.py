@@ -20,13 +20,14 @@ from tfmpq.deploy.conversion.surgery import build_tflite
 from tfmpq.deploy.microcontroller.c_source import write_c_source
 from tfmpq.deploy.microcontroller.options import MicroOptions
 from tfmpq.deploy.microcontroller.report import MicroReport, micro_report, refuse_arena
+from tfmpq.deploy.proof.fidelity import compare_file
 from tfmpq.deploy.proof.interface import interface_failures, split_interface
 from tfmpq.deploy.proof.verify import Verification, verify
 from tfmpq.deploy.runtime.interpreter import load
 from tfmpq.deploy.runtime.quiet import quiet_stderr
 from tfmpq.deploy.tflite.flatbuffer import read_model, write_model
 from tfmpq.deploy.tflite.layout import bias_type, container_of
-from tfmpq.deploy.tflite.metadata import write_record
+from tfmpq.deploy.tflite.metadata import with_facts, write_record
 from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.files import write_atomically
 from tfmpq.graph.containers import DELEGATED, TARGETS, Target
@@ -34,6 +35,7 @@ from tfmpq.graph.forms import CHOOSING_TARGET, FormOptions
 from tfmpq.graph.frozen import FrozenModel
 from tfmpq.progress import Reporter, SilentReporter
 from tfmpq.results import Result
+from tfmpq.tasks.fidelity import Fidelity, Reference
 
 if TYPE_CHECKING:
     import keras
@@ -96,6 +98,7 @@ class ExportReport(Result, verb="export"):
         forms: What decided where layers have a choice of forms; None where they have none.
         verification: The proof.
         agreement: Comparison with the trained model; None if no logits were given.
+        fidelity: Comparison of all outputs with the model that the file is of; None if none was given.
         microcontroller: What the file takes on a microcontroller; None for other targets.
     """
 
@@ -108,6 +111,7 @@ class ExportReport(Result, verb="export"):
     forms: FormOptions | None
     verification: Verification
     agreement: Agreement | None = None
+    fidelity: Fidelity | None = None
     microcontroller: MicroReport | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -131,6 +135,7 @@ def export_tflite(
     times: DeviceTimes | None = None,
     images: np.ndarray | None = None,
     agreement: tuple[np.ndarray, np.ndarray] | None = None,
+    reference: Reference | None = None,
     reporter: Reporter | None = None,
 ) -> ExportReport:
     """Write a network as a packed `.tflite` and prove the written file.
@@ -146,6 +151,8 @@ def export_tflite(
         images: float32 (N, height, width, channels), preprocessed, for recomputing every operator; None
             for noise.
         agreement: Images and the trained model's logits (N, classes), to be compared with the file's.
+        reference: Images and outputs of the model that the file is of, to be compared with the file's; what
+            is found travels in the file.
         reporter: Told about progress.
 
     Raises:
@@ -162,7 +169,10 @@ def export_tflite(
     micro = micro or MicroOptions()
     micro.require(target)
     written = as_written(frozen, target, micro.prefer or "flash")
-    core = build_tflite(written, target, options, times)
+    core, fidelity = build_tflite(written, target, options, times), None
+    if reference is not None:
+        fidelity = compare_file(written, core, target, reference)
+        core = with_facts(core, {"fidelity": asdict(fidelity)})
     content = as_app_file(core, written, target, file or FileOptions())
     measured = _microcontroller(frozen, content, core, written, images, micro) if target == "tflm" else None
     reporter.advance()
@@ -184,7 +194,7 @@ def export_tflite(
     digest = hashlib.sha256(content).hexdigest()
     chosen = options if target == CHOOSING_TARGET else None
     return ExportReport(
-        str(path), len(content), digest, target, size, layers, chosen, proof, agreed, measured
+        str(path), len(content), digest, target, size, layers, chosen, proof, agreed, fidelity, measured
     )
 
 

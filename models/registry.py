@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tfmpq.errors import TfmpqError, UsageError
+from tfmpq.models.soundness import refuse_quantized, refuse_unfinite
 
 if TYPE_CHECKING:
     import keras
+
+    from tfmpq.models.preprocessing import Expected
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +34,6 @@ _NETWORKS = {
     "vgg16": _Network("vgg", "torch"),
 }
 
-# What the published weights of keras.applications expect, for those made of layers that can be quantized.
-_APPLICATIONS = {
-    **dict.fromkeys(("MobileNet", "MobileNetV2", "ResNet50V2", "ResNet101V2", "ResNet152V2"), "tf"),
-    **dict.fromkeys(("ResNet50", "ResNet101", "ResNet152", "VGG16", "VGG19"), "caffe"),
-}
-
-_UNKNOWN_PREPROCESSING = "unit"
 IMAGENET_CLASSES = 1000
 """Classes of a network that is built for no data."""
 
@@ -52,11 +48,13 @@ class LoadedModel:
     Attributes:
         model: Functional Keras model, float32 image batch (N, H, W, C) in, logits (N, classes) out.
         name: Registry name, stem of the file, or name of the function.
-        preprocessing: Name of the preprocessing its weights expect (see `tfmpq.data.preprocess`); `unit` for
-            models of the user's that are not known.
+        preprocessing: Name of the preprocessing its weights expect (see `tfmpq.data.preprocess`).
         classes: Number of logits; of several outputs, the last axis of the first.
-        stripped_softmax: Whether a final softmax was taken off.
+        softmax: For each output, whether a final softmax was taken off.
         new_classifier: Whether the classifier was left out of the weights that were loaded.
+        expectation: Why the preprocessing is expected; None for built-in networks.
+        source: The user's own model, which the network was made of and held against; None for built-in ones.
+        notes: What to know of how the network was taken in, one line each.
         takes_integers: Whether the user's model takes whole numbers, so that pixels cannot be scaled before.
     """
 
@@ -64,9 +62,17 @@ class LoadedModel:
     name: str
     preprocessing: str
     classes: int
-    stripped_softmax: bool = False
+    softmax: tuple[bool, ...] = (False,)
     new_classifier: bool = False
+    expectation: Expected | None = None
+    source: keras.Model | None = None
+    notes: tuple[str, ...] = ()
     takes_integers: bool = False
+
+    @property
+    def stripped_softmax(self) -> bool:
+        """Whether a final softmax was taken off."""
+        return any(self.softmax)
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -125,36 +131,45 @@ def load_model(
     loaded = _load(spec, input_shape, classes, several_outputs)
     if weights is not None and str(weights) != "none":
         loaded = _with_weights(loaded, weights, skip_classifier)
-    if spec not in _NETWORKS:
-        from tfmpq.graph.lowering import lower
+    refuse_unfinite(loaded.model, loaded.name)
+    # Behind the weights, which are for the layers that the user's model has.
+    return loaded if spec in _NETWORKS else _lowered(loaded)
 
-        # Behind the weights, which are for the layers that the user's model has.
-        loaded = replace(loaded, model=lower(loaded.model))
-    return loaded
+
+def _lowered(loaded: LoadedModel) -> LoadedModel:
+    """The network of layers that can be deployed, held against the user's model."""
+    from tfmpq.graph.equivalence import lowered
+
+    notes: list[str] = []
+    model = lowered(loaded.model, loaded.source, loaded.softmax, notes.append)
+    return replace(loaded, model=model, notes=(*loaded.notes, *notes))
 
 
 def _with_weights(loaded: LoadedModel, weights: str | Path, skip_classifier: bool | None) -> LoadedModel:
-    from tfmpq.graph.lowering import lower
     from tfmpq.models.weights import load_weights
 
     try:
         skipped = load_weights(loaded.model, weights, skip_classifier=skip_classifier)
     except TfmpqError as error:
         # Files of this toolchain hold the layers that the user's became.
-        loaded = replace(loaded, model=lower(loaded.model))
+        loaded = replace(_lowered(loaded), source=None)
         try:
             skipped = load_weights(loaded.model, weights, skip_classifier=skip_classifier)
         except TfmpqError:
             raise error from None
+    if (source := loaded.source) is not None:
+        for layer in loaded.model.layers:
+            own = source.get_layer(layer.name)
+            if own is not layer and layer.weights:  # the copy of a layer with a softmax in it
+                own.set_weights(layer.get_weights())
     return replace(loaded, new_classifier=skipped)
 
 
 def _load(spec: str, input_shape: tuple[int, int, int], classes: int, several_outputs: bool) -> LoadedModel:
     if spec in _NETWORKS:
-        network = _NETWORKS[spec]
-        build = getattr(importlib.import_module(f"tfmpq.models.{network.module}"), spec)
-        made = classes or IMAGENET_CLASSES
-        return LoadedModel(build(tuple(input_shape), made), spec, network.preprocessing, made)
+        number = classes or IMAGENET_CLASSES
+        network = _build(spec, input_shape, number)
+        return LoadedModel(network, spec, _NETWORKS[spec].preprocessing, number)
     if is_model_file(spec):
         from tfmpq.models.model_files import read_model
 
@@ -182,9 +197,11 @@ def _adopt(
     *,
     exact: bool,
 ) -> LoadedModel:
+    from tfmpq.models.preprocessing import expected
     from tfmpq.models.user import as_classifier
 
-    model, stripped = as_classifier(model, input_shape, several_outputs)
+    refuse_quantized(model, name)
+    source, model, softmax = as_classifier(model, input_shape, several_outputs)
     found = int(model.outputs[0].shape[-1])
     if not several_outputs and (found < classes or (exact and classes not in (0, found))):
         raise UsageError(
@@ -192,12 +209,36 @@ def _adopt(
             f"{classes} classes. Choose a model with {classes} classes or other data."
         )
     integers = "int" in str(model.inputs[0].dtype)
-    preprocessing = "none" if integers else _preprocessing(model, name)
-    return LoadedModel(model, name, preprocessing, found, stripped, takes_integers=integers)
+    known = _built_in(model)
+    expectation = None if known or integers else expected(source)
+    preprocessing = (
+        expectation.name if expectation else _NETWORKS[model.name].preprocessing if known else "none"
+    )
+    return LoadedModel(
+        model,
+        name,
+        preprocessing,
+        found,
+        softmax,
+        expectation=expectation,
+        source=source,
+        takes_integers=integers,
+    )
 
 
-def _preprocessing(model: keras.Model, name: str) -> str:
-    # A file that holds a built-in network is known by the names of the network and of its input.
-    if model.name in _NETWORKS and model.inputs[0].name == "image":
-        return _NETWORKS[model.name].preprocessing
-    return _APPLICATIONS.get(name, _UNKNOWN_PREPROCESSING)
+def _built_in(model: keras.Model) -> bool:
+    """Whether a model from a file is a built-in network: by its name, and by every layer."""
+    if model.name not in _NETWORKS or model.inputs[0].name != "image":
+        return False
+    _, height, width, channels = model.inputs[0].shape
+    built = _build(model.name, (height, width, channels), int(model.outputs[0].shape[-1]))
+    pairs = zip(built.layers, model.layers, strict=False)
+    return len(built.layers) == len(model.layers) and all(
+        type(one) is type(other) and one.name == other.name for one, other in pairs
+    )
+
+
+def _build(name: str, shape: tuple[int, int, int], classes: int) -> keras.Model:
+    build = getattr(importlib.import_module(f"tfmpq.models.{_NETWORKS[name].module}"), name)
+    made: keras.Model = build(tuple(shape), classes)
+    return made

@@ -10,9 +10,9 @@ from collections.abc import Callable
 import keras
 from keras import layers
 
+from tfmpq.graph.shortcut import PadShortcut
 from tfmpq.models.blocks import Tensor, convolution, is_small, normalization, relu
 from tfmpq.models.resnet import projection
-from tfmpq.models.shortcut import PadShortcut
 
 _WIDTHS = (16, 32, 64)
 

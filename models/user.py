@@ -13,9 +13,11 @@ from typing import Any
 import keras
 
 import tfmpq.graph.activations
-import tfmpq.graph.slicing
-import tfmpq.models.shortcut  # noqa: F401 (both register what files of this toolchain hold)
+import tfmpq.graph.shortcut
+import tfmpq.graph.slicing  # noqa: F401 (these register what files of this toolchain hold)
 from tfmpq.errors import TfmpqError, UsageError
+from tfmpq.graph.recognition import is_kerass_own, known_function
+from tfmpq.graph.replay import config_of, weights_of
 from tfmpq.keras_internals import call_of, functional_of, holds_graph, operation_of
 
 
@@ -92,7 +94,7 @@ def _import(spec: str) -> Any:
 
 def as_classifier(
     model: Any, input_shape: tuple[int, int, int], several_outputs: bool = False
-) -> tuple[keras.Model, bool]:
+) -> tuple[keras.Model, keras.Model, tuple[bool, ...]]:
     """Bring a model to functional form with one image, sequence or vector in and logits out.
 
     Args:
@@ -101,7 +103,8 @@ def as_classifier(
         several_outputs: Whether to take models with outputs of any number and shape.
 
     Returns:
-        The model, sharing its weights, and whether a final softmax was taken off.
+        The model as it was given, the model that ends in logits, which shares its weights but for layers
+        with a softmax in them, and for each output whether a softmax was taken off.
 
     Raises:
         UsageError: It is not such a model.
@@ -131,7 +134,7 @@ def as_classifier(
     # Made anew: nothing has been traced with the old activation, and a tensor is taken where files of Keras 2
     # want a list of one.
     network = keras.Model(inputs[0], tensors if several else tensors[0], name=model.name)
-    return network, any(stripped for _, stripped in found)
+    return model, network, tuple(stripped for _, stripped in found)
 
 
 def _build(model: keras.Sequential, input_shape: tuple[int, int, int]) -> None:
@@ -147,7 +150,8 @@ def _build(model: keras.Sequential, input_shape: tuple[int, int, int]) -> None:
 
 
 def _reads_sequences(layer: keras.layers.Layer) -> bool:
-    return type(layer).__name__.endswith(("1D", "1DTranspose"))
+    spec = getattr(layer, "input_spec", None)
+    return spec is not None and 3 in (spec.ndim, spec.min_ndim)
 
 
 def _logits_of(output: Any, made: dict[int, list[tuple[Any, bool]]]) -> tuple[Any, bool]:
@@ -160,7 +164,7 @@ def _logits_of(output: Any, made: dict[int, list[tuple[Any, bool]]]) -> tuple[An
         made: Outputs of nested models that were made anew, by call.
     """
     last, call = operation_of(output), call_of(output)
-    if isinstance(last, _SHAPES) and call.input_tensors[0].shape[-1:] == output.shape[-1:]:
+    if type(last) in _SHAPES and call.input_tensors[0].shape[-1:] == output.shape[-1:]:
         # A softmax is along the last axis, which stays.
         logits, stripped = _logits_of(call.input_tensors[0], made)
         return (last(logits), True) if stripped else (output, False)
@@ -188,16 +192,27 @@ _SHAPES = (keras.layers.Reshape, keras.layers.Flatten, keras.layers.Identity, ke
 
 
 def _without_softmax(output: Any) -> tuple[Any, bool]:
-    """The logits behind an output, and whether a softmax was taken off."""
+    """The logits behind an output, and whether a softmax was taken off; the user's layers stay as is."""
     last = operation_of(output)
-    if isinstance(last, keras.layers.Softmax) or (
-        isinstance(last, keras.layers.Activation) and last.activation is keras.activations.softmax
-    ):
-        return last.input, True
-    if getattr(last, "activation", None) is keras.activations.softmax:
-        last.activation = keras.activations.linear
-        return output, True
-    return output, False
+    if not is_kerass_own(last) or not _is_softmax(last, len(output.shape)):
+        return output, False
+    (source,) = call_of(output).input_tensors
+    if not last.weights:
+        return source, True
+    copy = type(last).from_config(config_of(last) | {"activation": "linear"})
+    logits = copy(source)
+    copy.set_weights(weights_of(last))
+    return logits, True
+
+
+def _is_softmax(layer: Any, rank: int) -> bool:
+    """Whether a layer is a softmax along the last axis, or ends in one."""
+    if isinstance(layer, keras.layers.Softmax):
+        return layer.axis in (-1, rank - 1)
+    function = getattr(layer, "activation", None)
+    if isinstance(function, keras.layers.Layer):
+        return is_kerass_own(function) and _is_softmax(function, rank)
+    return known_function(function) == "softmax"
 
 
 def one_line(error: Exception) -> str:

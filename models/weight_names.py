@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import keras
 import numpy as np
-
-if TYPE_CHECKING:
-    import keras
 
 _BATCH_NORM = {
     "weight": "gamma",
@@ -43,11 +41,11 @@ def from_arrays(arrays: Mapping[str, np.ndarray], model: keras.Model) -> dict[st
 
 
 def _to_keras(weight: str, array: np.ndarray, layer: Any) -> tuple[str, np.ndarray]:
-    if type(layer).__name__ == "BatchNormalization":
+    if isinstance(layer, keras.layers.BatchNormalization):
         return _BATCH_NORM.get(weight, weight), array
     if weight in _KERNELS:
         if array.ndim == 4:
-            depthwise = type(layer).__name__ == "DepthwiseConv2D"
+            depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
             return "kernel", array.transpose((2, 3, 0, 1) if depthwise else (2, 3, 1, 0))
         return "kernel", array.T
     return "kernel" if weight == "depthwise_kernel" else weight, array

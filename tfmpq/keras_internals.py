@@ -8,6 +8,7 @@ happened. The names have been the same from Keras 3.8 on (`tests/test_keras_inte
 from __future__ import annotations
 
 import copy
+import sys
 from typing import Any
 
 
@@ -54,6 +55,11 @@ def calls_in_order(graph: Any) -> list[Any]:
     return [call for depth in sorted(by_depth, reverse=True) for call in by_depth[depth]]
 
 
+def all_layers(model: Any) -> list[Any]:
+    """The layers of a model and of the models in it."""
+    return list(model._flatten_layers(include_self=False))
+
+
 def uncalled(operation: Any) -> Any:
     """A copy of an operation that is no layer, which has not been called yet."""
     made = copy.copy(operation)
@@ -69,3 +75,10 @@ def takes_training(layer: Any) -> bool:
 def shape_at_build(layer: Any) -> Any:
     """The input shape with which a `tf_keras` layer was built outside a graph."""
     return layer._build_input_shape
+
+
+def own_operation(operation: Any) -> str | None:
+    """Name of an operation of `keras.ops` that is no layer, such as `Add`; None for any other."""
+    kind = type(operation)
+    module = sys.modules.get(kind.__module__) if kind.__module__.startswith("keras.src.ops.") else None
+    return kind.__name__ if getattr(module, kind.__name__, None) is kind else None

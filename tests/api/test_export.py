@@ -102,7 +102,7 @@ LEFT_OUT = ["shape (8, 8, 12), which is no row of numbers", "3 numbers for 10 cl
 
 def test_several_outputs_are_scored_by_name(invoke, facts) -> None:
     save("many", (8, 8, 3), classifiers)
-    line = "export many.keras --tflite --calibrate digits --weight-bits 8 --out many.tflite"
+    line = "export many.keras --tflite --calibrate digits --preprocess unit --weight-bits 8 --out many.tflite"
     exported = facts(line)["quantized"]
     assert exported["count"] == 360
     float_model = facts("evaluate many.keras --data digits --preprocess unit")

@@ -14,6 +14,7 @@ import tensorflow as tf
 from keras import layers
 
 import tfmpq
+from tfmpq.data.preprocess import value_range
 from tfmpq.deploy.runtime.interpreter import load
 from tfmpq.errors import UsageError
 from tfmpq.files import read_json
@@ -120,6 +121,16 @@ def test_the_same_call_resumes_and_others_are_refused(notebook: Any, tmp_path: P
         tfmpq.search(copy, notebook.train, method="uniform", out=tmp_path / "run")
 
 
+def test_a_refused_call_leaves_nothing_that_another_model_would_be_compared_with(
+    notebook: Any, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="budget"):
+        tfmpq.search(notebook.model, notebook.train, method="uniform", budget="size=0.01x", out=tmp_path)
+    copy = keras.models.clone_model(notebook.model)
+    copy.set_weights([0.5 * weight for weight in notebook.model.get_weights()])
+    assert tfmpq.search(copy, notebook.train, method="uniform", out=tmp_path).run == str(tmp_path)
+
+
 @pytest.mark.parametrize("kind", ["tf.data", "batches", "x alone"])
 def test_other_kinds_of_data_give_the_same_search(notebook: Any, kind: str) -> None:
     images, labels = notebook.train
@@ -158,10 +169,9 @@ def test_values_are_the_inputs_of_the_model_as_they_are() -> None:
     # Standardised values: no named preprocessing gives them.
     bare = keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(4, 3), layers.Flatten(), layers.Dense(3)])
     values = generator.normal(0.4, 1.3, (64, 8, 8, 3)).astype(np.float32)
-    network = load(tfmpq.quantize(bare, values, weight_bits=8).export.path)
-    assert network.metadata[
-        "preprocessing"
-    ] == f"given:{values.min()!s}:{values.max()!s}" or network.metadata["preprocessing"].startswith("given:")
+    small = tfmpq.quantize(bare, values, weight_bits=8)
+    network = load(small.export.path)
+    assert value_range(network.metadata["preprocessing"]) == (values.min(), values.max())
     wanted = bare.predict(values, verbose=0)
     assert np.abs(network.run(values) - wanted).max() < 0.1 * np.abs(wanted).max()
 
@@ -186,9 +196,11 @@ def test_calibration_images_are_drawn_at_random_not_the_first_ones(
     seen: list[np.ndarray] = []
     real = module.quantize_model
 
-    def spy(model: Any, network: Any, weights: Any, activations: Any, images: np.ndarray, *rest: Any) -> Any:
+    def spy(
+        model: Any, network: Any, weights: Any, activations: Any, images: np.ndarray, *rest: Any, **more: Any
+    ) -> Any:
         seen.append(images)
-        return real(model, network, weights, activations, images, *rest)
+        return real(model, network, weights, activations, images, *rest, **more)
 
     monkeypatch.setattr(module, "quantize_model", spy)
     images, labels = notebook.train

@@ -12,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from tfmpq.data import ImageBatches, Split, preprocess
-from tfmpq.data.images import EncodedImage, resize_for
+from tfmpq.data import ImageBatches, Split
+from tfmpq.data.images import resize_for
+from tfmpq.data.places import Paths, Places
+from tfmpq.data.preprocess import preprocess
 from tfmpq.errors import UsageError
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (50, 8, 8, 3), dtype=np.uint8)
@@ -27,6 +29,14 @@ def batches(split: Split = SPLIT, size: int = 8, **options) -> ImageBatches:
 
 def labels(source: ImageBatches, epoch: int) -> list[int]:
     return [int(label) for index in range(len(source)) for label in source.batch(epoch, index)[1]]
+
+
+def in_one_file(path: Path, contents: list[bytes]) -> Places:
+    """Write images one behind the other."""
+    path.write_bytes(b"".join(contents))
+    lengths = np.array([len(content) for content in contents], np.int32)
+    file = np.zeros(len(contents), np.int32)
+    return Places(Paths.of([path]), file, np.cumsum(lengths, dtype=np.int64) - lengths, lengths)
 
 
 @given(seed=st.integers(0, 99), epoch=st.integers(0, 9), index=st.integers(0, 5), augmented=st.booleans())
@@ -69,13 +79,12 @@ def test_measuring_keeps_order_and_remainder() -> None:
 
 
 def test_encoded_images_and_other_sizes(tmp_path: Path) -> None:
-    content, places = b"", []
+    contents = []
     for index in range(6):
         stream = io.BytesIO()
         Image.fromarray(IMAGES[index] if index % 2 else IMAGES[index, ..., 0]).save(stream, "png")
-        places.append(EncodedImage(tmp_path / "all", len(content), len(stream.getvalue())))
-        content += stream.getvalue()
-    (tmp_path / "all").write_bytes(content)
+        contents.append(stream.getvalue())
+    places = in_one_file(tmp_path / "all", contents)
     source = batches(Split(np.arange(6), encoded=places), 6, shuffle=False, preprocessing="none")
     expected = [im if i % 2 else np.repeat(im[..., :1], 3, 2) for i, im in enumerate(IMAGES[:6])]
     np.testing.assert_array_equal(source[0][0], expected)

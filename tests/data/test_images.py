@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from tfmpq.data.augment import crop, drawn_crops, random_resized_crop
+from tfmpq.data.augment import crop, drawn_boxes, drawn_crops, random_resized_crop
 from tfmpq.data.images import resize_for
 from tfmpq.data.preprocess import PREPROCESSINGS, preprocess, value_range
 from tfmpq.errors import UsageError
@@ -112,10 +112,9 @@ def test_every_shift_and_both_sides_occur() -> None:
 def test_random_resized_crops_stay_inside_the_image() -> None:
     y, x = np.meshgrid(np.arange(60), np.arange(90), indexing="ij")
     image = np.stack([y, x, np.full_like(x, 200)], axis=2).astype(np.uint8)
-    generator = np.random.default_rng(5)
     mirrored, areas = 0, []
-    for _ in range(50):
-        crop = random_resized_crop(image, (24, 32), generator).astype(float)
+    for box in drawn_boxes(np.random.default_rng(5), 50):
+        crop = random_resized_crop(image, (24, 32), box).astype(float)
         assert crop.shape == (24, 32, 3)
         assert (crop[..., 2] == 200).all()
         mirrored += crop[0, 0, 1] > crop[0, -1, 1]

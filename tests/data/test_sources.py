@@ -211,15 +211,8 @@ def test_images_alone_have_no_classes_and_are_no_data_to_train_on(tmp_path: Path
         kind, _, name = spec.partition(":")
         data = load_dataset(f"{kind}:{tmp_path / name}")
         assert (data.classes, data.labelled, len(data.train), len(data.test)) == (0, False, 16, 4)
-        with pytest.raises(UsageError, match="Training needs labels"):
-            load_task(
-                "resnet8",
-                f"{kind}:{tmp_path / name}",
-                data_dir=None,
-                weights=None,
-                preprocessing=None,
-                reporter=SilentReporter(),
-            )
+        with pytest.raises(UsageError, match="Without labels a network learns from a trained one"):
+            load_task("resnet8", data, reporter=SilentReporter())
 
 
 def test_hidden_folders_and_files_that_are_no_images_are_left_out_and_said(tmp_path: Path) -> None:

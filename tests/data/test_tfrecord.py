@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tfmpq.data import load_dataset
-from tfmpq.data.tfrecord import read_tfrecord
+from tfmpq.data import Split, load_dataset
+from tfmpq.data.places import Paths, Places
+from tfmpq.data.tfrecord import read_records
 from tfmpq.errors import TfmpqError
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (12, 9, 7, 3), dtype=np.uint8)
@@ -42,18 +43,25 @@ def write(path: Path, images: np.ndarray, labels: np.ndarray, **names: str) -> N
             writer.write(example.SerializeToString())
 
 
+def decoded(path: Path) -> list[np.ndarray]:
+    """All images of a file, as they are stored."""
+    found = read_records(path)
+    places = Places(Paths.of([path]), found.number, found.offset, found.length)
+    return Split(found.label, encoded=places).images(range(len(found)))
+
+
 @pytest.mark.parametrize("names", [{}, {"image": "image", "label": "label"}])
 def test_records_of_tensorflow_are_found(names: dict[str, str], tmp_path: Path) -> None:
     write(tmp_path / "a.tfrecord", IMAGES, LABELS, **names)
-    records = read_tfrecord(tmp_path / "a.tfrecord")
-    assert [record.label for record in records] == LABELS.tolist()
-    for record, image in zip(records, IMAGES, strict=True):
-        np.testing.assert_array_equal(record.image.decode(), image)
+    records = read_records(tmp_path / "a.tfrecord")
+    assert records.label.tolist() == LABELS.tolist()
+    for image, expected in zip(decoded(tmp_path / "a.tfrecord"), IMAGES, strict=True):
+        np.testing.assert_array_equal(image, expected)
 
 
 def test_negative_labels_come_through(tmp_path: Path) -> None:
     write(tmp_path / "a.tfrecord", IMAGES[:1], np.array([-1]))
-    assert read_tfrecord(tmp_path / "a.tfrecord")[0].label == -1
+    assert read_records(tmp_path / "a.tfrecord").label.tolist() == [-1]
 
 
 def test_names_of_files_tell_the_test_part(tmp_path: Path) -> None:
@@ -94,7 +102,7 @@ def test_damage_is_one_line(tmp_path: Path) -> None:
     ):
         path.write_bytes(content)
         with pytest.raises(TfmpqError, match=words) as caught:
-            read_tfrecord(path)
+            read_records(path)
         assert "\n" not in str(caught.value)
 
 
@@ -106,10 +114,10 @@ def test_damage_inside_a_record_never_escapes(tmp_path: Path) -> None:
         path.write_bytes(whole[:position] + bytes([whole[position] ^ 0xFF]) + whole[position + 1 :])
         # Not every byte is checked by the format, but no error of another kind may come through.
         with contextlib.suppress(TfmpqError):
-            read_tfrecord(path)[0].image.decode()
+            decoded(path)
 
 
 def test_other_features_are_named(tmp_path: Path) -> None:
     write(tmp_path / "a.tfrecord", IMAGES, LABELS, image="picture")
     with pytest.raises(TfmpqError, match="only image/class/label, image/size, picture"):
-        read_tfrecord(tmp_path / "a.tfrecord")
+        read_records(tmp_path / "a.tfrecord")

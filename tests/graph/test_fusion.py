@@ -9,7 +9,7 @@ from keras import layers
 from tfmpq.errors import TfmpqError
 from tfmpq.graph.fusion import analyse
 from tfmpq.graph.network import operator_of, shortcut_channels
-from tfmpq.models.shortcut import PadShortcut
+from tfmpq.graph.shortcut import PadShortcut
 from tfmpq.policy.network_cost import cost_model
 
 

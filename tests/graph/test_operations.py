@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
+from tfmpq.api.given import given_model
 from tfmpq.graph.fusion import layer_problems
 from tfmpq.graph.lowering import lower
 from tfmpq.graph.operations import _AUGMENTATIONS
@@ -140,3 +142,14 @@ def test_functions_that_do_not_trace_are_refused_by_name() -> None:
     model = keras.Model(image, layers.Conv2D(2, 3)(layer(image)))
     problems = {layer.name: why for layer, why in layer_problems(lower(model)) if why}
     assert set(problems) == {"odd"}
+
+
+def test_a_model_object_with_functions_is_stored_without_them(tmp_path: Path) -> None:
+    image = keras.Input(SHAPE)
+    inner = keras.Sequential([keras.Input(SHAPE), layers.Lambda(lambda x: x / 2.0), layers.Conv2D(3, 3)])
+    model = keras.Model(image, layers.Lambda(lambda x: ops.relu(x) + 1.0)(inner(image)))
+    given = given_model(model, tmp_path)
+    stored = keras.saving.load_model(given.word, safe_mode=True)
+    images = RANDOM.normal(0, 1, (2, *SHAPE)).astype(np.float32)
+    np.testing.assert_allclose(stored(images), model(images), rtol=1e-5, atol=1e-6)
+    assert given_model(model, tmp_path) == given

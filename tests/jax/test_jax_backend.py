@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import importlib.util
 import inspect
@@ -21,8 +22,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from keras import layers, ops
+from PIL import Image
 
 from tfmpq.data import ImageBatches, Split, load_dataset
+from tfmpq.data.places import Paths, Places
 from tfmpq.errors import UsageError
 from tfmpq.methods.precision import computing_in
 from tfmpq.progress import SilentReporter
@@ -345,6 +348,31 @@ def test_images_on_the_device_change_nothing(
         np.testing.assert_array_equal(found, expected)
     for name, value in train_small(tmp_path, Watcher()).items():
         np.testing.assert_array_equal(value, uninterrupted.result[name], name)
+
+
+def test_a_training_on_jpeg_files_is_read_by_grain_and_resumed(tmp_path: Path) -> None:
+    """Pixels come as uint8, are scaled in the step, and are the same again, bit by bit."""
+    generator = np.random.default_rng(0)
+    paths = [tmp_path / f"{number}.jpg" for number in range(12)]
+    for path in paths:
+        Image.fromarray(generator.integers(0, 256, (20, 30, 3), np.uint8)).save(path)
+    split = Split(np.arange(12) % 4, encoded=Places.whole_files(Paths.of(paths)))
+    found = []
+    for name, interruptions in (("whole", ()), ("parts", (4,))):
+        (tmp_path / name).mkdir()
+        for at in (*interruptions, None):
+            keras.utils.set_random_seed(3)
+            model = dense()
+            data = ImageBatches(
+                split, 4, image_shape=(8, 8, 3), preprocessing="torch", augment="imagenet", seed=2
+            )
+            stage, reporter = Stage(tmp_path / name, "float"), Watcher(at)
+            with pytest.raises(KeyboardInterrupt) if at else contextlib.nullcontext():
+                train(model, data, epochs=2, stage=stage, reporter=reporter, label="float")
+        assert data[0][0].dtype == np.uint8
+        found.append([np.asarray(variable) for variable in model.variables])
+    for whole, parts in zip(*found, strict=True):
+        np.testing.assert_array_equal(whole, parts)
 
 
 def test_two_devices_train_as_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

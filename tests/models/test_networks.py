@@ -10,9 +10,9 @@ import pytest
 from scipy.signal import correlate2d
 
 from tfmpq.errors import UsageError
+from tfmpq.graph.shortcut import PadShortcut
 from tfmpq.models import load_model, model_names
 from tfmpq.models.blocks import convolution
-from tfmpq.models.shortcut import PadShortcut
 
 SUPPORTED = {
     "InputLayer",

@@ -12,7 +12,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from tfmpq.graph.frozen import FrozenLayer, FrozenModel, TensorGrid
 from tfmpq.graph.fusion import analyse
 from tfmpq.graph.network import INPUT_QUANTIZER, Network
-from tfmpq.models.shortcut import PadShortcut
+from tfmpq.graph.shortcut import PadShortcut
 from tfmpq.quantization.freeze import freeze, snap_biases
 from tfmpq.quantizers.learned_step import LearnedStepQuantizer
 

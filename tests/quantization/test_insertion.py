@@ -10,8 +10,8 @@ import pytest
 from keras import layers
 
 from tfmpq.graph.network import INPUT_QUANTIZER
+from tfmpq.graph.shortcut import PadShortcut
 from tfmpq.keras_internals import calls_of
-from tfmpq.models.shortcut import PadShortcut
 from tfmpq.quantizers.choices import quantize_wrappers
 from tfmpq.quantizers.wrapper import QuantizeWrapper, inner
 from tfmpq.training.run_folder import load_keras

@@ -22,8 +22,9 @@ from tfmpq.graph.forms import NO_WISHES, FormRequest
 from tfmpq.graph.frozen import FrozenModel
 from tfmpq.progress import Reporter
 from tfmpq.quantization.finished_runs import Finetuned, kept_test_images
+from tfmpq.tasks.fidelity import Reference
 from tfmpq.tasks.fitting import fitted, refuse_unknown_scaling
-from tfmpq.tasks.task import images_of
+from tfmpq.tasks.sampling import sample
 from tfmpq.training.run_folder import proof_path
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def export(
         dataset = data_of_proof(finetuned, folder, data, data_dir, reporter)
         wishes = FileWishes.of(file, choice, target, dataset.class_names, finetuned.model)
         height, width, channels = finetuned.model.input_shape[1:]
-        images = images_of(
+        images, _ = sample(
             dataset.test, AGREEMENT_IMAGES, (height, width, channels), finetuned.options["preprocessing"]
         )
         report = write(frozen, path, target, wishes, images, finetuned.model, reporter)
@@ -147,6 +148,7 @@ def write(
     images: np.ndarray,
     model: keras.Model | None,
     reporter: Reporter,
+    reference: Reference | None = None,
 ) -> ExportReport:
     """Write a network and prove the file.
 
@@ -158,6 +160,7 @@ def write(
         images: Preprocessed images, float32 (N, height, width, channels).
         model: Classifier that the file has to agree with on all images; None to compare operators only.
         reporter: Told about progress.
+        reference: Outputs of the float model, to compare those of the file with; None for those of `model`.
 
     Raises:
         TfmpqError: The written file is not the network; it is not left behind.
@@ -165,6 +168,8 @@ def write(
     from tfmpq.deploy.export import export_tflite
 
     logits = None if model is None else np.asarray(model.predict_on_batch(images))
+    if reference is None and logits is not None:
+        reference = Reference("fine-tuned model", images, (logits,))
     return export_tflite(
         frozen,
         path,
@@ -175,5 +180,6 @@ def write(
         micro=wishes.microcontroller,
         images=images[:PROOF_IMAGES],
         agreement=None if logits is None else (images, logits),
+        reference=reference,
         reporter=reporter,
     )

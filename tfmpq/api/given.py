@@ -14,6 +14,7 @@ import keras
 from tfmpq.api.sources import run_of
 from tfmpq.errors import UsageError
 from tfmpq.files import write_atomically
+from tfmpq.graph.operations import without_functions
 from tfmpq.models.registry import display_name
 from tfmpq.policy.policy import Policy
 from tfmpq.provenance import fingerprint
@@ -56,8 +57,10 @@ def given_model(model: Any, folder: Path, file: str = OWN_MODEL) -> GivenModel:
         word = str(model)
         return GivenModel(word, display_name(word), word)
     refuse_other_than_model(model)
-    path = folder / file
-    if path.exists():
+    name, path = name_of(model), folder / file
+    model = without_functions(model)  # a file with functions in it would have to be read with its code
+    # A call that was refused leaves its model behind, but nothing that it could be resumed with.
+    if path.exists() and any((folder / f"{stage}.json").exists() for stage in ("search", "finetune")):
         if _digest(load_keras(path)) != _digest(model):
             raise UsageError(
                 f"A run folder is resumed with the model that it was begun with. Received: {model.name}, not "
@@ -65,7 +68,7 @@ def given_model(model: Any, folder: Path, file: str = OWN_MODEL) -> GivenModel:
             )
     else:
         write_atomically(path, lambda temporary: model.save(temporary))
-    return GivenModel(str(path), name_of(model), file)
+    return GivenModel(str(path), name, file)
 
 
 def refuse_other_than_model(model: Any) -> None:

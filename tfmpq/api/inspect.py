@@ -15,8 +15,8 @@ from tfmpq.errors import UsageError
 from tfmpq.files import read_json
 from tfmpq.graph.containers import Target, alternatives, container_for
 from tfmpq.graph.fusion import analyse, layer_problems
-from tfmpq.graph.layers import type_name
 from tfmpq.graph.network import operator_of
+from tfmpq.graph.recognition import class_name
 from tfmpq.models.registry import is_model_file, load_model
 from tfmpq.policy.cost import LayerCost
 from tfmpq.policy.network_cost import cost_model
@@ -134,7 +134,7 @@ def inspect_model(path: str, name: str | None = None) -> dict[str, Any]:
     rows = [
         {
             "name": layer.name,
-            "class": type_name(layer),
+            "class": class_name(layer),
             "supported": reason is None,
             "reason": reason,
             **operators.get(layer.name, {"operator": None, "weights": None, "packed_at_4_bits": None}),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import keras
+import numpy as np
 
 from tfmpq.api.export import AGREEMENT_IMAGES, WIDE_WARNING, check_export, write
 from tfmpq.api.file_wishes import FileWishes, file_ends, micro_options
@@ -25,11 +26,16 @@ from tfmpq.progress import Reporter
 from tfmpq.quantization.finished_runs import file_facts
 from tfmpq.quantization.freeze import freeze, snap_biases
 from tfmpq.quantization.insertion import quantize_model
+from tfmpq.quantization.loss import loss_warnings
 from tfmpq.quantization.reconstruction import affordable_images, reconstruct
+from tfmpq.quantization.unchanging import unchanging_tensors, unchanging_warning
 from tfmpq.results import Result
 from tfmpq.scratch import Scratch
+from tfmpq.tasks.fidelity import Reference
+from tfmpq.tasks.image_checks import image_warnings
 from tfmpq.tasks.noise import RANDOM
 from tfmpq.tasks.outputs import Output
+from tfmpq.tasks.sampling import drawn
 from tfmpq.tasks.scoring import OutputScore, Scores, predictor, score_outputs
 from tfmpq.tasks.task import CALIBRATION_IMAGES, Task, begins_trained, fused, load_task
 
@@ -182,6 +188,7 @@ def _quantize(
     file_ends(options.file, dataset.class_names if dataset else None, task.model)  # refused before any work
     word = data if isinstance(data, str) else task.dataset.name
     bits = choose_policy(task.network, network.recorded, weight_bits, options.activation_bits, given)
+    warnings = _data_warnings(task) if dataset else (_RANDOM_WARNING,)
     real = dataset is not None and not task.loaded.new_classifier
     fitting = real and options.reconstruct is not False
     quantized = _quantized(task, bits, real, fitting, reporter)
@@ -201,6 +208,7 @@ def _quantize(
     )
     path = Path(out) if out is not None else scratch.path / f"{network.name}.{target}.tflite"
     frozen = _frozen(task, quantized, bits, facts.top1, word)
+    reference = _reference(task)
     written = write(
         frozen,
         path,
@@ -212,16 +220,43 @@ def _quantize(
             dataset.class_names if dataset else None,
             task.model,
         ),
-        task.test_images(AGREEMENT_IMAGES),
+        reference.images,
         quantized if reached is not None and len(scores.outputs) == 1 and task.loaded.classes > 1 else None,
         reporter,
+        reference,
     )
-    warnings = () if dataset else (_RANDOM_WARNING,)
+    if written.fidelity is not None:
+        smallest = min((*bits.weight_bits.values(), *bits.activation_bits(task.network.tensors).values()))
+        lost = loss_warnings(
+            written.fidelity, smallest, quantized, task.model, task.network, reference.images
+        )
+        warnings = (*warnings, *lost)
     if bits.wide:
         warnings = (*warnings, WIDE_WARNING)
     if out is None:
         written.keeping(scratch)
     return PosttrainingReport(written, facts, word, warnings).keeping(*written.kept)
+
+
+def _data_warnings(task: Task) -> tuple[str, ...]:
+    """What is wrong with the images that ranges come from.
+
+    Raises:
+        UsageError: They do not differ at all.
+    """
+    train = task.dataset.train
+    found = image_warnings(train.take(drawn(train, CALIBRATION_IMAGES)), task.dataset.name)
+    same = unchanging_tensors(task.model, task.network, task.calibration_images())
+    return (*found, *([unchanging_warning(same)] if same else []))
+
+
+def _reference(task: Task) -> Reference:
+    """The float network's answers to a sample of the test images."""
+    images, labels = task.test_sample(AGREEMENT_IMAGES)
+    outputs = tuple(np.asarray(x) for x in predictor(task.model)(images))
+    known = labels if task.dataset.labelled else None
+    cuts = tuple(_cut(task, name) for name in task.network.outputs)
+    return Reference("float model", images, outputs, known, task.dataset.classes, cuts)
 
 
 def is_noise(data: Any) -> bool:

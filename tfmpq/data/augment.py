@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,9 @@ _AREA = (0.25, 1.0)
 fine-tunings meant here are short, and the smaller the crops the longer it takes to settle."""
 
 _RATIO = (3 / 4, 4 / 3)
+
+MIRRORED_BELOW = 0.5
+"""Drawn numbers below this one mirror an image."""
 
 
 def margins(height: int, width: int) -> tuple[int, int]:
@@ -65,23 +69,50 @@ def crop(images: np.ndarray, crops: np.ndarray) -> np.ndarray:
     return padded[np.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
-def random_resized_crop(
-    image: np.ndarray, size: tuple[int, int], generator: np.random.Generator
-) -> np.ndarray:
+def drawn_boxes(generator: np.random.Generator, count: int) -> np.ndarray:
+    """What random resized crops of some images depend on.
+
+    Args:
+        generator: Source of randomness.
+        count: Number of images.
+
+    Returns:
+        float64 (count, 5) of [0, 1): area, aspect, place across, place down, and mirrored if below 1/2.
+    """
+    return generator.random((count, 5))
+
+
+def crop_box(height: Any, width: Any, drawn: Any, functions: Any = np) -> tuple[Any, Any, Any, Any]:
+    """The part of an image that a random resized crop takes.
+
+    Args:
+        height: Of the image.
+        width: Of the image.
+        drawn: A row of `drawn_boxes`.
+        functions: Has `exp`, `sqrt` and `minimum` for what the arguments are: NumPy or `tf.math`.
+
+    Returns:
+        Left, top, width and height, in pixels.
+    """
+    area = height * width * (_AREA[0] + (_AREA[1] - _AREA[0]) * drawn[0])
+    low, high = (math.log(ratio) for ratio in _RATIO)
+    ratio = functions.exp(low + (high - low) * drawn[1])
+    part_width = functions.minimum(width, functions.sqrt(area * ratio))
+    part_height = functions.minimum(height, functions.sqrt(area / ratio))
+    return (width - part_width) * drawn[2], (height - part_height) * drawn[3], part_width, part_height
+
+
+def random_resized_crop(image: np.ndarray, size: tuple[int, int], drawn: np.ndarray) -> np.ndarray:
     """Cut a random part of random area and aspect, resize it, and mirror it every other time.
 
     Args:
         image: uint8 (H, W, C).
         size: (height, width) of the result.
-        generator: Source of randomness.
+        drawn: A row of `drawn_boxes`.
 
     Returns:
         uint8 (height, width, C).
     """
-    height, width = image.shape[:2]
-    area = height * width * generator.uniform(*_AREA)
-    ratio = math.exp(generator.uniform(*np.log(_RATIO)))
-    part_width, part_height = min(width, math.sqrt(area * ratio)), min(height, math.sqrt(area / ratio))
-    left, top = generator.uniform(0, width - part_width), generator.uniform(0, height - part_height)
-    part = resample(image, size, (left, top, left + part_width, top + part_height))
-    return part[:, ::-1] if generator.random() < 0.5 else part
+    left, top, width, height = crop_box(float(image.shape[0]), float(image.shape[1]), drawn)
+    part = resample(image, size, (left, top, left + width, top + height))
+    return part[:, ::-1] if drawn[4] < MIRRORED_BELOW else part

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Literal, get_args
+from contextlib import contextmanager
+from functools import partial
+from threading import Lock
+from typing import Any
 
 import keras
 import numpy as np
 
-from tfmpq.data.augment import crop, drawn_crops, margins, random_resized_crop
+from tfmpq.data.augment import crop, random_resized_crop
 from tfmpq.data.dataset import Split
-from tfmpq.data.images import resize_for
-from tfmpq.data.on_device import Compiler, DeviceImages, fits
+from tfmpq.data.decoding import Pixels
+from tfmpq.data.images import resize_for, with_channels
+from tfmpq.data.on_device import Compiler, DeviceImages, DeviceScaling, fits
+from tfmpq.data.plan import Augmentation, Plan
 from tfmpq.data.preprocess import affine, preprocess
-from tfmpq.errors import UsageError
+from tfmpq.data.reading import Reader
+from tfmpq.errors import TfmpqError
 
-Augmentation = Literal["none", "crop", "crop_flip", "imagenet"]
-_ORDER, _AUGMENT = 1, 2
-"""Streams of random numbers: which images, and how they are changed."""
+__all__ = ["Augmentation", "ImageBatches", "read"]
+
+_ENDLESS = 2**31
+"""Batches; more than anybody trains with."""
+
+_AT_ONCE = 64
+"""Images that `read` decodes in one batch."""
 
 
 class ImageBatches(keras.utils.PyDataset):
@@ -26,8 +36,12 @@ class ImageBatches(keras.utils.PyDataset):
 
     Batches go through the whole split, in an order drawn anew for each pass, before an image comes again;
     epochs of `steps_per_epoch` batches may end and begin within a pass. Batches are prepared while the model
-    computes, on the TensorFlow backend by a thread of `model.fit`, on JAX by one of their own; or on the
-    device (`hold_on_device`).
+    computes: compressed images by an executor (`decoding.Executor`) with threads of its own, others on the
+    TensorFlow backend by a thread of `model.fit`, on JAX by one of this object; or on the device
+    (`hold_on_device`).
+
+    Where damaged images are left out (`Split.damaged`), the image before such a one stands in for it; if
+    `drop_remainder` is false, a batch has fewer images instead.
 
     Args:
         split: The images.
@@ -59,24 +73,31 @@ class ImageBatches(keras.utils.PyDataset):
         drop_remainder: bool = True,
     ) -> None:
         super().__init__(workers=1, use_multiprocessing=False)
-        _check(split, batch_size, seed, augment, steps_per_epoch, drop_remainder)
         affine(preprocessing)
+        self.plan = Plan(
+            len(split),
+            batch_size,
+            seed=seed,
+            augment=augment,
+            steps_per_epoch=steps_per_epoch,
+            shuffle=shuffle,
+            drop_remainder=drop_remainder,
+        )
         self.split = split
         self.batch_size = batch_size
         self.image_shape = image_shape
         self.preprocessing = preprocessing
         self.seed = seed
         self.augment = augment
-        self.shuffle = shuffle
-        whole = len(split) / batch_size
-        self.steps_per_pass = math.floor(whole) if drop_remainder else math.ceil(whole)
-        self.steps_per_epoch = steps_per_epoch or self.steps_per_pass
+        self.steps_per_pass, self.steps_per_epoch = self.plan.steps_per_pass, self.plan.steps_per_epoch
         self.epoch = 0
+        self._part = slice(None)
         self._begun = self._finished = False
-        self._order: tuple[int, np.ndarray] = (-1, np.arange(len(split)))
         self._thread = ThreadPoolExecutor(1) if keras.backend.backend() == "jax" else None
         self._ahead: dict[tuple[int, int], Future[tuple[Any, np.ndarray]]] = {}
-        self._device: DeviceImages | None = None
+        self._device: DeviceImages | DeviceScaling | None = None
+        self._reader: Reader | None = None
+        self._lock = Lock()
 
     def __len__(self) -> int:
         return self.steps_per_epoch
@@ -84,7 +105,7 @@ class ImageBatches(keras.utils.PyDataset):
     def __getitem__(self, index: int) -> tuple[Any, np.ndarray]:
         """Batch of the current epoch: float32 (N, H, W, C) images and int32 (N,) labels.
 
-        After `hold_on_device` the images are a tensor there, or on TensorFlow the recipe for them.
+        After `hold_on_device` or `scale_on_device` the images are what these say.
         """
         if self._begun and index == len(self) - 1:
             self._finished = True
@@ -102,10 +123,37 @@ class ImageBatches(keras.utils.PyDataset):
             self._ahead[following] = thread.submit(self._delivered, *following)
         return batch
 
+    @contextmanager
+    def only(self, part: slice) -> Iterator[None]:
+        """Make only this part of every batch meanwhile: that of one process of several."""
+        self._begin_anew(part)
+        try:
+            yield
+        finally:
+            self._begin_anew(slice(None))
+
+    def _begin_anew(self, part: slice) -> None:
+        with self._lock:
+            self._part, self._reader = part, None
+        self._ahead.clear()
+
+    def scale_on_device(self) -> DeviceScaling | None:
+        """Deliver images that are decoded or resized as uint8 (N, H, W, C) from now on.
+
+        Returns:
+            What preprocesses them, for a training step that gets them; None if nothing changes: the images
+            are in memory and have the size of the network already.
+        """
+        floats = self.split.array is not None and self.split.array.dtype != np.uint8
+        if self._device is None and self._ready_images is None and not floats:
+            self._device = DeviceScaling(self.preprocessing, self.image_shape)
+        return self._device if isinstance(self._device, DeviceScaling) else None
+
     def hold_on_device(self, compiled: Compiler) -> DeviceImages | None:
         """Keep the images in the memory of the device from now on, and crop, mirror and scale them there.
 
-        Batches stay bit for bit what they are.
+        Batches stay bit for bit what they are. They bring recipes for images on TensorFlow, on JAX tensors of
+        the device.
 
         Args:
             compiled: Compiles a function of tensors, as the backend does it.
@@ -115,9 +163,9 @@ class ImageBatches(keras.utils.PyDataset):
             the images are not in memory, have another size, or are too many.
         """
         array, channels = self._ready_images, self.image_shape[2]
-        if self._device is None and array is not None and array.dtype == np.uint8 and fits(array, channels):
-            self._device = DeviceImages(_with_channels(array, channels), self.preprocessing, compiled)
-        return self._device
+        if self._device is None and array is not None and fits(array, channels):
+            self._device = DeviceImages(with_channels(array, channels), self.preprocessing, compiled)
+        return self._device if isinstance(self._device, DeviceImages) else None
 
     def set_epoch(self, epoch: int) -> None:
         """Go to an epoch, for example to resume."""
@@ -142,59 +190,98 @@ class ImageBatches(keras.utils.PyDataset):
         Raises:
             TfmpqError: An image cannot be decoded.
         """
-        chosen, generator = self._drawn(epoch, index)
-        images = self._images(chosen, generator)
-        return preprocess(images, self.preprocessing), self._labels(chosen)
+        images, labels = self.pixels(epoch, index)
+        return preprocess(images, self.preprocessing), labels
+
+    def pixels(self, epoch: int, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Batch of any epoch before it is preprocessed: uint8 (N, H, W, C) images and int32 (N,) labels.
+
+        A user's own model inputs are float32.
+
+        Raises:
+            TfmpqError: An image cannot be decoded.
+        """
+        step = epoch * self.steps_per_epoch + index
+        images, chosen = self._read(step) if self.split.encoded is not None else self._made(step)
+        return images, self._labels(chosen)
 
     def _delivered(self, epoch: int, index: int) -> tuple[Any, np.ndarray]:
         if self._device is None:
             return self.batch(epoch, index)
+        if isinstance(self._device, DeviceScaling):
+            return self.pixels(epoch, index)
         recipe, labels = self.recipe(epoch, index)
         # TensorFlow's `fit` brings whatever it gets through the memory of the host.
         return recipe if self._thread is None else self._device(recipe), labels
 
     def recipe(self, epoch: int, index: int) -> tuple[np.ndarray, np.ndarray]:
         """What `DeviceImages` makes a batch of: int32 (N, 4); and int32 (N,) labels."""
-        chosen, generator = self._drawn(epoch, index)
-        crops = self._crops(len(chosen), generator)
+        step = epoch * self.steps_per_epoch + index
+        chosen = self.plan.chosen(step)[self._part]
+        crops = self.plan.crops(step, self._size)[self._part]
         return np.concatenate([chosen[:, None], crops], axis=1).astype(np.int32), self._labels(chosen)
-
-    def _drawn(self, epoch: int, index: int) -> tuple[np.ndarray, np.random.Generator]:
-        """Numbers of the images of a batch, and the source of randomness for changing them."""
-        generator = np.random.default_rng((self.seed, epoch, _AUGMENT, index))
-        return self._chosen(epoch * self.steps_per_epoch + index), generator
 
     def _labels(self, chosen: np.ndarray) -> np.ndarray:
         return self.split.labels[chosen].astype(np.int32)
 
-    def _crops(self, count: int, generator: np.random.Generator) -> np.ndarray:
-        size = (self.image_shape[0], self.image_shape[1])
-        if self.augment == "none":
-            return np.tile(np.array([*margins(*size), 0], np.int32), (count, 1))
-        return drawn_crops(generator, count, size, flip=self.augment == "crop_flip")
+    @property
+    def _size(self) -> tuple[int, int]:
+        return self.image_shape[0], self.image_shape[1]
 
-    def _chosen(self, step: int) -> np.ndarray:
-        number, place = divmod(step, self.steps_per_pass)
-        known, order = self._order
-        if self.shuffle and known != number:
-            order = np.random.default_rng((self.seed, number, _ORDER)).permutation(len(self.split))
-            self._order = (number, order)
-        return order[place * self.batch_size : (place + 1) * self.batch_size]
-
-    def _images(self, chosen: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        size = (self.image_shape[0], self.image_shape[1])
-        array = self._ready_images
-        if self.augment == "imagenet":
-            parts = [random_resized_crop(image, size, generator) for image in self.split.images(chosen)]
-            return _with_channels(parts, self.image_shape[2])
+    def _made(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Images in memory: pixels and numbers of a batch."""
+        chosen, array, channels = self.plan.chosen(step)[self._part], self._ready_images, self.image_shape[2]
         if array is not None:
-            images = _with_channels(array[chosen], self.image_shape[2])
+            images = with_channels(array[chosen], channels)
+        elif self.augment == "imagenet":
+            boxes = zip(self.split.images(chosen), self.plan.boxes(step)[self._part], strict=True)
+            parts = [random_resized_crop(image, self._size, box) for image, box in boxes]
+            return with_channels(np.stack(parts), channels), chosen
         else:
-            resized = [resize_for(image, size) for image in self.split.images(chosen)]
-            images = _with_channels(resized, self.image_shape[2])
-        if self.augment == "none":
+            resized = np.stack([resize_for(image, self._size) for image in self.split.images(chosen)])
+            images = with_channels(resized, channels)
+        return self._shifted(images, step, slice(None)), chosen
+
+    def _read(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Compressed images: pixels and numbers of a batch."""
+        with self._lock:
+            if self._reader is None:
+                pixels = Pixels(self._size, self.image_shape[2], self.augment == "imagenet")
+                count = len(range(self.batch_size)[self._part])
+                order = partial(self._order, self._part)
+                self._reader = Reader(self.split, pixels, order, count, self._run)
+            images, intact = self._reader.read(step)
+        chosen = self.plan.chosen(step)[self._part]
+        if len(intact) == len(chosen):
+            return self._shifted(images, step, slice(None)), chosen
+        if not len(intact):
+            raise TfmpqError(
+                f"A batch needs whole images. Received: batch {step}, which has damaged ones only. Check the "
+                "data."
+            )
+        if not self.plan.drop_remainder:
+            return self._shifted(images, step, intact), chosen[intact]
+        # A training step wants as many as ever: the image before it stands in for a damaged one.
+        before = np.maximum(np.searchsorted(intact, np.arange(len(chosen)), side="right") - 1, 0)
+        return self._shifted(images[before], step, slice(None)), chosen[intact[before]]
+
+    def _shifted(self, images: np.ndarray, step: int, places: np.ndarray | slice) -> np.ndarray:
+        """Images of these places of a batch, shifted and mirrored if that is the augmentation."""
+        if self.augment not in ("crop", "crop_flip"):
             return images
-        return crop(images, self._crops(len(images), generator))
+        return crop(images, self.plan.crops(step, self._size)[self._part][places])
+
+    def _order(self, part: slice, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """What a `decoding.Executor` asks for, which may go on for a while when the part has changed."""
+        return self.plan.chosen(step)[part], self.plan.boxes(step)[part]
+
+    def _run(self, step: int) -> tuple[range, int]:
+        """Batches to read from this one on, equally large but for the last, and the images in them."""
+        count = len(range(self.batch_size)[self._part])
+        if self.plan.drop_remainder:
+            return range(step, step + _ENDLESS), count * _ENDLESS
+        number, place = divmod(step, self.steps_per_pass)
+        return range(step, (number + 1) * self.steps_per_pass), len(self.split) - place * count
 
     @property
     def _ready_images(self) -> np.ndarray | None:
@@ -204,43 +291,31 @@ class ImageBatches(keras.utils.PyDataset):
         return None if resized else array
 
 
-def _check(
-    split: Split,
-    batch_size: int,
-    seed: int,
-    augment: str,
-    steps_per_epoch: int | None,
-    drop_remainder: bool,
-) -> None:
-    if not len(split):
-        raise UsageError(
-            "Batches need images. Received: an empty part of the data set. Use data that has it."
-        )
-    if batch_size < 1 or seed < 0 or (steps_per_epoch is not None and steps_per_epoch < 1):
-        raise UsageError(
-            "Batch size and steps per epoch must be at least 1 and the seed at least 0. Received: "
-            f"batch_size={batch_size}, steps_per_epoch={steps_per_epoch}, seed={seed}. Correct them."
-        )
-    if drop_remainder and batch_size > len(split):
-        raise UsageError(
-            f"A batch must not be larger than the data. Received: batch_size={batch_size} for {len(split)} "
-            "images. Choose a smaller batch."
-        )
-    if augment not in get_args(Augmentation):
-        raise UsageError(
-            f"An augmentation is one of {', '.join(get_args(Augmentation))}. Received: {augment}. Choose one."
-        )
+def read(
+    split: Split, indices: np.ndarray, image_shape: tuple[int, int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Images of a split by number, not augmented.
 
+    Args:
+        split: The images.
+        indices: int (N,), in any order.
+        image_shape: (height, width, channels) that they get.
 
-def _with_channels(images: np.ndarray | list[np.ndarray], channels: int) -> np.ndarray:
-    if isinstance(images, list):
-        # Some files of a data set may be grey and others not.
-        return np.stack([_with_channels(image, channels) for image in images])
-    if images.shape[-1] == channels:
-        return images
-    if images.shape[-1] != 1:
-        raise UsageError(
-            "Only grey images can be given another number of channels. Received: images with "
-            f"{images.shape[-1]} channels for a model with {channels}. Choose other data or another model."
-        )
-    return np.repeat(images, channels, axis=-1)
+    Returns:
+        uint8 (N, height, width, channels) and labels, int32 (N,); fewer where damaged images are left out.
+
+    Raises:
+        UsageError: There are no indices, or the images do not fit.
+        TfmpqError: An image is damaged.
+    """
+    batches = ImageBatches(
+        split.take(np.asarray(indices)),
+        min(_AT_ONCE, max(1, len(indices))),
+        image_shape=image_shape,
+        preprocessing="none",
+        shuffle=False,
+        drop_remainder=False,
+    )
+    parts = [batches.pixels(0, index) for index in range(len(batches))]
+    images, labels = (np.concatenate(values) for values in zip(*parts, strict=True))
+    return images, labels

@@ -1,4 +1,4 @@
-"""Data sets of tensorflow-datasets: prepared by it, then read from its TFRecord files as any others are."""
+"""Data sets of tensorflow-datasets: prepared by it, then read from its files of records as any others are."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 
 from tfmpq.data.dataset import Dataset, Split, make_dataset
 from tfmpq.data.file_sources import records_split
-from tfmpq.data.tfrecord import read_tfrecord
 from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.progress import Reporter
 
@@ -36,7 +35,8 @@ def load_tfds(name: str, folder: Path | None, reporter: Reporter) -> Dataset:
         )
     _prepare(name, builder, reporter)
     names = list(builder.info.features["label"].names)
-    return make_dataset(name, _split(builder, "train"), _test_split(name, builder), class_names=names)
+    train = _split(builder, "train", reporter)
+    return make_dataset(name, train, _test_split(name, builder, reporter), class_names=names)
 
 
 def _builder(name: str, folder: Path | None) -> Any:
@@ -79,11 +79,11 @@ def _prepare(name: str, builder: Any, reporter: Reporter) -> None:
         raise _failure(name, error) from error
 
 
-def _test_split(name: str, builder: Any) -> Split:
+def _test_split(name: str, builder: Any, reporter: Reporter) -> Split:
     # The test part of competitions has labels of -1.
     for part in ("test", "validation"):
         if part in builder.info.splits:
-            split = _split(builder, part)
+            split = _split(builder, part, reporter)
             if split.labels.size and split.labels.min() >= 0:
                 return split
     raise UsageError(
@@ -92,9 +92,8 @@ def _test_split(name: str, builder: Any) -> Split:
     )
 
 
-def _split(builder: Any, part: str) -> Split:
-    paths = [Path(path) for path in builder.info.splits[part].filepaths]
-    return records_split([record for path in paths for record in read_tfrecord(path)])
+def _split(builder: Any, part: str, reporter: Reporter) -> Split:
+    return records_split([Path(path) for path in builder.info.splits[part].filepaths], reporter)
 
 
 def _failure(name: str, error: Exception) -> TfmpqError:

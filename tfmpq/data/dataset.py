@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tfmpq.data.images import EncodedImage
+from tfmpq.data.damaged import LeftOut, damaged_image
+from tfmpq.data.images import decode_image
+from tfmpq.data.places import Places
 from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.progress import Reporter
 
@@ -25,39 +27,60 @@ class Split:
         labels: int64 (N,).
         array: uint8 (N, H, W, C) of images that are in memory; float32 for a user's own model inputs.
         encoded: Places of N images that are decoded on demand.
+        damaged: Takes note of damaged images, which are then left out; None if they are errors.
     """
 
     labels: np.ndarray
     array: np.ndarray | None = None
-    encoded: Sequence[EncodedImage] = ()
+    encoded: Places | None = None
+    damaged: LeftOut | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def images(self, indices: Iterable[int]) -> list[np.ndarray]:
-        """Images by number, each uint8 (H, W, C) with C of 1 or 3, or any for H of 1.
+        """Images by number as they are stored, each uint8 (H, W, C) with C of 1 or 3, or any for H of 1.
 
         Raises:
             TfmpqError: A compressed image cannot be decoded.
         """
-        if self.array is not None:
-            return [self.array[index] for index in indices]
-        return [self.encoded[index].decode() for index in indices]
+        if self.encoded is None:
+            return [self._stored[index] for index in indices]
+        return [self._decoded(index) for index in indices]
 
-    def take(self, indices: np.ndarray) -> Split:
+    @property
+    def _stored(self) -> np.ndarray:
+        assert self.array is not None  # noqa: S101 narrowed for the type checker; a split has one of the two
+        return self.array
+
+    def _decoded(self, index: int) -> np.ndarray:
+        assert self.encoded is not None  # noqa: S101 likewise
+        try:
+            return decode_image(self.encoded.read(index))
+        except Exception as error:
+            raise damaged_image(self.encoded.name(index), error) from error
+
+    def take(self, indices: np.ndarray | slice) -> Split:
         """The split of only these images, in this order."""
         array = None if self.array is None else self.array[indices]
-        encoded = [self.encoded[index] for index in indices] if self.array is None else ()
-        return Split(self.labels[indices], array, encoded)
+        encoded = None if self.encoded is None else self.encoded.take(indices)
+        return Split(self.labels[indices], array, encoded, self.damaged)
 
     def update_hash(self, digest: hashlib._Hash) -> None:
         """Add number, labels and some of the images, as they are stored, to a hash."""
         digest.update(np.int64(len(self)).tobytes() + self.labels.astype("<i8").tobytes())
         for index in np.linspace(0, len(self) - 1, min(_SAMPLED_IMAGES, len(self))).astype(int):
-            if self.array is not None:
-                digest.update(repr(self.array[index].shape).encode() + self.array[index].tobytes())
+            if self.encoded is None:
+                digest.update(repr(self._stored[index].shape).encode() + self._stored[index].tobytes())
             else:
-                digest.update(self.encoded[index].read())
+                digest.update(self._read(index))
+
+    def _read(self, index: int) -> bytes:
+        assert self.encoded is not None  # noqa: S101 likewise
+        try:
+            return self.encoded.read(index)
+        except (OSError, ValueError) as error:
+            raise damaged_image(self.encoded.name(index), error) from error
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from tfmpq.data.dataset import Dataset, Split, make_dataset, split_in_two
-from tfmpq.data.images import EncodedImage
-from tfmpq.data.tfrecord import LabelledImage, read_tfrecord
+from tfmpq.data.indexing import cached, index_records
+from tfmpq.data.places import Paths, Places
+from tfmpq.data.tfrecord import Records
 from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.progress import Reporter
 
 _IMAGE_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"})
 _TEST_WORDS = ("test", "val")
 _IMAGENET_CLASSES = 1000
+_SHOWN = 4
+"""Names of files that are left out."""
 
 
 def load_folder(root: Path, reporter: Reporter) -> Dataset:
@@ -59,37 +64,59 @@ def _folder_split(root: Path, names: Sequence[str], reporter: Reporter) -> Split
             f"Test images must be of classes that have training images. Received: {root} with "
             f"{', '.join(unknown[:8])}. Add training images or remove the folders."
         )
-    files = [
-        (EncodedImage(file), label)
-        for label, name in enumerate(names or [""])
-        for file in (sorted((root / name).iterdir()) if (root / name).is_dir() else ())
-        if _is_image(file)
-    ]
-    _say_left_out(root, names, reporter)
-    if not files:
+    labelled = [(label, root / name) for label, name in enumerate(names or [""]) if (root / name).is_dir()]
+    folders = [folder for _, folder in labelled]
+    stamps = [(0, folder.stat().st_mtime_ns) for folder in folders]
+    found = cached(folders, stamps, lambda: _image_files(root, folders))
+    _say_left_out(root, names, found, reporter)
+    paths = Paths(root, found["text"], found["ends"])
+    if not len(paths):
         raise UsageError(
             f"Images must be {', '.join(sorted(_IMAGE_ENDINGS))} files. Received: {root} without any. "
             "Convert them."
         )
-    return Split(np.array([label for _, label in files], np.int64), encoded=[image for image, _ in files])
+    labels = np.array([label for label, _ in labelled], np.int64)
+    return Split(np.repeat(labels, found["counts"]), encoded=Places.whole_files(paths))
 
 
-def _is_image(file: Path) -> bool:
-    return file.suffix.lower() in _IMAGE_ENDINGS and not file.name.startswith(".")
+def _image_files(root: Path, folders: Sequence[Path]) -> dict[str, np.ndarray]:
+    """Paths of images in folders, how many each has, how many other files there are, and a few of these."""
+
+    def names(folder: Path) -> tuple[list[str], list[str]]:
+        above = "" if folder == root else f"{folder.name}/"
+        seen = sorted(above + name for name in os.listdir(folder) if not name.startswith("."))
+        return [name for name in seen if _is_image(name)], [name for name in seen if not _is_image(name)]
+
+    with ThreadPoolExecutor() as pool:  # disks far away answer several questions at once
+        found = list(pool.map(names, folders))
+    paths = Paths.of(name for images, _ in found for name in images)
+    others = sorted(name for _, rest in found for name in rest)
+    shown = os.fsencode("\0".join(others[:_SHOWN]))
+    return {
+        "text": paths.text,
+        "ends": paths.ends,
+        "counts": np.array([len(images) for images, _ in found]),
+        "others": np.array(len(others)),
+        "shown": np.frombuffer(shown, np.uint8),
+    }
 
 
-def _say_left_out(root: Path, names: Sequence[str], reporter: Reporter) -> None:
+def _is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in _IMAGE_ENDINGS and not name.startswith(".")
+
+
+def _say_left_out(
+    root: Path, names: Sequence[str], found: Mapping[str, np.ndarray], reporter: Reporter
+) -> None:
     """Tell of files that lie among the images and are none that can be read, or have no class."""
-    beside = [root] if names else []
-    left_out = [file for folder in beside for file in folder.iterdir() if _is_image(file)]
-    for folder in (root / name for name in names or [""] if (root / name).is_dir()):
-        left_out += [f for f in folder.iterdir() if not _is_image(f) and not f.name.startswith(".")]
-    if left_out:
-        shown = ", ".join(sorted(str(file.relative_to(root)) for file in left_out)[:4])
-        more = f" and {len(left_out) - 4} more" if len(left_out) > 4 else ""
+    beside = [f.name for f in root.iterdir() if _is_image(f.name)] if names else []
+    shown = os.fsdecode(found["shown"].tobytes()).split("\0") if found["others"] else []
+    if count := len(beside) + int(found["others"]):
+        shown = sorted(beside + shown)[:_SHOWN]
+        more = f" and {count - len(shown)} more" if count > len(shown) else ""
         reporter.log(
-            f"{root}: left out {len(left_out)} files or folders that are no "
-            f"{', '.join(sorted(_IMAGE_ENDINGS))} in a class: {shown}{more}."
+            f"{root}: left out {count} files or folders that are no "
+            f"{', '.join(sorted(_IMAGE_ENDINGS))} in a class: {', '.join(shown)}{more}."
         )
 
 
@@ -116,30 +143,36 @@ def load_tfrecords(pattern: str, reporter: Reporter) -> Dataset:
 
 
 def load_tfrecord_files(
-    name: str, train: Iterable[Path], test: Iterable[Path], reporter: Reporter
+    name: str, train: Sequence[Path], test: Sequence[Path], reporter: Reporter
 ) -> Dataset:
     """Load training and test files; without test files the training images are split.
 
     Raises:
         TfmpqError: A file is damaged.
     """
-    learned, measured = (
-        [record for path in paths for record in read_tfrecord(path)] for paths in (train, test)
-    )
-    classes = _imagenet_classes([*learned, *measured])
-    if measured:
-        return make_dataset(name, records_split(learned), records_split(measured), classes=classes)
-    return make_dataset(name, *split_in_two(name, records_split(learned), reporter), classes=classes)
+    paths = [*train, *test]
+    found = index_records(paths, reporter)
+    classes = _imagenet_classes(found)
+    whole = Split(found.label, encoded=Places(Paths.of(paths), found.number, found.offset, found.length))
+    count = int(np.count_nonzero(found.number < len(train)))
+    learned, measured = whole.take(slice(count)), whole.take(slice(count, None))
+    if test:
+        return make_dataset(name, learned, measured, classes=classes)
+    return make_dataset(name, *split_in_two(name, learned, reporter), classes=classes)
 
 
-def records_split(records: Sequence[LabelledImage]) -> Split:
-    """The split of these records."""
-    labels = np.array([record.label for record in records], np.int64)
-    return Split(labels, encoded=[record.image for record in records])
+def records_split(paths: Sequence[Path], reporter: Reporter) -> Split:
+    """The images and labels of files of records.
+
+    Raises:
+        TfmpqError: A file is damaged.
+    """
+    found = index_records(paths, reporter)
+    return Split(found.label, encoded=Places(Paths.of(paths), found.number, found.offset, found.length))
 
 
-def _imagenet_classes(records: Sequence[LabelledImage]) -> int | None:
+def _imagenet_classes(records: Records) -> int | None:
     # A selection of ImageNet's classes keeps their numbers; a data set numbered anew has no gaps.
-    labels = {record.label for record in records}
-    gaps = bool(labels) and len(labels) <= max(labels) < _IMAGENET_CLASSES
-    return _IMAGENET_CLASSES if gaps and all(record.has_synset for record in records) else None
+    labels = np.unique(records.label)
+    gaps = bool(len(labels)) and len(labels) <= labels[-1] < _IMAGENET_CLASSES
+    return _IMAGENET_CLASSES if gaps and records.synset.all() else None

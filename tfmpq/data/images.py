@@ -1,56 +1,20 @@
-"""Single images: decoding from a file, and bringing them to the size of a network."""
+"""Single images: decoding, and bringing them to the size of a network."""
 
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from tfmpq.errors import TfmpqError, UsageError
+from tfmpq.errors import UsageError
 
 SMALL = 96
 """Targets whose shorter side is below this many pixels are reached by plain resizing, without a crop."""
 
 _CROP = 224 / 256
 """Share of the shorter side that the central crop keeps; the evaluation protocol of ImageNet."""
-
-
-@dataclass(frozen=True, slots=True)
-class EncodedImage:
-    """Where the bytes of a compressed image are.
-
-    Attributes:
-        path: File that holds them.
-        offset: First byte.
-        length: Number of bytes; None for all up to the end.
-    """
-
-    path: Path
-    offset: int = 0
-    length: int | None = None
-
-    def read(self) -> bytes:
-        """The compressed bytes."""
-        with open(self.path, "rb") as file:
-            file.seek(self.offset)
-            return file.read(-1 if self.length is None else self.length)
-
-    def decode(self) -> np.ndarray:
-        """The image, uint8 (H, W, 3), or (H, W, 1) if it is grey.
-
-        Raises:
-            TfmpqError: The bytes are no whole image.
-        """
-        try:
-            return decode_image(self.read())
-        except Exception as error:
-            raise TfmpqError(
-                f"Images must be whole PNG, JPEG or WebP files. Received: {self.path}, byte {self.offset} "
-                f"({type(error).__name__}). Remove or replace that image."
-            ) from error
 
 
 def decode_image(content: bytes) -> np.ndarray:
@@ -82,15 +46,31 @@ def resize_for(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     Returns:
         uint8 (height, width, C).
     """
-    height, width = image.shape[:2]
-    if (height, width) == tuple(size):
+    if image.shape[:2] == tuple(size):
         return image
-    if min(size) < SMALL:
-        return resample(image, size)
-    scale = max(round(target / _CROP) / side for target, side in zip(size, (height, width), strict=True))
-    scaled = resample(image, (round(height * scale), round(width * scale)))
-    top, left = (scaled.shape[0] - size[0]) // 2, (scaled.shape[1] - size[1]) // 2
+    scaled_size, corner = fitted((float(image.shape[0]), float(image.shape[1])), size)
+    top, left = (int(place) for place in corner)
+    scaled = resample(image, (int(scaled_size[0]), int(scaled_size[1])))
     return scaled[top : top + size[0], left : left + size[1]]
+
+
+def fitted(shape: tuple[Any, Any], size: tuple[int, int], functions: Any = np) -> tuple[Any, Any]:
+    """To what size an image is scaled for a network, and where the network's part of it begins.
+
+    Args:
+        shape: (height, width) of the image, as floats or float64 tensors.
+        size: (height, width) that the network takes.
+        functions: Has `maximum` and `round` for what `shape` is: NumPy or `tf.math`.
+
+    Returns:
+        (height, width) of the scaled image, and (first row, first column); whole numbers.
+    """
+    if min(size) < SMALL:
+        return size, (0, 0)
+    needed = [round(target / _CROP) / side for target, side in zip(size, shape, strict=True)]
+    scale = functions.maximum(*needed)
+    height, width = (functions.round(side * scale) for side in shape)
+    return (height, width), ((height - size[0]) // 2, (width - size[1]) // 2)
 
 
 def resample(
@@ -117,3 +97,19 @@ def resample(
     source = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
     target = source.resize((size[1], size[0]), Image.Resampling.BILINEAR, box=box)
     return np.asarray(target).reshape(*size, image.shape[2])
+
+
+def with_channels(image: np.ndarray, channels: int) -> np.ndarray:
+    """Repeat grey images, uint8 (..., 1), on so many channels; those that have them already stay.
+
+    Raises:
+        UsageError: The images are not grey and have another number of channels.
+    """
+    if image.shape[-1] == channels:
+        return image
+    if image.shape[-1] != 1:
+        raise UsageError(
+            "Only grey images can be given another number of channels. Received: images with "
+            f"{image.shape[-1]} channels for a model with {channels}. Choose other data or another model."
+        )
+    return np.repeat(image, channels, axis=-1)

@@ -13,7 +13,7 @@ import numpy as np
 from keras import ops
 
 from tfmpq.data.augment import margins
-from tfmpq.data.preprocess import affine, preprocess
+from tfmpq.data.preprocess import affine, preprocess, rows
 
 MOST_BYTES = 2**30
 """Size from which on images stay in the memory of the host."""
@@ -69,6 +69,41 @@ class DeviceImages:
             float32 (N, H, W, C).
         """
         return self.make(self._pixels, self._values, recipe)
+
+
+class DeviceScaling:
+    """Preprocesses images on the device, within a compiled step.
+
+    Its numbers are those of `preprocess`, but for the last bit where the compiler joins a multiplication and
+    an addition (XLA does).
+
+    Args:
+        preprocessing: Name of a preprocessing.
+        image_shape: (height, width, channels).
+
+    Raises:
+        UsageError: The preprocessing is for another number of channels.
+    """
+
+    def __init__(self, preprocessing: str, image_shape: tuple[int, int, int]) -> None:
+        self._shape, self._reverse = image_shape, affine(preprocessing).reverse
+        # A row of pixels at a time: broadcasting along an axis as short as the channels is slow.
+        self._scale, self._offset = rows(preprocessing, *image_shape[1:])
+
+    def __call__(self, images: Any) -> Any:
+        """Preprocessed images.
+
+        Args:
+            images: uint8 (N, height, width, channels).
+
+        Returns:
+            float32 (N, height, width, channels).
+        """
+        height, width, channels = self._shape
+        if self._reverse:
+            images = ops.flip(images, axis=-1)
+        values = ops.cast(ops.reshape(images, (-1, height, width * channels)), "float32")
+        return ops.reshape(values * self._scale + self._offset, (-1, height, width, channels))
 
 
 def fits(images: np.ndarray, channels: int) -> bool:

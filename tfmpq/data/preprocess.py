@@ -100,25 +100,35 @@ def preprocess(images: np.ndarray, name: str) -> np.ndarray:
     Raises:
         UsageError: There is no such preprocessing, or it is for another number of channels.
     """
-    rule = affine(name)
     width, channels = images.shape[-2:]
+    scale, offset = rows(name, width, channels)
+    if affine(name).reverse:
+        images = images[..., ::-1]
+    # A row of pixels at a time: NumPy is slow on inner axes as short as the channels.
+    values = images.reshape(-1, width * channels).astype(np.float32)
+    values *= scale
+    values += offset
+    return values.reshape(images.shape)
+
+
+def rows(name: str, width: int, channels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Factors and offsets of a row of pixels by a preprocessing: float32 (width * channels,) each.
+
+    Raises:
+        UsageError: There is no such preprocessing, or it is for another number of channels.
+    """
+    rule = affine(name)
     needed = max(len(rule.scale), len(rule.offset))
     if needed not in (1, channels):
         raise UsageError(
             f"The preprocessing {name} is for {needed} channels. Received: images with {channels}. "
             "Choose none, unit or tf."
         )
-    if rule.reverse:
-        images = images[..., ::-1]
-    # A row of pixels at a time: NumPy is slow on inner axes as short as the channels.
-    rows = images.reshape(-1, width * channels).astype(np.float32)
-    rows *= _row(rule.scale, width, channels)
-    rows += _row(rule.offset, width, channels)
-    return rows.reshape(images.shape)
-
-
-def _row(values: tuple[float, ...], width: int, channels: int) -> np.ndarray:
-    return np.tile(np.broadcast_to(np.array(values, np.float32), channels), width)
+    scale, offset = (
+        np.tile(np.broadcast_to(np.array(values, np.float32), channels), width)
+        for values in (rule.scale, rule.offset)
+    )
+    return scale, offset
 
 
 def pixels_of(values: np.ndarray, name: str) -> np.ndarray:

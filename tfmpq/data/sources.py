@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from tfmpq.data.array_sources import find_pair, load_digits, load_npz, load_npz_pair
 from tfmpq.data.catalogue import load_tfds
+from tfmpq.data.damaged import note_taker
 from tfmpq.data.dataset import Dataset
 from tfmpq.data.file_sources import load_folder, load_tfrecord_files
 from tfmpq.data.file_sources import load_tfrecords as _load_tfrecords
@@ -28,11 +30,20 @@ def load_dataset(
         data_dir: Folder to look in first; by default that of the environment variable TFMPQ_DATA_DIR.
         reporter: Hears of downloads, before they begin, and of splits that had to be made.
 
+    Damaged images are errors when they are read, or left out if it is loaded within `damaged.skip_damaged`.
+
     Raises:
         UsageError: The specification names nothing.
         TfmpqError: The files are damaged or do not hold images and labels.
     """
     reporter = reporter or SilentReporter()
+    loaded = _load(spec, data_dir, reporter)
+    taker = note_taker(reporter)
+    train, test = (replace(split, damaged=taker) for split in (loaded.train, loaded.test))
+    return replace(loaded, train=train, test=test)
+
+
+def _load(spec: str, data_dir: str | Path | None, reporter: Reporter) -> Dataset:
     kind, colon, where = spec.partition(":")
     path = Path(where).expanduser()
     if spec == "digits":

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 from keras import layers
 
+from tfmpq.graph.recognition import known_function
 from tfmpq.graph.replay import Replay
 
 _SELU_SCALE, _SELU_ALPHA = 1.0507009873554805, 1.6732632423543772
@@ -84,21 +85,21 @@ def _selu(replay: Replay, name: str, value: Any) -> Any:
     return exponential_unit(replay, name, value, _SELU_SCALE, _SELU_ALPHA)
 
 
-_COMPOSED: dict[Any, Composed] = {
-    keras.activations.selu: _selu,
-    keras.activations.hard_tanh: lambda replay, name, value: bounded(replay, name, value, -1.0, 1.0),
+_COMPOSED: dict[str | None, Composed] = {
+    "selu": _selu,
+    "hard_tanh": lambda replay, name, value: bounded(replay, name, value, -1.0, 1.0),
 }
 """Activations that are several layers."""
 
 
 def is_composed(function: Any) -> bool:
     """Whether an activation is several layers."""
-    return any(function is known for known in _COMPOSED)
+    return known_function(function) in _COMPOSED
 
 
 def activated(replay: Replay, function: Any, name: str, value: Any) -> Any:
     """The layers of an activation that is several layers."""
-    return _COMPOSED[function](replay, name, value)
+    return _COMPOSED[known_function(function)](replay, name, value)
 
 
 def _activation(replay: Replay, layer: Any, args: tuple[Any, ...]) -> Any:

@@ -23,9 +23,9 @@ from tfmpq.graph.layers import (
     kind_of,
     problem_of,
     reaches_over_border,
-    type_name,
 )
 from tfmpq.graph.network import INPUT_QUANTIZER, Network, Node
+from tfmpq.graph.recognition import class_name, is_a
 from tfmpq.keras_internals import call_of, calls_in_order, calls_of, is_functional, operation_of
 from tfmpq.quantizers.wrapper import QuantizeWrapper
 
@@ -166,7 +166,7 @@ class _Walk:
         """Raise one error that lists every layer without a counterpart in the deployed network."""
         problems = [(layer, reason) for layer in self.layers if (reason := self._problem(layer))]
         if problems:
-            shown = "; ".join(f"{layer.name} ({type_name(layer)}): {why}" for layer, why in problems[:12])
+            shown = "; ".join(f"{layer.name} ({class_name(layer)}): {why}" for layer, why in problems[:12])
             more = f"; and {len(problems) - 12} more" if len(problems) > 12 else ""
             raise TfmpqError(
                 f"Every layer has to have a quantized counterpart. Received: {len(problems)} that have none: "
@@ -187,13 +187,13 @@ class _Walk:
     def fuse(self, layer: Any, home: dict[str, Node]) -> Node:
         """Make the node that starts at `layer`."""
         members = [layer]
-        if type_name(layer) == "InputLayer":
+        if is_a(layer, keras.layers.InputLayer):
             members += [c for c in self.consumers[layer.name] if c.name == INPUT_QUANTIZER]
             return self._node(layer, "input", members, "linear", home)
         kind = kind_of(layer)
         activation = activation_of(layer) or "linear"
         follower = self._follower(layer)
-        if kind in WEIGHTED and activation == "linear" and type_name(follower) == "BatchNormalization":
+        if kind in WEIGHTED and activation == "linear" and is_a(follower, keras.layers.BatchNormalization):
             members.append(follower)
             follower = self._follower(follower)
         absorbs = kind in ABSORBING and activation == "linear" and fixed_step(layer) is None
@@ -225,15 +225,23 @@ class _Walk:
             output_shape=tuple(int(size) for size in members[-1].output.shape[1:]),
         )
         if kind == "concatenate" or _shares_border(node):
-            return replace(node, grid_of=layer.name + _SHARED)
+            return replace(node, grid_of=self._shared_grid(layer.name))
         return replace(node, grid_of=home[inputs[0]].grid_of) if kind in KEEPS_GRID else node
+
+    def _shared_grid(self, name: str) -> str:
+        """Name of the grid that the inputs of a layer share; no layer has it."""
+        found, number = name + _SHARED, 1
+        while found in self.consumers:
+            number += 1
+            found = f"{name}_{number}{_SHARED}"
+        return found
 
 
 def is_shared_quantizer(layer: Any) -> bool:
     """Whether a layer puts several tensors on one grid; it is called once for each of them."""
     return (
         isinstance(layer, QuantizeWrapper)
-        and type_name(layer) == "Identity"
+        and is_a(layer, keras.layers.Identity)
         and layer.name != INPUT_QUANTIZER
         and layer.name.endswith(_SHARED)
     )

@@ -9,48 +9,52 @@ from __future__ import annotations
 from typing import Any, get_args
 
 import keras
+from keras import layers
 
 from tfmpq.graph.frozen import Activation
 from tfmpq.graph.kinds import WEIGHTED, NodeKind
+from tfmpq.graph.recognition import LINEAR, function_name, is_a, is_kerass_own
+from tfmpq.graph.shortcut import PadShortcut
+from tfmpq.graph.slicing import Slice
 from tfmpq.quantizers.wrapper import inner
 
 LARGEST_BILINEAR = 5
 """Largest factor of bilinear interpolation, whose weights are multiples of 1 / (2 * factor)^2 up to 127."""
 
-KINDS: dict[str, NodeKind] = {
-    "Conv2D": "conv2d",
-    "DepthwiseConv2D": "depthwise_conv2d",
-    "Conv2DTranspose": "conv2d_transpose",
-    "Dense": "dense",
-    "Add": "add",
-    "Subtract": "subtract",
-    "Multiply": "multiply",
-    "Concatenate": "concatenate",
-    "GlobalAveragePooling2D": "global_average_pooling2d",
-    "AveragePooling2D": "average_pooling2d",
-    "MaxPooling2D": "max_pooling2d",
-    "ZeroPadding2D": "zero_padding",
-    "PadShortcut": "zero_padding",
-    "Cropping2D": "cropping2d",
-    "Slice": "slice",
-    "Permute": "transpose",
-    "UpSampling2D": "upsampling2d",
-    "Flatten": "reshape",
-    "Reshape": "reshape",
-    "BatchNormalization": "affine",
-    "Rescaling": "affine",
-    "ReLU": "affine",
-    "LeakyReLU": "leaky_relu",
-    "PReLU": "leaky_relu",
+KINDS: dict[type, NodeKind] = {
+    layers.Conv2D: "conv2d",
+    layers.DepthwiseConv2D: "depthwise_conv2d",
+    layers.Conv2DTranspose: "conv2d_transpose",
+    layers.Dense: "dense",
+    layers.Add: "add",
+    layers.Subtract: "subtract",
+    layers.Multiply: "multiply",
+    layers.Concatenate: "concatenate",
+    layers.GlobalAveragePooling2D: "global_average_pooling2d",
+    layers.AveragePooling2D: "average_pooling2d",
+    layers.MaxPooling2D: "max_pooling2d",
+    layers.ZeroPadding2D: "zero_padding",
+    PadShortcut: "zero_padding",
+    layers.Cropping2D: "cropping2d",
+    Slice: "slice",
+    layers.Permute: "transpose",
+    layers.UpSampling2D: "upsampling2d",
+    layers.Flatten: "reshape",
+    layers.Reshape: "reshape",
+    layers.BatchNormalization: "affine",
+    layers.Rescaling: "affine",
+    layers.ReLU: "affine",
+    layers.LeakyReLU: "leaky_relu",
+    layers.PReLU: "leaky_relu",
 }
 
 _TRANSPARENT = (
-    "Dropout",
-    "SpatialDropout2D",
-    "GaussianDropout",
-    "GaussianNoise",
-    "ActivityRegularization",
-    "Identity",
+    layers.Dropout,
+    layers.SpatialDropout2D,
+    layers.GaussianDropout,
+    layers.GaussianNoise,
+    layers.ActivityRegularization,
+    layers.Identity,
 )
 _OF_ACTIVATION: dict[str, NodeKind] = {
     "relu": "affine",
@@ -70,38 +74,26 @@ FIXED_STEPS = {"sigmoid": 1.0 / 256, "hard_sigmoid": 1.0 / 255, "tanh": 1.0 / 12
 steps is the upper bound of a hard sigmoid."""
 
 
-_REASONS = {
-    "LayerNormalization": "its variance by pixel is too coarse in 8 bits; use BatchNormalization",
+_REASONS: dict[type, str] = {
+    layers.LayerNormalization: "its variance by pixel is too coarse in 8 bits; use BatchNormalization",
 }
 """Why layers that users will look for are not supported."""
 
 
-def type_name(layer: Any) -> str:
-    """Class name of a layer, unwrapped."""
-    return type(inner(layer)).__name__
-
-
 def is_transparent(layer: keras.layers.Layer) -> bool:
     """Whether a layer changes nothing in inference."""
-    return type_name(layer) in _TRANSPARENT or (
-        type_name(layer) == "Activation" and function_name(layer) == "linear"
-    )
+    return is_a(layer, *_TRANSPARENT) or (is_a(layer, layers.Activation) and function_name(layer) == LINEAR)
 
 
 def is_activation(layer: Any) -> bool:
     """Whether a layer is one of the activations that an operator before it can absorb."""
-    return type_name(layer) in ("ReLU", "Activation") and activation_of(layer) not in (None, "linear")
-
-
-def function_name(layer: Any) -> str:
-    """Name of the function that a layer applies to its result; `linear` if there is none."""
-    return getattr(getattr(inner(layer), "activation", None), "__name__", "linear")
+    return is_a(layer, layers.ReLU, layers.Activation) and activation_of(layer) not in (None, LINEAR)
 
 
 def activation_of(wrapped: Any) -> Activation | None:
     """The activation that a layer applies if an operator can absorb it; None for any other."""
     layer = inner(wrapped)
-    if type(layer).__name__ == "ReLU":
+    if is_a(layer, layers.ReLU):
         if layer.negative_slope or layer.threshold:
             return None
         return "relu" if layer.max_value is None else "relu6" if float(layer.max_value) == 6.0 else None
@@ -110,16 +102,16 @@ def activation_of(wrapped: Any) -> Activation | None:
 
 def kind_of(layer: Any) -> NodeKind:
     """Kind of the node that starts at a supported layer."""
-    if type_name(layer) == "Activation":
+    if is_a(layer, layers.Activation):
         return _OF_ACTIVATION.get(function_name(layer), "reshape")
-    if type_name(layer) == "UpSampling2D":
+    if is_a(layer, layers.UpSampling2D):
         return _OF_INTERPOLATION.get(inner(layer).interpolation, "upsampling2d")
-    return KINDS.get(type_name(layer), "reshape")
+    return KINDS.get(type(inner(layer)), "reshape")
 
 
 def fixed_step(layer: Any) -> float | None:
     """Step of a layer's output if its grid is given by what it computes."""
-    return FIXED_STEPS.get(function_name(layer)) if type_name(layer) == "Activation" else None
+    return FIXED_STEPS.get(function_name(layer)) if is_a(layer, layers.Activation) else None
 
 
 def reaches_over_border(layer: Any) -> bool:
@@ -137,19 +129,21 @@ def reaches_over_border(layer: Any) -> bool:
 
 def problem_of(wrapped: Any) -> str | None:
     """Why a layer has no counterpart in a deployed network; None if it has one."""
-    layer, name = inner(wrapped), type_name(wrapped)
-    if is_transparent(wrapped) or name == "InputLayer":
+    layer, kind = inner(wrapped), type(inner(wrapped))
+    if is_transparent(wrapped) or kind is layers.InputLayer:
         return None
-    if name == "Activation":
+    if kind is layers.Activation:
         known = (*get_args(Activation), *_OF_ACTIVATION)
         return None if function_name(layer) in known else f"activation '{function_name(layer)}'"
-    if name not in KINDS:
-        return _REASONS.get(name, "not supported")
+    if kind not in KINDS:
+        if not is_kerass_own(layer):
+            return "a class that is not Keras' own, which may compute anything"
+        return _REASONS.get(kind, "not supported")
     if getattr(layer, "data_format", None) == "channels_first":
         return "channels_first data"
-    if KINDS[name] in WEIGHTED:
+    if KINDS[kind] in WEIGHTED:
         return _weighted_problem(layer, len(wrapped.input.shape))
-    return _OTHER_PROBLEMS[name](wrapped) if name in _OTHER_PROBLEMS else None
+    return _OTHER_PROBLEMS[kind](wrapped) if kind in _OTHER_PROBLEMS else None
 
 
 def _weighted_problem(layer: Any, input_rank: int) -> str | None:
@@ -157,9 +151,9 @@ def _weighted_problem(layer: Any, input_rank: int) -> str | None:
         return f"activation '{function_name(layer)}'"
     if getattr(layer, "padding", "valid") not in ("same", "valid"):
         return f"padding '{layer.padding}'"
-    if type(layer).__name__ == "Conv2DTranspose":
+    if is_a(layer, layers.Conv2DTranspose):
         return _transposed_problem(layer)
-    if type(layer).__name__ == "Dense" and input_rank != 2:
+    if is_a(layer, layers.Dense) and input_rank != 2:
         return "a dense layer on more than one axis; use a 1x1 Conv2D"
     return None
 
@@ -222,14 +216,14 @@ def _upsampling_problem(layer: Any) -> str | None:
     return None
 
 
-_OTHER_PROBLEMS: dict[str, Any] = {
-    "ReLU": _relu_problem,
-    "BatchNormalization": _channel_problem,
-    "Rescaling": _channel_problem,
-    "LeakyReLU": _channel_problem,
-    "PReLU": _prelu_problem,
-    "Add": _pairwise_problem,
-    "Subtract": _pairwise_problem,
-    "Multiply": _pairwise_problem,
-    "UpSampling2D": _upsampling_problem,
+_OTHER_PROBLEMS: dict[type, Any] = {
+    layers.ReLU: _relu_problem,
+    layers.BatchNormalization: _channel_problem,
+    layers.Rescaling: _channel_problem,
+    layers.LeakyReLU: _channel_problem,
+    layers.PReLU: _prelu_problem,
+    layers.Add: _pairwise_problem,
+    layers.Subtract: _pairwise_problem,
+    layers.Multiply: _pairwise_problem,
+    layers.UpSampling2D: _upsampling_problem,
 }

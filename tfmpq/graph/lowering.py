@@ -7,51 +7,51 @@ Layers of sequences become those of images one pixel high (`tfmpq.graph.sequence
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 
 from tfmpq.graph.operations import expand
-from tfmpq.graph.replay import Replay, bare
+from tfmpq.graph.recognition import is_a
+from tfmpq.graph.replay import Replay
 from tfmpq.graph.rewrites import (
-    REWRITES,
     Channels,
     affine_step,
     fold_into,
     hard_sigmoid_source,
+    rewrite_of,
     takes_affine,
 )
 from tfmpq.graph.sequences import lift
 from tfmpq.graph.vectors import with_image
-from tfmpq.keras_internals import operation_of
 
 
-def lower(model: keras.Model) -> keras.Model:
+def lower(model: keras.Model, note: Callable[[str], None] = lambda line: None) -> keras.Model:
     """Rewrite a functional model.
 
     Args:
         model: Functional model with one input.
+        note: Hears which layers got another name, one line each.
 
     Returns:
         A model of new layers that computes the same; `model` itself if there is nothing to rewrite. Where
         `model` takes sequences (length, channels) or vectors (length,), the new one takes images
         (1, length, channels) or (1, 1, length).
     """
-    model = lift(with_image(expand(model)))
-    image = model.inputs[0]
-    name = operation_of(image).name
-    lowering = Lowering([name])
-    image = keras.Input(image.shape[1:], name=name, dtype=image.dtype)
+    model = lift(with_image(expand(model, note), note), note)
+    lowering = Lowering(model, note)
+    (source,) = model.inputs
+    image = lowering.input(source, source.shape[1:])
     outputs = lowering.replay(model, [image])
-    return keras.Model(image, bare(outputs), name=model.name) if lowering.changed else model
+    return lowering.model(image, outputs, model) if lowering.changed else model
 
 
 class Lowering(Replay):
     """One rewriting of one model."""
 
-    def __init__(self, taken: Sequence[str]) -> None:
-        super().__init__(taken)
+    def __init__(self, model: Any, note: Callable[[str], None]) -> None:
+        super().__init__(model, note)
         self._affine: dict[int, Channels] = {}  # by id of a tensor of the old graph: still to be applied
         self._readers: dict[int, list[Any]] = {}
 
@@ -78,7 +78,7 @@ class Lowering(Replay):
         pending = self._affine.pop(id(node.input_tensors[0]), None)
         if pending is not None:
             return [fold_into(self, operation, args[0], pending)]
-        rewrite = REWRITES.get(type(operation).__name__)
+        rewrite = rewrite_of(operation)
         made = None if rewrite is None else rewrite(self, operation, args)
         if made is not None:
             self.changed = True
@@ -95,5 +95,5 @@ class Lowering(Replay):
             self._affine[id(result)] = total
             return values[id(source)]
         name = node.operation.name
-        self.changed |= type(node.operation) is not keras.layers.Rescaling
+        self.changed |= not is_a(node.operation, keras.layers.Rescaling)
         return self.call(keras.layers.Rescaling, name, values[id(source)], **total.config())

@@ -9,7 +9,9 @@ import keras
 from tfmpq.graph.containers import Operator
 from tfmpq.graph.frozen import Activation
 from tfmpq.graph.kinds import KEEPS_GRID, WEIGHTED, NodeKind
-from tfmpq.graph.layers import fixed_step, type_name
+from tfmpq.graph.layers import fixed_step
+from tfmpq.graph.recognition import is_a
+from tfmpq.graph.shortcut import PadShortcut
 from tfmpq.quantizers.wrapper import inner
 
 INPUT_QUANTIZER = "input_quantizer"
@@ -52,7 +54,7 @@ class Node:
     @property
     def batch_norm(self) -> keras.layers.BatchNormalization | None:
         """The BatchNorm that is folded into the node, or that it is, unwrapped."""
-        found = [inner(layer) for layer in self.layers if type_name(layer) == "BatchNormalization"]
+        found = [inner(layer) for layer in self.layers if is_a(layer, keras.layers.BatchNormalization)]
         return found[0] if found else None
 
     @property
@@ -119,5 +121,5 @@ def operator_of(node: Node) -> Operator:
 
 def shortcut_channels(node: Node) -> int:
     """Channels that a parameter-free shortcut copies by a depthwise operator of ones; 0 for other nodes."""
-    subsamples = type_name(node.main) == "PadShortcut" and node.main.strides > 1
+    subsamples = is_a(node.main, PadShortcut) and node.main.strides > 1
     return int(node.layers[0].input.shape[-1]) if subsamples else 0

@@ -13,11 +13,13 @@ import numpy as np
 from keras import layers
 
 from tfmpq.graph import arithmetic
-from tfmpq.graph.replay import Replay, bare
+from tfmpq.graph.recognition import is_kerass_own, known_function
+from tfmpq.graph.replay import Replay, config_of, weights_of
 from tfmpq.graph.resizing import resized
+from tfmpq.graph.rewrites import ELEMENTWISE
 from tfmpq.graph.slicing import Slice
-from tfmpq.graph.tracing import traced_function
-from tfmpq.keras_internals import operation_of
+from tfmpq.graph.tracing import traced, traced_function
+from tfmpq.keras_internals import all_layers, calls_in_order, functional_of, own_operation
 
 Expansion = Callable[[Replay, Any, tuple[Any, ...]], Any]
 """Gets an operation and its new arguments; gives the new value, several, or None to leave it alone."""
@@ -33,24 +35,40 @@ _AUGMENTATIONS = tuple(
 _BY_ELEMENT = (layers.Activation, layers.ReLU, layers.LeakyReLU, layers.ELU, layers.Rescaling, layers.Dropout)
 
 
-def expand(model: keras.Model) -> keras.Model:
+def expand(model: keras.Model, note: Callable[[str], None] = lambda line: None) -> keras.Model:
     """Make layers of operations, and of layers that stand for others.
 
     Args:
         model: Functional model.
+        note: Hears which layers got another name, one line each.
 
     Returns:
         A model of new layers that computes the same in inference; `model` itself if there is nothing to do.
         Operations that are not known stay, to be refused by name.
     """
-    names = [operation_of(tensor).name for tensor in model.inputs]
-    expansion = _Expansion(names)
-    inputs = [
-        keras.Input(tensor.shape[1:], name=name, dtype=tensor.dtype)
-        for tensor, name in zip(model.inputs, names, strict=True)
-    ]
+    notes: list[str] = []
+    expansion = _Expansion(model, notes.append)
+    inputs = [expansion.input(tensor, tensor.shape[1:]) for tensor in model.inputs]
     outputs = expansion.replay(model, inputs)
-    return keras.Model(bare(inputs), bare(outputs), name=model.name) if expansion.expanded else model
+    if not expansion.expanded:
+        return model
+    for line in notes:
+        note(line)
+    return expansion.model(inputs[0] if len(inputs) == 1 else inputs, outputs, model)
+
+
+def without_functions(model: keras.Model) -> keras.Model:
+    """Replace Lambda layers by the operations that their functions are made of.
+
+    Args:
+        model: Any model.
+
+    Returns:
+        A model of new layers; `model` itself if there are none, or it is not functional.
+    """
+    if not any(isinstance(layer, layers.Lambda) for layer in all_layers(model)):
+        return model
+    return expand(model)
 
 
 class _Expansion(Replay):
@@ -65,8 +83,7 @@ class _Expansion(Replay):
         operation = node.operation
         table: Any = _LAYERS.get(type(operation))
         if table is None and not isinstance(operation, layers.Layer):
-            keras_own = type(operation).__module__.startswith("keras.")
-            table = _OPERATIONS.get(type(operation).__name__) if keras_own else None
+            table = _OPERATIONS.get(own_operation(operation) or "")
         # Some operations take arguments by name that others keep.
         made = (
             None if table is None else table(self, operation, (*args, *kwargs.values()) if kwargs else args)
@@ -80,16 +97,52 @@ class _Expansion(Replay):
 
 
 def _split_activation(replay: Replay, layer: Any, args: tuple[Any, ...]) -> Any:
-    """Take an activation that is several layers out of a layer with weights."""
+    """Take an activation out of a layer: several layers, a layer, or a function of the user's."""
     function = getattr(layer, "activation", None)
-    if isinstance(layer, layers.Activation) or not arithmetic.is_composed(function):
+    if function is None or not is_kerass_own(layer):
         return None
-    copy = type(layer).from_config(
-        layer.get_config() | {"activation": "linear", "name": replay.name(layer.name)}
-    )
-    value = copy(args[0])
-    copy.set_weights(layer.get_weights())
-    return arithmetic.activated(replay, function, f"{layer.name}_activation", value)
+    own = isinstance(function, layers.Layer)
+    if not own and known_function(function) is not None and not arithmetic.is_composed(function):
+        return None
+    model = None if own or arithmetic.is_composed(function) else _made_of_operations(function, args[0])
+    if model is None and not own and not arithmetic.is_composed(function):
+        return None
+    value, name = args[0], layer.name
+    if not isinstance(layer, layers.Activation):
+        config = config_of(layer) | {"activation": "linear", "name": replay.name(layer.name)}
+        copy = type(layer).from_config(config)
+        value, name = copy(value), replay.part(f"{layer.name}_activation")
+        copy.set_weights(weights_of(layer))
+    if model is not None:
+        return replay.replay(model, [value])[0]
+    if own:
+        return _activation_layer(replay, function, name, value)
+    return arithmetic.activated(replay, function, name, value)
+
+
+def _made_of_operations(function: Any, like: Any) -> keras.Model | None:
+    """A function of the user's as a model; None if it is not made of operations that are known."""
+    model = traced(function, like)
+    if model is None:
+        return None
+    known = {*_OPERATIONS, *ELEMENTWISE}
+    found = [call.operation for call in calls_in_order(functional_of(model)) if not call.is_input]
+    return model if all(own_operation(operation) in known for operation in found) else None
+
+
+def _activation_layer(replay: Replay, layer: Any, name: str, value: Any) -> Any:
+    """A layer that was given to another one as its activation, behind that one."""
+    copy = type(layer).from_config(config_of(layer) | {"name": name})
+    table = _LAYERS.get(type(layer))
+    made = None if table is None else table(replay, copy, (value,))
+    if made is None:
+        made = _split_activation(replay, copy, (value,)) if isinstance(layer, layers.Activation) else None
+    if made is None:
+        copy.name = replay.name(name)
+        made = copy(value)
+        if weights := weights_of(layer):
+            copy.set_weights(weights)
+    return made
 
 
 def _nothing(replay: Replay, operation: Any, args: tuple[Any, ...]) -> Any:
@@ -99,20 +152,20 @@ def _nothing(replay: Replay, operation: Any, args: tuple[Any, ...]) -> Any:
 def _time_distributed(replay: Replay, wrapper: Any, args: tuple[Any, ...]) -> Any:
     """Layers that look at the last axis only do the same at every time anyway."""
     inner, value = wrapper.layer, args[0]
-    if isinstance(inner, layers.Flatten):
+    if type(inner) is layers.Flatten:
         shape = (value.shape[1], int(np.prod(value.shape[2:])))
         return replay.call(layers.Reshape, wrapper.name, value, target_shape=shape)
-    last = isinstance(inner, (layers.Dense, *_BY_ELEMENT))
-    if isinstance(inner, layers.BatchNormalization):
+    last = type(inner) in (layers.Dense, *_BY_ELEMENT)
+    if type(inner) is layers.BatchNormalization:
         last = inner.axis in (-1, len(value.shape) - 2)
     if not last:
         return None
-    config = inner.get_config() | {"name": wrapper.name}
-    if isinstance(inner, layers.BatchNormalization):
+    config = config_of(inner) | {"name": wrapper.name}
+    if type(inner) is layers.BatchNormalization:
         config["axis"] = -1
     copy = type(inner).from_config(config)
     copy.build(value.shape)
-    copy.set_weights(inner.get_weights())
+    copy.set_weights(weights_of(inner))
     split = _split_activation(replay, copy, args)
     if split is not None:
         return split

@@ -14,13 +14,14 @@ import numpy as np
 from keras import layers
 
 from tfmpq.graph.activations import gelu_tanh
-from tfmpq.graph.layers import activation_of, function_name
-from tfmpq.graph.replay import Replay
-from tfmpq.keras_internals import calls_of, operation_of
+from tfmpq.graph.layers import activation_of
+from tfmpq.graph.recognition import is_a, known_function
+from tfmpq.graph.replay import Replay, config_of, weights_of
+from tfmpq.keras_internals import calls_of, operation_of, own_operation
 
 Rewrite = Callable[[Replay, Any, tuple[Any, ...]], Any]
 
-_GATES = {"silu": "sigmoid", "swish": "sigmoid", "hard_silu": "hard_sigmoid", "hard_swish": "hard_sigmoid"}
+_GATES = {"silu": "sigmoid", "hard_silu": "hard_sigmoid"}
 """Activations x * gate(x), which are two operators on a phone."""
 
 _FUNCTIONS = {
@@ -56,19 +57,17 @@ class Channels:
 
 def affine_step(operation: Any, args: tuple[Any, ...]) -> Channels | None:
     """The factor and offset that an operation is; None if it is something else."""
-    name, is_layer = type(operation).__name__, isinstance(operation, layers.Layer)
-    if is_layer and name == "Rescaling":
+    if is_a(operation, layers.Rescaling):
         return Channels(np.asarray(operation.scale, np.float64), np.asarray(operation.offset, np.float64))
-    if is_layer and name == "Normalization" and _by_channel(operation):
+    if is_a(operation, layers.Normalization) and _by_channel(operation):
         deviation = np.sqrt(np.asarray(operation.variance, np.float64)).reshape(-1)
         deviation = np.maximum(deviation, keras.config.epsilon())
         mean = np.asarray(operation.mean, np.float64).reshape(-1)
         if operation.invert:
             return Channels(deviation, mean)
         return Channels(1.0 / deviation, -mean / deviation)
-    if is_layer or len(args) != 2:
-        return None
-    return _operation_with_constant(name, args)
+    name = own_operation(operation)
+    return None if name is None or len(args) != 2 else _operation_with_constant(name, args)
 
 
 def _by_channel(normalization: Any) -> bool:
@@ -105,7 +104,7 @@ def takes_affine(reader: Any, step: Channels) -> bool:
     """Whether a layer can take a factor and an offset of its input into its weights."""
     if _constant_step(reader) is not None:
         return True
-    if type(reader).__name__ not in ("Conv2D", "DepthwiseConv2D") or getattr(reader, "groups", 1) != 1:
+    if not is_a(reader, layers.Conv2D, layers.DepthwiseConv2D) or getattr(reader, "groups", 1) != 1:
         return False
     # Zeros that `same` adds are zeros behind the offset.
     return reader.padding == "valid" or not step.offset.any()
@@ -121,16 +120,14 @@ def fold_into(replay: Replay, layer: Any, source: Any, step: Channels) -> Any:
     factor = np.broadcast_to(step.factor, (channels,)).reshape(1, 1, channels, 1)
     offset = np.broadcast_to(step.offset, (channels,)).reshape(1, 1, channels, 1)
     added = kernel * offset
-    if type(layer).__name__ == "DepthwiseConv2D":
-        added = added.sum((0, 1)).reshape(-1)
-    else:
-        added = added.sum((0, 1, 2))
-    config = layer.get_config()
+    depthwise = is_a(layer, layers.DepthwiseConv2D)
+    added = added.sum((0, 1)).reshape(-1) if depthwise else added.sum((0, 1, 2))
+    config = config_of(layer)
     weights = [kernel * factor]
     if layer.use_bias or step.offset.any():
         config["use_bias"] = True
         weights.append(added + (np.asarray(layer.bias, np.float64) if layer.use_bias else 0.0))
-    config["name"] = replay.name(f"{layer.name}_rescaled")
+    config["name"] = replay.name(replay.part(f"{layer.name}_rescaled"))
     if activation_of(layer) is None:
         config["activation"] = "linear"
     copy = type(layer).from_config(config)
@@ -140,37 +137,39 @@ def fold_into(replay: Replay, layer: Any, source: Any, step: Channels) -> Any:
 
 
 def _activation(replay: Replay, layer: Any, args: tuple[Any, ...]) -> Any:
-    return _activated(replay, function_name(layer), layer.name, args[0])
+    return _activated(replay, layer.activation, layer.name, args[0])
 
 
-def _activated(replay: Replay, function: str, name: str, source: Any) -> Any:
+def _activated(replay: Replay, function: Any, name: str, source: Any) -> Any:
     """An activation x * gate(x) as its two operators; None for other functions."""
-    if function == "leaky_relu":
+    known = known_function(function)
+    if known == "leaky_relu":
         return replay.call(layers.LeakyReLU, name, source, negative_slope=0.2)
-    if function not in _GATES:
+    if known not in _GATES:
         return None
-    gate = replay.call(layers.Activation, f"{name}_gate", source, activation=_GATES[function])
+    gate = replay.call(layers.Activation, replay.part(f"{name}_gate"), source, activation=_GATES[known])
     return replay.call(layers.Multiply, name, [source, gate])
 
 
 def _function(replay: Replay, operation: Any, args: tuple[Any, ...]) -> Any:
     """An operation of `keras.ops` as a layer."""
-    function = _FUNCTIONS[type(operation).__name__]
+    function: Any = keras.activations.get(_FUNCTIONS[own_operation(operation) or ""])
     made = _activated(replay, function, operation.name, args[0])
     if made is not None:
         return made
-    tanh = function == "gelu" and operation.approximate
-    return replay.call(layers.Activation, operation.name, args[0], activation=gelu_tanh if tanh else function)
+    if function is keras.activations.gelu and operation.approximate:
+        function = gelu_tanh
+    return replay.call(layers.Activation, operation.name, args[0], activation=function)
 
 
 def _weighted(replay: Replay, layer: Any, args: tuple[Any, ...]) -> Any:
     """Take an activation that no operator absorbs out of a layer with weights."""
     if activation_of(layer) is not None:
         return None
-    config = layer.get_config() | {"activation": "linear", "name": replay.name(layer.name)}
+    config = config_of(layer) | {"activation": "linear", "name": replay.name(layer.name)}
     copy = type(layer).from_config(config)
     value = copy(args[0])
-    copy.set_weights(layer.get_weights())
+    copy.set_weights(weights_of(layer))
     return _finish(replay, layer, value)
 
 
@@ -178,7 +177,7 @@ def _dense(replay: Replay, layer: Any, args: tuple[Any, ...]) -> Any:
     """A dense layer on every pixel is a 1x1 convolution."""
     if len(args[0].shape) != 4:
         return _weighted(replay, layer, args)
-    kernel, *bias = layer.get_weights()
+    kernel, *bias = weights_of(layer)
     value = replay.call(
         layers.Conv2D, layer.name, args[0], [kernel[None, None], *bias], **_conv(layer, layer.units)
     )
@@ -187,10 +186,10 @@ def _dense(replay: Replay, layer: Any, args: tuple[Any, ...]) -> Any:
 
 def _separable(replay: Replay, layer: Any, args: tuple[Any, ...]) -> Any:
     """A depthwise and a 1x1 convolution, each with weights of its own bit-width."""
-    depthwise, pointwise, *bias = layer.get_weights()
+    depthwise, pointwise, *bias = weights_of(layer)
     value = replay.call(
         layers.DepthwiseConv2D,
-        f"{layer.name}_depthwise",
+        replay.part(f"{layer.name}_depthwise"),
         args[0],
         [depthwise],
         kernel_size=layer.kernel_size,
@@ -214,8 +213,8 @@ def _finish(replay: Replay, layer: Any, value: Any) -> Any:
     """Apply the activation of a layer if the operator did not absorb it."""
     if activation_of(layer) is not None:
         return value
-    name = f"{layer.name}_activation"
-    made = _activated(replay, function_name(layer), name, value)
+    name = replay.part(f"{layer.name}_activation")
+    made = _activated(replay, layer.activation, name, value)
     return (
         made if made is not None else replay.call(layers.Activation, name, value, activation=layer.activation)
     )
@@ -228,17 +227,20 @@ def _pairwise(replay: Replay, layer: Any, args: tuple[Any, ...]) -> Any:
         return None
     if len(operands) < 2 or not all(isinstance(x, keras.KerasTensor) for x in operands):
         return None
-    kind = layers.Add if type(layer).__name__ == "Add" else layers.Multiply
+    added = is_a(layer, layers.Add) or own_operation(layer) == "Add"
+    kind = layers.Add if added else layers.Multiply
     value = operands[0]
     for number, operand in enumerate(operands[1:-1], 1):
-        value = replay.call(kind, f"{layer.name}_part{number}", [value, operand])
+        value = replay.call(kind, replay.part(f"{layer.name}_part{number}"), [value, operand])
     return replay.call(kind, layer.name, [value, operands[-1]])
 
 
 def _global_max(replay: Replay, layer: Any, args: tuple[Any, ...]) -> Any:
     """The largest value of an image is that of one window as large as the image."""
     _, height, width, channels = args[0].shape
-    value = replay.call(layers.MaxPooling2D, f"{layer.name}_window", args[0], pool_size=(height, width))
+    value = replay.call(
+        layers.MaxPooling2D, replay.part(f"{layer.name}_window"), args[0], pool_size=(height, width)
+    )
     shape = (1, 1, channels) if layer.keepdims else (channels,)
     return replay.call(layers.Reshape, layer.name, value, target_shape=shape)
 
@@ -246,7 +248,7 @@ def _global_max(replay: Replay, layer: Any, args: tuple[Any, ...]) -> Any:
 def hard_sigmoid_source(operation: Any) -> Any | None:
     """The tensor of which a chain relu6(x + 3) / 6 is taken, given its last operation; None for others."""
     last = _constant_step(operation)
-    if last is None or last.offset.any() or not np.allclose(last.factor, 1 / 6, rtol=1e-4):
+    if last is None or last.offset.any() or not np.allclose(last.factor, 1 / 6, rtol=1e-6):
         return None
     clip = _producer(operation)
     first = None if clip is None or activation_of(clip) != "relu6" else _producer(clip)
@@ -271,15 +273,34 @@ def _producer(operation: Any) -> Any | None:
     return operation_of(calls[0].input_tensors[0])
 
 
-REWRITES: dict[str, Rewrite] = {
-    "Activation": _activation,
-    "Conv2D": _weighted,
-    "DepthwiseConv2D": _weighted,
-    "Conv2DTranspose": _weighted,
-    "Dense": _dense,
-    "SeparableConv2D": _separable,
+def _relu(replay: Replay, layer: Any, args: tuple[Any, ...]) -> Any:
+    """A ReLU with a slope and nothing else is a leaky one."""
+    if not layer.negative_slope or layer.threshold or layer.max_value is not None:
+        return None
+    slope = float(layer.negative_slope)
+    return replay.call(layers.LeakyReLU, layer.name, args[0], negative_slope=slope)
+
+
+_REWRITES: dict[type, Rewrite] = {
+    layers.Activation: _activation,
+    layers.ReLU: _relu,
+    layers.Conv2D: _weighted,
+    layers.DepthwiseConv2D: _weighted,
+    layers.Conv2DTranspose: _weighted,
+    layers.Dense: _dense,
+    layers.SeparableConv2D: _separable,
+    layers.Add: _pairwise,
+    layers.Multiply: _pairwise,
+    layers.GlobalMaxPooling2D: _global_max,
+}
+_OF_OPERATIONS: dict[str, Rewrite] = {
     "Add": _pairwise,
     "Multiply": _pairwise,
-    "GlobalMaxPooling2D": _global_max,
     **dict.fromkeys(_FUNCTIONS, _function),
 }
+
+
+def rewrite_of(operation: Any) -> Rewrite | None:
+    """The rewrite of a layer or of an operation of `keras.ops`; None if it has none."""
+    name = own_operation(operation)
+    return _REWRITES.get(type(operation)) if name is None else _OF_OPERATIONS.get(name)

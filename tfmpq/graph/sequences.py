@@ -13,41 +13,43 @@ import keras
 import numpy as np
 from keras import layers
 
-from tfmpq.graph.replay import Replay, bare
+from tfmpq.graph.recognition import is_a
+from tfmpq.graph.replay import Replay, config_of, weights_of
 from tfmpq.graph.rewrites import ELEMENTWISE, affine_step
-from tfmpq.keras_internals import calls_in_order, functional_of, holds_graph, operation_of
+from tfmpq.keras_internals import calls_in_order, functional_of, holds_graph, own_operation
 
 _SEQUENCE_RANK = 3
 
 _ALIKE = frozenset(
     {
-        "Activation",
-        "ActivityRegularization",
-        "Add",
-        "BatchNormalization",
-        "Concatenate",
-        "Dense",
-        "Dropout",
-        "Flatten",
-        "GaussianDropout",
-        "GaussianNoise",
-        "Identity",
-        "LeakyReLU",
-        "Multiply",
-        "PReLU",
-        "ReLU",
-        "Rescaling",
-        "Reshape",
+        layers.Activation,
+        layers.ActivityRegularization,
+        layers.Add,
+        layers.BatchNormalization,
+        layers.Concatenate,
+        layers.Dense,
+        layers.Dropout,
+        layers.Flatten,
+        layers.GaussianDropout,
+        layers.GaussianNoise,
+        layers.Identity,
+        layers.LeakyReLU,
+        layers.Multiply,
+        layers.PReLU,
+        layers.ReLU,
+        layers.Rescaling,
+        layers.Reshape,
     }
 )
 """Layers that do the same to the image as to the sequence, but for the number of an axis."""
 
 
-def lift(model: keras.Model) -> keras.Model:
+def lift(model: keras.Model, note: Callable[[str], None] = lambda line: None) -> keras.Model:
     """Turn sequences inside a model, or at its input, into images one pixel high.
 
     Args:
         model: Functional model with one input.
+        note: Hears which layers got another name, one line each.
 
     Returns:
         A model of new layers that computes the same; `model` itself if it has no sequences.
@@ -55,10 +57,9 @@ def lift(model: keras.Model) -> keras.Model:
     if not _has_sequences(model):
         return model
     (source,) = model.inputs
-    name = operation_of(source).name
-    shape = (1, *source.shape[1:]) if _is_sequence(source) else source.shape[1:]
-    image = keras.Input(shape, name=name, dtype=source.dtype)
-    return keras.Model(image, bare(_Lifting([name]).replay(model, [image])), name=model.name)
+    lifting = _Lifting(model, note)
+    image = lifting.input(source, (1, *source.shape[1:]) if _is_sequence(source) else source.shape[1:])
+    return lifting.model(image, lifting.replay(model, [image]), model)
 
 
 def _has_sequences(model: Any) -> bool:
@@ -81,32 +82,31 @@ class _Lifting(Replay):
         self, node: Any, values: dict[int, Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> list[Any]:
         """Build one call again, on images where it was on sequences."""
-        operation, name = node.operation, type(node.operation).__name__
+        operation = node.operation
         if not any(_is_sequence(tensor) for tensor in (*node.input_tensors, *node.outputs)):
             return self.copied(operation, args, kwargs)
-        if name in _CHANGES and getattr(operation, "data_format", None) != "channels_first":
+        if type(operation) in _CHANGES and getattr(operation, "data_format", None) != "channels_first":
             return [self._twin(operation, args[0])]
-        is_layer = isinstance(operation, layers.Layer)
-        step = affine_step(operation, args) if name == "Normalization" else None
+        step = affine_step(operation, args) if is_a(operation, layers.Normalization) else None
         if step is not None:
             return [self.call(layers.Rescaling, operation.name, args[0], **step.config())]
-        if is_layer and name in _ALIKE:
+        if type(operation) in _ALIKE:
             return [self._alike(node, args)]
-        if not is_layer and name in ELEMENTWISE:
+        if own_operation(operation) in ELEMENTWISE:
             return keras.tree.flatten(operation(*args, **kwargs))
         return self._on_sequences(node, values, kwargs)
 
     def _twin(self, layer: Any, source: Any) -> Any:
         """Call the layer for images that a layer for sequences is."""
-        kind = getattr(layers, type(layer).__name__.replace("1D", "2D"))
+        kind, change = _CHANGES[type(layer)]
         if getattr(layer, "padding", None) == "causal":
             before = (_number(layer.kernel_size) - 1) * _number(layer.dilation_rate)
-            name = f"{layer.name}_padding"
+            name = self.part(f"{layer.name}_padding")
             source = self.call(layers.ZeroPadding2D, name, source, padding=((0, 0), (before, 0)))
-        return self._made(kind, layer, layer.get_config() | _CHANGES[type(layer).__name__](layer), (source,))
+        return self._made(kind, layer, config_of(layer) | change(layer), (source,))
 
     def _alike(self, node: Any, args: tuple[Any, ...]) -> Any:
-        layer, config = node.operation, node.operation.get_config()
+        layer, config = node.operation, config_of(node.operation)
         if isinstance(config.get("axis"), int) and config["axis"] > 0:
             config["axis"] += 1
         if "target_shape" in config:
@@ -119,8 +119,8 @@ class _Lifting(Replay):
     def _made(self, kind: Any, layer: Any, config: dict[str, Any], args: tuple[Any, ...]) -> Any:
         copy = kind.from_config(config | {"name": self.name(layer.name)})
         outputs = copy(*args)
-        if layer.weights:
-            found = zip(layer.get_weights(), copy.weights, strict=True)
+        if weights := weights_of(layer):
+            found = zip(weights, copy.weights, strict=True)
             copy.set_weights([weight.reshape(variable.shape) for weight, variable in found])
         return outputs
 
@@ -145,7 +145,7 @@ def _number(value: Any) -> int:
 def _convolution(layer: Any) -> dict[str, Any]:
     stride = _number(layer.strides)
     # Depthwise kernels have one stride for both axes; along the height there is one place to be anyway.
-    one_stride = type(layer).__name__ in ("DepthwiseConv1D", "SeparableConv1D")
+    one_stride = is_a(layer, layers.DepthwiseConv1D, layers.SeparableConv1D)
     return {
         "kernel_size": (1, _number(layer.kernel_size)),
         "strides": (stride, stride) if one_stride else (1, stride),
@@ -162,12 +162,18 @@ def _nothing(layer: Any) -> dict[str, Any]:
     return {}
 
 
-_CHANGES: dict[str, Callable[[Any], dict[str, Any]]] = {
-    **dict.fromkeys(("Conv1D", "DepthwiseConv1D", "SeparableConv1D", "Conv1DTranspose"), _convolution),
-    **dict.fromkeys(("MaxPooling1D", "AveragePooling1D"), _pooling),
-    **dict.fromkeys(("GlobalMaxPooling1D", "GlobalAveragePooling1D", "SpatialDropout1D"), _nothing),
-    "ZeroPadding1D": lambda layer: {"padding": ((0, 0), tuple(layer.padding))},
-    "Cropping1D": lambda layer: {"cropping": ((0, 0), tuple(layer.cropping))},
-    "UpSampling1D": lambda layer: {"size": (1, _number(layer.size))},
+_CHANGES: dict[type, tuple[type, Callable[[Any], dict[str, Any]]]] = {
+    layers.Conv1D: (layers.Conv2D, _convolution),
+    layers.DepthwiseConv1D: (layers.DepthwiseConv2D, _convolution),
+    layers.SeparableConv1D: (layers.SeparableConv2D, _convolution),
+    layers.Conv1DTranspose: (layers.Conv2DTranspose, _convolution),
+    layers.MaxPooling1D: (layers.MaxPooling2D, _pooling),
+    layers.AveragePooling1D: (layers.AveragePooling2D, _pooling),
+    layers.GlobalMaxPooling1D: (layers.GlobalMaxPooling2D, _nothing),
+    layers.GlobalAveragePooling1D: (layers.GlobalAveragePooling2D, _nothing),
+    layers.SpatialDropout1D: (layers.SpatialDropout2D, _nothing),
+    layers.ZeroPadding1D: (layers.ZeroPadding2D, lambda layer: {"padding": ((0, 0), tuple(layer.padding))}),
+    layers.Cropping1D: (layers.Cropping2D, lambda layer: {"cropping": ((0, 0), tuple(layer.cropping))}),
+    layers.UpSampling1D: (layers.UpSampling2D, lambda layer: {"size": (1, _number(layer.size))}),
 }
-"""What a layer of sequences is as the layer of images of its name; the rest of its options stays."""
+"""What a layer of sequences is as a layer of images, and which options change; the rest stays."""

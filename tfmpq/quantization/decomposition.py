@@ -78,15 +78,25 @@ def leaky_relu(
     slopes = np.broadcast_to(slopes, (node.output_shape[-1],)).astype(np.float64)
     ones, zeros = np.ones(slopes.size), np.zeros(slopes.size)
     halves = source.whole(source.scale, signed=False)
-    steepest = max(float(np.abs(slopes).max()), 2.0**-20)
+    # XNNPACK adds tensors whose steps are at most 2^10 apart; flatter slopes are below the output's step.
+    steepest = max(float(np.abs(slopes).max()), 2.0**-8)
     scaled = source.whole(float(np.float32(source.scale * steepest)), signed=True)
     names = [f"{node.name}_{part}" for part in ("positive", "negative", "slope")]
-    shape = node.output_shape
+    shape, read, result = node.output_shape, inputs[0], node.name
+    before, after = [], []
+    if len(shape) == 1:  # a vector is a pixel for all three of them
+        shape, read, result = (1, 1, *shape), f"{node.name}_pixel", f"{node.name}_scaled"
+        before = [FrozenLayer(read, "reshape", inputs, source, attributes={"shape": shape})]
+        after = [
+            FrozenLayer(node.name, "reshape", (result,), target, attributes={"shape": node.output_shape})
+        ]
     return [
-        *by_channel(names[0], inputs[0], ones, zeros, source, halves, shape, "relu"),
-        *by_channel(names[1], inputs[0], -ones, zeros, source, halves, shape, "relu"),
+        *before,
+        *by_channel(names[0], read, ones, zeros, source, halves, shape, "relu"),
+        *by_channel(names[1], read, -ones, zeros, source, halves, shape, "relu"),
         *by_channel(names[2], names[1], -slopes, zeros, halves, scaled, shape),
-        FrozenLayer(node.name, "add", (names[0], names[2]), target),
+        FrozenLayer(result, "add", (names[0], names[2]), target),
+        *after,
     ]
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from tfmpq.graph.frozen import WIDE, FrozenWeights, TensorGrid
 from tfmpq.graph.network import Node
+from tfmpq.graph.recognition import is_a
 
 _BIAS_LIMIT = 2.0**30
 """Half of what int32 holds: the other half is for the products that are added to the bias."""
@@ -113,16 +114,15 @@ def affine_of(node: Node) -> tuple[np.ndarray, np.ndarray]:
     layer, channels = node.main, node.output_shape[-1]
     factor: Any = 1.0
     offset: Any = 0.0
-    match type(layer).__name__:
-        case "BatchNormalization":
-            factor = norm_factor(layer)
-            offset = norm_offset(layer, factor)
-        case "Rescaling":
-            factor, offset = np.asarray(layer.scale, np.float64), np.asarray(layer.offset, np.float64)
-        case "Activation" if node.fixed_step is not None:
-            # Hard sigmoid, relu6(x + 3) / 6. Its value at 0 lies half-way between two codes; training takes
-            # the upper one.
-            factor, offset = 1.0 / 6.0, 0.5 + 2.0**-13
+    if is_a(layer, keras.layers.BatchNormalization):
+        factor = norm_factor(layer)
+        offset = norm_offset(layer, factor)
+    elif is_a(layer, keras.layers.Rescaling):
+        factor, offset = np.asarray(layer.scale, np.float64), np.asarray(layer.offset, np.float64)
+    elif is_a(layer, keras.layers.Activation) and node.fixed_step is not None:
+        # Hard sigmoid, relu6(x + 3) / 6. Its value at 0 lies half-way between two codes; training takes
+        # the upper one.
+        factor, offset = 1.0 / 6.0, 0.5 + 2.0**-13
     return (
         np.broadcast_to(factor, (channels,)).astype(np.float64),
         np.broadcast_to(offset, (channels,)).astype(np.float64),

@@ -8,6 +8,7 @@ goes into the integers, whose levels are symmetric).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -16,8 +17,10 @@ from keras import ops
 
 from tfmpq.graph.frozen import WIDE, FrozenLayer, FrozenModel, FrozenWeights, TensorGrid
 from tfmpq.graph.kinds import WEIGHTED
-from tfmpq.graph.layers import function_name, is_transparent, reaches_over_border
+from tfmpq.graph.layers import is_transparent, reaches_over_border
 from tfmpq.graph.network import INPUT_QUANTIZER, Network, Node
+from tfmpq.graph.recognition import function_name, is_a
+from tfmpq.graph.shortcut import PadShortcut
 from tfmpq.quantization import decomposition
 from tfmpq.quantization.folding import (
     Folded,
@@ -46,22 +49,43 @@ def freeze(model: keras.Model, network: Network, metadata: Mapping[str, Any] | N
     grids = _grids(model, network)
     layers: list[FrozenLayer] = []
     alias: dict[str, str] = {}
+    taken = {node.name for node in network.nodes}
     for node in network.nodes:
         inputs = tuple(alias.get(name, name) for name in node.inputs)
         if is_transparent(node.main):
             alias[node.name] = inputs[0]
         else:
             sources = [grids[network.node(name).grid_of] for name in node.inputs]
-            layers += _layers(model, node, inputs, sources, grids[node.grid_of])
+            layers += _unique(_layers(model, node, inputs, sources, grids[node.grid_of]), taken)
     outputs = tuple(alias.get(name, name) for name in network.outputs)
     return FrozenModel(model.name, network.input_shape, tuple(layers), dict(metadata or {}), outputs)
+
+
+def _unique(layers: list[FrozenLayer], taken: set[str]) -> list[FrozenLayer]:
+    """The layers of one node; its parts get names that no node and no other part has."""
+    renamed: dict[str, str] = {}
+    for part in layers[:-1]:
+        name, number = part.name, 1
+        while name in taken:
+            number += 1
+            name = f"{part.name}_{number}"
+        taken.add(name)
+        renamed[part.name] = name
+    return [
+        replace(
+            layer,
+            name=renamed.get(layer.name, layer.name),
+            inputs=tuple(renamed.get(name, name) for name in layer.inputs),
+        )
+        for layer in layers
+    ]
 
 
 def _layers(
     model: keras.Model, node: Node, inputs: tuple[str, ...], sources: list[TensorGrid], grid: TensorGrid
 ) -> list[FrozenLayer]:
     """The frozen layers of one node; the last one has its name."""
-    if type(node.main).__name__ == "PadShortcut":
+    if is_a(node.main, PadShortcut):
         return decomposition.shortcut(node, inputs, grid)
     if node.kind in decomposition.DECOMPOSED:
         return decomposition.DECOMPOSED[node.kind](node, inputs, sources[0], grid)

@@ -8,17 +8,25 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfmpq.graph.network import INPUT_QUANTIZER, Network
+from tfmpq.graph.equivalence import noise
+from tfmpq.graph.kinds import WEIGHTED
+from tfmpq.graph.network import INPUT_QUANTIZER, Network, Node
+from tfmpq.graph.recognition import is_a
 from tfmpq.keras_internals import operation_of
 from tfmpq.policy.search_space import Candidates
+from tfmpq.quantization.folding import affine_of, norm_factor
+from tfmpq.quantization.fused_float import require_fused
 from tfmpq.quantizers.choices import quantize_wrappers
 from tfmpq.quantizers.config import MixedPrecisionQuantizeConfig
 from tfmpq.quantizers.learned_step import WIDE_BITS
 from tfmpq.quantizers.relaxation import Relaxation
 from tfmpq.quantizers.wrapper import QuantizeWrapper, inner
 
-SMALLEST_PEAK = 1e-4
-"""Magnitude below which a tensor counts as always zero."""
+ROUNDING = 2.0**-22
+"""A tensor below this share of what it could reach is zero but for the rounding of float32."""
+
+LINKED_IMAGES = 4
+"""Images on which the fused float network has to give what the model gives."""
 
 PROBE_BATCH = 16
 """Images whose activation tensors are held at once."""
@@ -58,7 +66,12 @@ def quantize_model(
 
     Returns:
         Functional model of the same layer names.
+
+    Raises:
+        TfmpqError: The analysis does not compute what the model computes.
     """
+    # Noise goes where images may not, as beyond the bound of a relu6.
+    require_fused(model, network, np.concatenate([calibration[:LINKED_IMAGES], noise(calibration.shape[1:])]))
     if any(WIDE_BITS in widths for widths in activation_bits.values()):
         pixel_step = None  # codes of 16 bits have no zero point
     configs = _configs(network, weight_bits, activation_bits, relaxation)
@@ -110,7 +123,7 @@ def _clone(
 
     def on_grid(tensor: Any) -> Any:
         """The image on its 8-bit grid, made once however many layers read it."""
-        if not isinstance(operation_of(tensor), keras.layers.InputLayer):
+        if not is_a(operation_of(tensor), keras.layers.InputLayer):
             return tensor
         if id(tensor) not in quantized_inputs:
             quantized_inputs[id(tensor)] = input_quantizer(tensor)
@@ -168,10 +181,10 @@ def _initialise_activation_steps(
     span = max(-low, high) if low < 0 else high
     image = quantized.get_layer(INPUT_QUANTIZER)
     _give_steps(image, [span / grid.high for grid in image.output_quantizer.levels])
+    joined = {name: np.concatenate([samples[n] for n in network.on_grid(name)]) for name in learned}
+    spans = _spans(network, {name: float(np.abs(x).max()) for name, x in joined.items()}, span)
     for name in learned:
-        sample = np.concatenate([samples[node] for node in network.on_grid(name)])
-        if np.max(np.abs(sample)) < SMALLEST_PEAK:
-            sample = np.full(1, _span_of_source(quantized, network, name))
+        sample = joined[name] if name not in spans else np.full(1, spans[name])
         layer = quantized.get_layer(name)
         layer.output_variables["log_step"].assign(layer.output_quantizer.initial_log_step(sample))
     for node in network.nodes:
@@ -179,15 +192,38 @@ def _initialise_activation_steps(
             _give_steps(quantized.get_layer(node.tensor), [node.fixed_step])
 
 
-def _span_of_source(quantized: keras.Model, network: Network, name: str) -> float:
-    """What a tensor that is always zero is made to span: as much as what it is computed from.
+def _spans(network: Network, peaks: dict[str, float], image: float) -> dict[str, float]:
+    """What tensors that are always zero are made to span: as much as what they are computed from.
 
     With a step far from its neighbours', the runtime refuses the operators between them.
+
+    Args:
+        network: The analysis.
+        peaks: Largest magnitude seen on every learned grid.
+        image: Largest magnitude of the image.
+
+    Returns:
+        Spans of those that are zero.
     """
-    source = network.node(network.on_grid(name)[0].inputs[0]).grid_of
-    wrapper = quantized.get_layer(INPUT_QUANTIZER if source == network.tensors[0] else source)
-    step = np.exp(np.asarray(wrapper.output_variables["log_step"])[-1])
-    return max(float(step) * wrapper.output_quantizer.levels[-1].high, SMALLEST_PEAK)
+    reached, found = {network.tensors[0]: image} | peaks, {}
+    for node in network.nodes:
+        if node.grid_of in peaks and node.rounds and node.grid_of not in found:
+            sources = [reached.get(network.node(name).grid_of, 1.0) for name in node.inputs]
+            if reached[node.grid_of] <= ROUNDING * _gain(node) * max(sources):
+                found[node.grid_of] = reached[node.grid_of] = max(sources)
+    return found
+
+
+def _gain(node: Node) -> float:
+    """How many times as large as its input the output of a node can be."""
+    if node.kind == "affine":
+        return float(np.abs(affine_of(node)[0]).max())
+    if node.kind not in WEIGHTED:
+        return 1.0 if node.kind != "multiply" else 0.0
+    kernel = np.abs(np.asarray(node.main.kernel, np.float64))
+    norm = node.batch_norm
+    largest = 1.0 if norm is None else float(np.abs(norm_factor(norm)).max())
+    return float(kernel.max()) * largest
 
 
 def _give_steps(wrapper: QuantizeWrapper, steps: Sequence[float]) -> None:

@@ -21,6 +21,7 @@ from keras import ops
 
 from tfmpq.graph.kinds import WEIGHTED
 from tfmpq.graph.network import INPUT_QUANTIZER, Network, Node
+from tfmpq.graph.recognition import is_a
 from tfmpq.progress import Reporter
 from tfmpq.quantization.im2col import Positions, as_kernel, as_matrices, input_matrices
 from tfmpq.quantizers.learned_step import Levels
@@ -78,7 +79,7 @@ def reconstruct(
     for node in network.nodes:
         reporter.advance()
         if node.kind == "input":
-            tensors[node.name] = (images, _run([quantized.get_layer(INPUT_QUANTIZER)], [images]))
+            tensors[node.name] = (images, run_layers([quantized.get_layer(INPUT_QUANTIZER)], [images]))
             continue
         wanted, given = zip(*(tensors[name] for name in node.inputs), strict=True)
         copies = [quantized.get_layer(layer.name) for layer in node.layers]
@@ -86,7 +87,7 @@ def reconstruct(
             _fit(node, copies, _rows(node, wanted[0], given[0], generator), kernels)
         if node.rounds and node.grid_of != node.tensor:
             copies.append(quantized.get_layer(node.grid_of))  # a quantizer that several tensors share
-        tensors[node.name] = (_run(node.layers, wanted), _run(copies, given))
+        tensors[node.name] = (run_layers(node.layers, wanted), run_layers(copies, given))
         for name in node.inputs:  # a tensor is held no longer than until its last reader has run
             readers.remove(name)
             if name not in readers:
@@ -194,7 +195,8 @@ def _best_kernel(
     if groups * inputs**2 > MAX_FAN_IN**2:
         return weights, None
     moments = _moments(given, given)
-    damping = _DAMPING * np.einsum("gii->g", moments) / inputs + 1e-10
+    damping = _DAMPING * np.einsum("gii->g", moments) / inputs
+    damping = np.where(damping > 0, damping, 1.0)  # of inputs that are zero: any will do
     ridge = damping[:, None, None] * np.eye(inputs)
     moments += ridge
     return np.linalg.solve(moments, (_moments(given, wanted) + ridge) @ weights), moments
@@ -202,7 +204,7 @@ def _best_kernel(
 
 def _shift(copies: Sequence[keras.layers.Layer], shift: np.ndarray) -> None:
     """Take a change of the mean of every channel back, in BatchNorm or the bias, where there is one."""
-    norms = [inner(layer) for layer in copies[1:] if type(inner(layer)).__name__ == "BatchNormalization"]
+    norms = [inner(layer) for layer in copies[1:] if is_a(layer, keras.layers.BatchNormalization)]
     layer = inner(copies[0])
     if norms:  # BatchNorm subtracts its mean, so the mean moves with the output
         norms[0].moving_mean.assign(np.asarray(norms[0].moving_mean) + shift)
@@ -231,7 +233,7 @@ def _positions(node: Node, count: int, generator: np.random.Generator) -> Positi
     return np.unravel_index(picks, shape)
 
 
-def _run(layers: Sequence[Any], inputs: Sequence[np.ndarray]) -> np.ndarray:
+def run_layers(layers: Sequence[Any], inputs: Sequence[np.ndarray]) -> np.ndarray:
     """Output of a chain of layers, a few images at a time."""
     found = None
     for begin in range(0, len(inputs[0]), _CHUNK):

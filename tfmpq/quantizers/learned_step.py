@@ -322,12 +322,12 @@ def best_step(values: np.ndarray, levels: Levels, axes: tuple[int, ...] | None, 
         keepdims: Keep reduced axes with size 1.
 
     Returns:
-        Positive float64 steps. Channels without any magnitude get a small step relative to the others.
+        Positive float64 steps. Channels that are zero get a small step relative to the others.
     """
     values = np.asarray(values, np.float64)
     peak = np.max(np.abs(values), axis=axes, keepdims=True)
-    floor = max(float(np.max(peak)) * 1e-3, 1e-6)
-    peak = np.maximum(peak, floor)
+    # A channel of tiny weights has its own step: a BatchNorm behind it may make it as large as the others.
+    peak = np.where(peak > 0, peak, float(np.max(peak)) * 1e-3 or 1e-6)
     best = peak / levels.high
     best_error = np.full(peak.shape, np.inf)
     for fraction in np.geomspace(1.0, 0.1 if levels.high < 16 else 0.4, 32):

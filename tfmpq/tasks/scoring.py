@@ -105,7 +105,7 @@ def score_outputs(
 
     def answers(images: np.ndarray) -> list[np.ndarray]:
         found = predict(images)
-        return [_by_class(outputs[index], found[index]) for index in scored]
+        return [class_scores(outputs[index], found[index]) for index in scored]
 
     found = []
     if scored:
@@ -122,10 +122,10 @@ def score_outputs(
     )
 
 
-def _by_class(output: Output, answer: np.ndarray) -> np.ndarray:
+def class_scores(output: Output, answer: np.ndarray) -> np.ndarray:
     """A row of numbers, one a class; of a single number the first class gets what it is held against."""
     if not output.binary:
-        return answer
+        return np.asarray(answer).reshape(len(answer), -1)
     number = np.asarray(answer).reshape(len(answer), 1)
     return np.concatenate([np.full_like(number, output.cut), number], axis=1)
 

@@ -17,6 +17,8 @@ from tfmpq.models.registry import LoadedModel, is_model_file, load_model
 from tfmpq.progress import Reporter
 from tfmpq.tasks.fitting import chosen_preprocessing, fitted
 from tfmpq.tasks.noise import random_dataset
+from tfmpq.tasks.preprocessing_choice import check_choice
+from tfmpq.tasks.sampling import sample
 
 IMAGENET_SIDE = 224
 """Side to which data sets of encoded photographs are brought."""
@@ -80,12 +82,15 @@ class Task:
         Returns:
             float32 (at most `count`, height, width, channels).
         """
-        train = self.dataset.train
-        return images_of(train, count, self.network.input_shape, self.preprocessing, shuffle=True)
+        return sample(self.dataset.train, count, self.network.input_shape, self.preprocessing)[0]
 
     def test_images(self, count: int) -> np.ndarray:
-        """The first test images, preprocessed: float32 (at most `count`, height, width, channels)."""
-        return images_of(self.dataset.test, count, self.network.input_shape, self.preprocessing)
+        """Test images, drawn in the same way: float32 (at most `count`, height, width, channels)."""
+        return self.test_sample(count)[0]
+
+    def test_sample(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """The images of `test_images` with their labels, int32 (N,)."""
+        return sample(self.dataset.test, count, self.network.input_shape, self.preprocessing)
 
 
 def load_task(
@@ -129,10 +134,14 @@ def load_task(
     )
     loaded = replace(loaded, name=name or loaded.name)
     _announce(loaded, weights, reporter)
+    learned, noise = begins_trained(model, weights), dataset is None
     dataset = fitted(dataset, loaded.input_shape) if dataset else random_dataset(loaded.input_shape)
     chosen = chosen_preprocessing(dataset, loaded, preprocessing)
     network = fused(loaded.model, chosen)
-    task = Task(dataset, loaded, network, chosen, begins_trained(model, weights))
+    if preprocessing is None and dataset.seen is None:
+        knows = learned and not loaded.new_classifier and not noise
+        check_choice(loaded, dataset if knows else None, reporter, learns=trains)
+    task = Task(dataset, loaded, network, chosen, learned)
     return task if dataset.labelled or not trains else _with_answers(task, reporter)
 
 
@@ -194,7 +203,9 @@ def _answered(task: Task, split: Split) -> Split:
 
 
 def _announce(loaded: LoadedModel, weights: str | None, reporter: Reporter) -> None:
-    """Say what of a float network was left out or is new."""
+    """Say what of a float network was left out, renamed or is new."""
+    for note in loaded.notes:
+        reporter.log(f"{loaded.name}: {note}")
     if loaded.stripped_softmax:
         reporter.log(f"{loaded.name}: the final softmax is left out; the network ends in logits.")
     if loaded.new_classifier:
@@ -215,16 +226,6 @@ def image_shape(dataset: Dataset) -> tuple[int, int, int]:
         return (IMAGENET_SIDE, IMAGENET_SIDE, 3)
     height, width, channels = array.shape[1:]
     return (int(height), int(width), int(channels))
-
-
-def images_of(
-    split: Split, count: int, shape: tuple[int, int, int], preprocessing: str, *, shuffle: bool = False
-) -> np.ndarray:
-    """The first images of a split, or some at random, preprocessed: float32 (N, height, width, channels)."""
-    batches = ImageBatches(
-        split, min(count, len(split)), image_shape=shape, preprocessing=preprocessing, shuffle=shuffle
-    )
-    return np.asarray(batches[0][0], np.float32)
 
 
 def target_network(model: str, task: Task, side: int | None, classes: int | None) -> Network:

@@ -30,6 +30,8 @@ from tfmpq.tfmot.packages import is_annotation, is_wrapper, tf_keras
 TOLERANCE = 1e-4
 """Largest difference between the outputs of a model and of its copy, relative to the largest output."""
 
+_WEIGHTED = frozenset(kind.__name__ for kind, node in KINDS.items() if node in WEIGHTED)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Imported:
@@ -243,4 +245,4 @@ def _weighted_names(layer: Any) -> tuple[str, ...]:
     kind, name = type(layer).__name__, name_for_keras3(layer.name)
     if kind == "SeparableConv2D":
         return (f"{name}_depthwise", name)
-    return (name,) if KINDS.get(kind) in WEIGHTED else ()
+    return (name,) if kind in _WEIGHTED else ()

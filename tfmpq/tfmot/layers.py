@@ -11,8 +11,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfmpq.errors import TfmpqError
+from tfmpq.graph.shortcut import PadShortcut
 from tfmpq.models.keras2_layers import name_for_keras3
-from tfmpq.models.shortcut import PadShortcut
 from tfmpq.tfmot.packages import tf_keras
 
 SAME = frozenset(
@@ -74,7 +74,7 @@ _OWN_FUNCTIONS = {
 
 @tf_keras.utils.register_keras_serializable("tfmpq", name="PadShortcut")
 class LegacyPadShortcut(_Layer):
-    """`tfmpq.models.shortcut.PadShortcut` for tf_keras."""
+    """`tfmpq.graph.shortcut.PadShortcut` for tf_keras."""
 
     def __init__(self, filters: int, strides: int = 1, **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -187,35 +187,17 @@ def spread(model: keras.Model, batches: ImageBatches) -> Iterator[keras.utils.Py
     part = team.replicas.part(size)
     watched = team.watch.armed() if team.replicas.processes > 1 else nullcontext()
     with watched, team.replicas.spread(model, norms):
-        yield batches if part == slice(0, size) else _Part(batches, part)
+        if part == slice(0, size):
+            yield batches
+            return
+        with batches.only(part):
+            yield batches
 
 
 def step_done() -> None:
     """Note that all processes have made a step."""
     if team := _team.get():
         team.watch.restart()
-
-
-class _Part(keras.utils.PyDataset):
-    """The part of every batch that a process has to prepare."""
-
-    def __init__(self, batches: ImageBatches, part: slice) -> None:
-        super().__init__(workers=1, use_multiprocessing=False)
-        self._batches, self._part = batches, part
-
-    def __len__(self) -> int:
-        return len(self._batches)
-
-    def __getitem__(self, index: int) -> Any:
-        return tuple(values[self._part] for values in self._batches[index])
-
-    def on_epoch_begin(self) -> None:
-        """Pass on what `fit` says."""
-        self._batches.on_epoch_begin()
-
-    def on_epoch_end(self) -> None:
-        """Pass on what `fit` says."""
-        self._batches.on_epoch_end()
 
 
 class Deadline:

@@ -63,8 +63,8 @@ def train(
             checkpoint before it is kept.
     """
     steps = len(batches)
-    if accelerated():
-        model.pixels = batches.hold_on_device(compiled)
+    held = batches.hold_on_device(compiled) if accelerated() else None
+    model.pixels = held or batches.scale_on_device()
     # The optimizer's slots have to exist before a checkpoint is restored into them.
     model.optimizer.build(model.trainable_variables)
     initial = [np.asarray(v) for v in _variables(model)]

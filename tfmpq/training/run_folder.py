@@ -152,8 +152,8 @@ def load_keras(path: Path) -> Any:
     import keras
 
     import tfmpq.graph.activations
+    import tfmpq.graph.shortcut
     import tfmpq.graph.slicing
-    import tfmpq.models.shortcut
     import tfmpq.quantizers.wrapper
     import tfmpq.training.optimizer  # noqa: F401 registers the classes that the file names
 

@@ -249,6 +249,17 @@ WIDE = (
     "cropping",
     "conv2d_transpose",
     "time_classifier",
+    "subtract",
+    "maximum",
+    "average",
+    "relu_1",
+    "permute",
+    "slice",
+    "strided_slice",
+    "concatenate_rows",
+    "depth_to_space",
+    "bilinear",
+    "resized_down",
 )
 
 

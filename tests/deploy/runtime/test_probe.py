@@ -132,6 +132,7 @@ def test_contradictions_are_named(change, line) -> None:
 
 def test_a_crash_is_a_row(monkeypatch) -> None:
     monkeypatch.setattr(probing, "all_cases", lambda: all_cases()[:1])
+    monkeypatch.setattr(probing, "unfolded_cases", tuple)
     monkeypatch.setattr(probing.Sandbox, "call", lambda self, function, *rest: _crash())
     report = probe()
     assert [case.answer for case in report.cases] == ["crashed", "crashed"]

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 from jax.experimental import multihost_utils
 
+from tfmpq.data.on_device import DeviceImages, DeviceScaling
 from tfmpq.errors import UsageError
 
 
@@ -117,10 +118,15 @@ def _join() -> None:
 class TrainStep:
     """`train_step` for the JAX backend; mixed into the training model."""
 
+    pixels: DeviceImages | DeviceScaling | None = None
+    """What made the images of a batch (`DeviceImages`), or is to preprocess them within the step."""
+
     def train_step(self: Any, state: Any, data: Any) -> Any:
-        """One update from a batch (images float32, labels int32)."""
+        """One update from a batch (images float32, or uint8 for `pixels`; labels int32)."""
         trainable, non_trainable, optimizer_state, metric_state = state
         images, labels = data
+        if isinstance(self.pixels, DeviceScaling):
+            images = self.pixels(images)
         gradients, new_state, metrics = self.compute_update(
             list(trainable), list(non_trainable), images, labels
         )

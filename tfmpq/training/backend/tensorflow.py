@@ -14,7 +14,7 @@ import tensorflow as tf
 from tfmpq.errors import UsageError
 
 if TYPE_CHECKING:
-    from tfmpq.data.on_device import DeviceImages
+    from tfmpq.data.on_device import DeviceImages, DeviceScaling
 
 
 def value_and_gradient(function: Callable[[Sequence[Any]], tuple[Any, Any]], inputs: Sequence[Any]) -> Any:
@@ -120,8 +120,9 @@ class Replicas:
                 norm.synchronized = False
 
     def part(self, count: int) -> slice:
-        """Which images of a batch this process has to prepare: all, of which its devices take theirs."""
-        return slice(0, count)
+        """Which images of a batch this process has to prepare: those of its own devices."""
+        size = count // self.processes
+        return slice(self.process * size, (self.process + 1) * size)
 
     def from_chief(self, values: np.ndarray) -> np.ndarray:
         """The chief's int32 values (n,), of which every process has as many."""
@@ -158,11 +159,11 @@ class TrainStep:
     strategy: tf.distribute.Strategy | None = None
     """What spreads a step over several devices."""
 
-    pixels: DeviceImages | None = None
-    """What makes the images of a batch, where they lie on the device and a batch has recipes for them."""
+    pixels: DeviceImages | DeviceScaling | None = None
+    """What makes the images of a batch: of recipes, where images lie on the device, or of uint8."""
 
     def train_step(self: Any, data: Any) -> dict[str, Any]:
-        """One update from a batch (images float32, or recipes for `pixels`; labels int32)."""
+        """One update from a batch (images float32, or what `pixels` takes; labels int32)."""
         images, labels = data
         if self.pixels is not None:
             images = self.pixels(images)
@@ -185,11 +186,12 @@ class TrainStep:
 def _on_all_devices(
     strategy: tf.distribute.Strategy, update: Callable[[Any, Any], Any], images: Any, labels: Any
 ) -> Any:
-    """What the first device of this process finds, each device having got its part of the batch."""
+    """What the first device of this process finds, each having got its part of what this process prepared."""
+    devices = len(strategy.extended.worker_devices)  # of this process, whose numbers follow one another
 
     def mine() -> Any:
-        index = tf.distribute.get_replica_context().replica_id_in_sync_group
-        size = tf.shape(labels)[0] // strategy.num_replicas_in_sync
+        index = tf.distribute.get_replica_context().replica_id_in_sync_group % devices
+        size = tf.shape(labels)[0] // devices
         part = slice(index * size, (index + 1) * size)
         return update(images[part], labels[part])
 
