@@ -48,7 +48,7 @@ from tfmpq.tasks.noise import random_images
 from tfmpq.tfmot.from_tf_keras import from_tf_keras
 from tfmpq.tfmot.packages import tf_keras
 
-CALIBRATION, TEST, SCORED = 128, 64, 2000
+CALIBRATION, TEST, SCORED = 128, 64, 1000
 
 
 @dataclass(frozen=True)
