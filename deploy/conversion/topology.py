@@ -40,6 +40,8 @@ def deployable(frozen: FrozenModel) -> FrozenModel:
             alias[layer.name] = kept.inputs[0]
         # The converter merges operators that compute the same from the same: the second of them would have no
         # tensor of its own.
+        elif layer.name not in frozen.returned and (before := _before_reshapes(kept, layers, shapes)):
+            alias[layer.name] = before
         elif layer.name not in frozen.returned and _computation(kept) in known:
             alias[layer.name] = known[_computation(kept)]
         elif _averages_whole_map(layer, sources):
@@ -65,6 +67,17 @@ def _averages_whole_map(layer: FrozenLayer, sources: list[Shape]) -> bool:
     if layer.kind != "average_pooling2d" or layer.keeps_grid:
         return False
     return geometry(layer)[0] == sources[0][:2] != (1, 1)
+
+
+def _before_reshapes(layer: FrozenLayer, layers: list[FrozenLayer], shapes: dict[str, Shape]) -> str | None:
+    """The layer that a reshape gives back by undoing those before it, as the converter sees; else None."""
+    known = {known.name: known for known in layers}
+    name = layer.name
+    while layer.kind == "reshape":
+        layer = known[layer.inputs[0]]
+        if shapes[layer.name] == shapes[name]:
+            return layer.name
+    return None
 
 
 def _computation(layer: FrozenLayer) -> str:

@@ -209,3 +209,18 @@ def test_layers_that_nothing_is_known_of_stay_and_are_refused_by_name() -> None:
     lowered = lower(model)
     with pytest.raises(Exception, match=r"odd \(LayerNormalization\): its variance"):
         analyse(lowered)
+
+
+def test_layers_without_a_bias_or_a_norm_get_a_bias_of_zeros() -> None:
+    def build(x):
+        x = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(4, 3, use_bias=False, name="normed")(x)))
+        x = layers.SeparableConv2D(4, 3, use_bias=False, name="separable")(x)
+        x = layers.Conv2DTranspose(3, 2, use_bias=False, activation="relu", name="larger")(x)
+        return layers.Dense(2, use_bias=False, name="dense")(layers.Flatten()(x))
+
+    lowered = check(build)
+    biased = {layer.name: layer.use_bias for layer in lowered.layers if hasattr(layer, "use_bias")}
+    assert biased.pop("normed") is False
+    assert set(biased) == {"separable_depthwise", "separable", "larger", "dense"}
+    assert all(biased.values())
+    assert lower(lowered) is lowered

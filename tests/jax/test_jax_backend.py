@@ -27,7 +27,6 @@ from PIL import Image
 from tfmpq.data import ImageBatches, Split, load_dataset
 from tfmpq.data.places import Paths, Places
 from tfmpq.errors import UsageError
-from tfmpq.methods.precision import computing_in
 from tfmpq.progress import SilentReporter
 from tfmpq.training import loop
 from tfmpq.training.backend import compiled
@@ -35,6 +34,7 @@ from tfmpq.training.distribution import strategy
 from tfmpq.training.float_training import FloatTraining
 from tfmpq.training.loop import train
 from tfmpq.training.optimizer import QuantizationOptimizer
+from tfmpq.training.precision import computing_in
 from tfmpq.training.run_folder import Stage, load_keras
 from tfmpq.training.sharpness import RadiusSchedule
 from tfmpq.training.step import QuantizedTraining, SharpnessOptions

@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
+from tfmpq.data import load_dataset
 from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.models import load_model, model_names
+from tfmpq.models.user import as_classifier
+from tfmpq.tasks.fitting import chosen_preprocessing
 
 # Saving in Keras converts variables in a way that NumPy 2 has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -151,3 +154,31 @@ def test_a_sequential_model_without_an_input_takes_that_of_the_data(tmp_path, mo
     assert load_model("unbuilt:images", input_shape=(8, 8, 3), classes=3).input_shape == (8, 8, 3)
     with pytest.raises(UsageError, match=r"Begin it with keras\.Input"):
         load_model("unbuilt:signals", input_shape=(8, 8, 3), classes=3)
+
+
+def test_a_model_of_whole_numbers_takes_pixels_as_they_are(tmp_path: Path) -> None:
+    image = keras.Input(SHAPE, dtype="uint8")
+    x = keras.layers.Conv2D(3, 3)(keras.layers.Rescaling(1 / 255.0)(image))
+    keras.Model(image, keras.layers.Dense(10)(keras.layers.Flatten()(x))).save(tmp_path / "m.keras")
+    loaded = load_model(str(tmp_path / "m.keras"), input_shape=SHAPE, classes=0)
+    assert (loaded.preprocessing, loaded.takes_integers) == ("none", True)
+    with pytest.raises(UsageError, match="takes pixels as they are"):
+        chosen_preprocessing(load_dataset("digits"), loaded, "unit")
+    assert chosen_preprocessing(load_dataset("digits"), loaded, None) == "none"
+
+
+def test_a_softmax_before_layers_of_shape_and_in_nested_models_is_taken_off() -> None:
+    image = keras.Input(SHAPE)
+    x = keras.layers.Conv2D(4, 1)(keras.layers.GlobalAveragePooling2D(keepdims=True)(image))
+    inner = keras.Model(
+        image, [keras.layers.Reshape((4,))(keras.layers.Softmax()(x)), keras.layers.Flatten()(x)]
+    )
+    outer = keras.Input(SHAPE)
+    first, second = inner(keras.layers.Rescaling(0.5)(outer))
+    model = keras.Model(outer, [keras.layers.Dropout(0.1)(first), second])
+    expected = [np.asarray(t) for t in model(IMAGES, training=False)]
+    made, stripped = as_classifier(model, SHAPE, several_outputs=True)
+    found = [np.asarray(t) for t in made(IMAGES, training=False)]
+    assert stripped
+    np.testing.assert_allclose(softmax(found[0], 1), expected[0], atol=1e-6)
+    np.testing.assert_allclose(found[1], expected[1], atol=1e-6)

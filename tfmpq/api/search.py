@@ -19,7 +19,7 @@ from tfmpq.errors import UsageError
 from tfmpq.files import write_json
 from tfmpq.methods import load_method
 from tfmpq.methods.latency_budget import latencies, latency_record, with_latency
-from tfmpq.methods.method import Choice, Outcome, Problem
+from tfmpq.methods.method import Choice, Method, Outcome, Problem
 from tfmpq.methods.options import SearchOptions
 from tfmpq.policy.allocation import check_feasible_together
 from tfmpq.policy.budget import Budget, parse_budgets
@@ -34,6 +34,7 @@ from tfmpq.results import Result
 from tfmpq.scratch import folder_or_scratch
 from tfmpq.tasks.scoring import score_model
 from tfmpq.tasks.task import Task, load_task, target_network
+from tfmpq.training.compiling import compiling
 from tfmpq.training.distribution import run_folder
 from tfmpq.training.float_training import pretrain
 from tfmpq.training.run_folder import Stage
@@ -159,7 +160,7 @@ def search(
     """
     given = {"budgets": budget, "method": method}
     chosen = SearchOptions.of(options, {k: v for k, v in given.items() if v is not None} | changes)
-    with reporting(progress) as reporter:
+    with reporting(progress) as reporter, compiling(chosen.jit, reporter):
         return _search(model, data, validation, out, chosen, reporter)
 
 
@@ -175,7 +176,7 @@ def _search(
         validation,
         data_dir=options.data_dir,
         rank=model_rank(model),
-        sampled=not (searcher.trains or options.float_epochs),
+        sampled=not (searcher.reads_weights or options.float_epochs),
         reporter=reporter,
     )
     folder, kept = folder_or_scratch(out)
@@ -191,6 +192,7 @@ def _search(
     )
     if not dataset.labelled and not options.imitate:
         options = replace(options, imitate=True)
+    options = replace(options, float_epochs=_float_epochs(task, options, searcher))
     if options.imitate:
         _check_imitation(task, options)
     asked = Asked(
@@ -202,6 +204,7 @@ def _search(
         if finished is not None:
             reporter.log(f"{stage.folder} is finished; its result is shown.")
             return SearchResult.of(finished, stage.folder).keeping(*kept, task.dataset)
+        _announce_start(problem, reporter)
         if options.float_epochs:
             pretrain(
                 task,
@@ -217,6 +220,29 @@ def _search(
         result = _finish(problem, front, outcome, asked)
         write_json(stage.path(".result.json"), result.to_json())
     return result.keeping(*kept, task.dataset)
+
+
+def _float_epochs(task: Task, options: SearchOptions, searcher: Method) -> int:
+    """Epochs of float training: as asked for, else none where weights are trained or nothing reads them."""
+    if options.float_epochs is not None:
+        return options.float_epochs
+    return 0 if task.begins_trained or options.imitate or not searcher.reads_weights else options.epochs
+
+
+def _announce_start(problem: Problem, reporter: Reporter) -> None:
+    """Say what the search begins with, where that is not trained weights."""
+    task, options = problem.task, problem.options
+    if task.begins_trained or not load_method(options.method).reads_weights:
+        return
+    if not options.float_epochs:
+        reporter.log(f"{task.loaded.name} starts from random weights and without float training, as asked.")
+        return
+    batches = task.batches(options.batch_size, options.seed, options.steps_per_epoch)
+    steps = options.float_epochs * len(batches)
+    reporter.log(
+        f"{task.loaded.name} has no trained weights: first it is trained in float on the proxy, for "
+        f"{options.float_epochs} epochs, {steps} steps (see --float-epochs, --weights)."
+    )
 
 
 def _check_imitation(task: Task, options: SearchOptions) -> None:

@@ -104,24 +104,23 @@ class TensorflowExecutor:
         if not self._pixels.cropped:
             image = tf.io.decode_jpeg(content, channels=channels, dct_method=_ACCURATE)
             return self._fitted(self._checked(image))
-        height, width = tf.unstack(tf.cast(tf.io.extract_jpeg_shape(content)[:2], tf.float64))
-        left, top, part_width, part_height = crop_box(height, width, box, tf.math)
-        excess = tf.minimum(part_height / self._size[0], part_width / self._size[1])
+        sides = tf.cast(tf.io.extract_jpeg_shape(content)[:2], tf.float64)
+        left, top, width, height = crop_box(sides[0], sides[1], box, tf.math)
+        extent = tf.stack([height, width])
+        excess = tf.reduce_min(extent / self._size)
+        choice = tf.reduce_sum(tf.cast(excess >= _REDUCTIONS[1:], tf.int32))
+        reduction = tf.gather(tf.constant(_REDUCTIONS, tf.float64), choice)
+        window = _window(sides, tf.stack([top, left]), extent, reduction)
 
-        def reduced(reduction: int) -> Any:
-            window = _window(
-                (tf.math.ceil(height / reduction), tf.math.ceil(width / reduction)),
-                (top / reduction, left / reduction),
-                (part_height / reduction, part_width / reduction),
-            )
+        def part(reduction: int) -> Any:
             return tf.image.decode_and_crop_jpeg(
                 content, window, channels=channels, ratio=reduction, dct_method=_ACCURATE
             )
 
-        choice = sum(tf.cast(excess >= reduction, tf.int32) for reduction in _REDUCTIONS[1:])
-        image = tf.switch_case(choice, [lambda by=by: reduced(by) for by in _REDUCTIONS])
-        resized = _rounded(tf.image.resize(self._checked(image), self._size))
-        return tf.cond(box[4] < MIRRORED_BELOW, lambda: tf.reverse(resized, [1]), lambda: resized)
+        image = self._checked(tf.switch_case(choice, [lambda by=by: part(by) for by in _REDUCTIONS]))
+        resized = tf.raw_ops.ResizeBilinear(images=image[None], size=self._size, half_pixel_centers=True)
+        pixels = _rounded(resized[0])
+        return tf.cond(box[4] < MIRRORED_BELOW, lambda: tf.reverse(pixels, [1]), lambda: pixels)
 
     def _other(self, content: Any, box: Any) -> Any:
         def decoded(content: bytes, box: np.ndarray) -> np.ndarray:
@@ -151,19 +150,27 @@ class TensorflowExecutor:
         return tf.cond(tf.reduce_all(tf.equal(shape, self._size)), lambda: image, changed)
 
 
-def _window(shape: tuple[Any, Any], corner: tuple[Any, Any], size: tuple[Any, Any]) -> Any:
-    """Whole pixels that are nearest to a part of an image: int32 (first row, first column, rows, columns)."""
-    first = [tf.minimum(tf.round(place), side - 1) for place, side in zip(corner, shape, strict=True)]
-    last = [
-        tf.clip_by_value(tf.round(place + part), begin + 1, side)
-        for place, part, begin, side in zip(corner, size, first, shape, strict=True)
-    ]
-    extent = [end - begin for begin, end in zip(first, last, strict=True)]
-    return tf.cast(tf.stack([*first, *extent]), tf.int32)
+def _window(sides: Any, corner: Any, extent: Any, reduction: Any) -> Any:
+    """Whole pixels of a reduced image that are nearest to a part of the image.
+
+    Args:
+        sides: float64 (height, width) of the image.
+        corner: float64 (top, left) of the part.
+        extent: float64 (height, width) of the part.
+        reduction: By how much the image is reduced.
+
+    Returns:
+        int32 (first row, first column, rows, columns).
+    """
+    bounds = tf.math.ceil(sides / reduction)
+    first = tf.minimum(tf.round(corner / reduction), bounds - 1)
+    last = tf.clip_by_value(tf.round((corner + extent) / reduction), first + 1, bounds)
+    return tf.cast(tf.concat([first, last - first], 0), tf.int32)
 
 
 def _rounded(values: Any) -> Any:
-    return tf.cast(tf.clip_by_value(tf.round(values), 0.0, 255.0), tf.uint8)
+    """Nearest whole numbers; means of pixels are 0 to 255."""
+    return tf.cast(values + 0.5, tf.uint8)
 
 
 def _leave_accelerators_alone() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import keras
 
+from tfmpq.graph.biases import with_biases
 from tfmpq.graph.operations import expand
 from tfmpq.graph.recognition import is_a
 from tfmpq.graph.replay import Replay
@@ -44,7 +45,7 @@ def lower(model: keras.Model, note: Callable[[str], None] = lambda line: None) -
     (source,) = model.inputs
     image = lowering.input(source, source.shape[1:])
     outputs = lowering.replay(model, [image])
-    return lowering.model(image, outputs, model) if lowering.changed else model
+    return with_biases(lowering.model(image, outputs, model) if lowering.changed else model, note)
 
 
 class Lowering(Replay):

@@ -75,6 +75,7 @@ OPERATORS: dict[str, Build] = {
     "gelu_tanh": lambda x: conv(keras.ops.gelu(norm(conv(x)))),
     "leaky_relu": lambda x: layers.LeakyReLU(0.13)(conv(x)),
     "prelu": lambda x: layers.PReLU(shared_axes=[1, 2])(conv(x)),
+    "leaky_relu_of_vector": lambda x: layers.PReLU()(layers.Dense(6)(layers.Flatten()(conv(x)))),
     "relu_alone": lambda x: layers.ReLU(6.0)(layers.MaxPooling2D(2)(conv(x))),
     "batch_norm_alone": lambda x: norm(layers.MaxPooling2D(2)(conv(norm(x), activation="relu"))),
     "batch_norm_of_vector": lambda x: layers.ReLU()(norm(layers.GlobalAveragePooling2D()(conv(x)))),
@@ -120,7 +121,7 @@ OPERATORS: dict[str, Build] = {
     "conv1d_transpose": lambda x: layers.Conv1DTranspose(6, 4, strides=2, padding="same")(sequence(x)),
     "time_classifier": lambda x: time_classifier(sequence(x)),
 }
-INEXACT = {"prelu", "average_over_border"}
+INEXACT = {"prelu", "leaky_relu_of_vector", "average_over_border"}
 """Layers that the file rounds otherwise than training: twice, and ties away from zero."""
 
 
@@ -249,6 +250,17 @@ WIDE = (
     "cropping",
     "conv2d_transpose",
     "time_classifier",
+    "subtract",
+    "maximum",
+    "average",
+    "relu_1",
+    "permute",
+    "slice",
+    "strided_slice",
+    "concatenate_rows",
+    "depth_to_space",
+    "bilinear",
+    "resized_down",
 )
 
 
