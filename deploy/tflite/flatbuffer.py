@@ -13,7 +13,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from tfmpq.deploy.tflite.bounds import claims_too_much, constant_problem
-from tfmpq.errors import TfmpqError
+from tfmpq.errors import TfmpqError, UsageError
 
 IDENTIFIER = b"TFL3"
 
@@ -66,6 +66,8 @@ def reading(name: str | Path) -> Iterator[None]:
     """
     try:
         yield
+    except UsageError:  # a ValueError, but the file is whole
+        raise
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, struct.error) as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
         raise TfmpqError(

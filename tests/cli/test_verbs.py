@@ -56,7 +56,8 @@ SEARCH_DEFAULTS = {
     "batch_size": 128,
     "learning_rate": None,
     "seed": 0,
-    "float_epochs": 0,
+    "jit": "auto",
+    "float_epochs": None,
     "preprocessing": None,
 }
 FINETUNE_DEFAULTS = {
@@ -67,12 +68,13 @@ FINETUNE_DEFAULTS = {
     "steps_per_epoch": None,
     "batch_size": 128,
     "learning_rate": None,
+    "jit": "auto",
     "distill": True,
     "seed": 0,
     "preprocessing": None,
 }
 DEFAULTS = {
-    "run": (("resnet8", "digits", "digits"), SEARCH_DEFAULTS | FINETUNE_DEFAULTS | {"float_epochs": None}),
+    "run": (("resnet8", "digits", "digits"), SEARCH_DEFAULTS | FINETUNE_DEFAULTS),
     "search": (
         ("resnet8", "digits"),
         SEARCH_DEFAULTS
@@ -82,7 +84,9 @@ DEFAULTS = {
     ),
     "finetune": (
         (Path("r"), "digits"),
-        FINETUNE_DEFAULTS | {"reconstruct": True, "distill_weight": 0.5, "frozen_statistics_epochs": None},
+        FINETUNE_DEFAULTS
+        | {"reconstruct": True, "distill_weight": 0.5, "frozen_statistics_epochs": None}
+        | {"precision": "float32"},
     ),
     "export": (
         (Path("r"),),
@@ -246,6 +250,7 @@ def test_every_option_of_search_arrives(calls, tfmpq):
         "batch_size": 32,
         "learning_rate": 0.01,
         "seed": 5,
+        "jit": "auto",
         "float_epochs": 2,
         "preprocessing": "torch",
         "target_input": 224,

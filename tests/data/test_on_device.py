@@ -18,7 +18,7 @@ from tfmpq.data.places import Paths, Places
 from tfmpq.data.preprocess import PREPROCESSINGS
 from tfmpq.errors import UsageError
 from tfmpq.progress import Reporter, SilentReporter
-from tfmpq.training import loop
+from tfmpq.training import loop, recorder
 from tfmpq.training.backend import compiled
 from tfmpq.training.float_training import FloatTraining
 from tfmpq.training.loop import train
@@ -119,7 +119,7 @@ class Interrupting(SilentReporter):
 def test_a_training_on_jpeg_files_ends_as_if_it_had_not_been_interrupted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(recorder, "CHECKPOINT_SECONDS", 0.0)
     split = photographs(tmp_path)
     found = []
     for name, interruptions in (("whole", ()), ("parts", (3, 2))):

@@ -67,10 +67,10 @@ def searched(model: keras.Model, steps: int, compiled: bool) -> list[tuple[float
     """Loss and norm of the gradient of each step of a search with ASGA."""
     side = model.input_shape[1]
     calibration = next(batches(side, 1))[0]
-    network = analyse(model, True)
+    fitting = with_fitting_statistics(model, calibration, SilentReporter())
+    network = analyse(fitting, True)
     costs, activations = cost_model(network), activation_candidates(network, (8,))
     weights = weight_candidates(network, (2, 4, 8))
-    fitting = with_fitting_statistics(model, calibration, SilentReporter())
     quantized = quantize_model(fitting, network, weights, activations, calibration, RANGE)
     trainer = search_trainer(
         quantized, costs, parse_budgets(["size=0.5x"], costs), (weights, activations),

@@ -18,7 +18,7 @@ from tfmpq.policy.network_cost import cost_model
 from tfmpq.progress import SilentReporter
 from tfmpq.quantization.insertion import quantize_model
 from tfmpq.quantizers.learned_step import LearnedStepQuantizer
-from tfmpq.training import loop
+from tfmpq.training import recorder
 from tfmpq.training.budget_term import BudgetTerm
 from tfmpq.training.optimizer import QuantizationOptimizer
 from tfmpq.training.run_folder import Stage
@@ -79,7 +79,7 @@ def train(folder: Path, interrupt_at: int | None = None) -> QuantizedTraining:
     )
     reporter, stage = Interrupter(interrupt_at), Stage(folder, "search")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "time", reporter)
+        patch.setattr(recorder, "time", reporter)
         train_and_prune(
             made, batches, EPOCHS, 0.05, stage=stage, reporter=reporter, label="search", choices=likely
         )

@@ -177,8 +177,9 @@ def test_a_softmax_before_layers_of_shape_and_in_nested_models_is_taken_off() ->
     first, second = inner(keras.layers.Rescaling(0.5)(outer))
     model = keras.Model(outer, [keras.layers.Dropout(0.1)(first), second])
     expected = [np.asarray(t) for t in model(IMAGES, training=False)]
-    made, stripped = as_classifier(model, SHAPE, several_outputs=True)
+    source, made, stripped = as_classifier(model, SHAPE, several_outputs=True)
     found = [np.asarray(t) for t in made(IMAGES, training=False)]
-    assert stripped
+    assert source is model
+    assert stripped == (True, False)
     np.testing.assert_allclose(softmax(found[0], 1), expected[0], atol=1e-6)
     np.testing.assert_allclose(found[1], expected[1], atol=1e-6)

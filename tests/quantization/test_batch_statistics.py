@@ -86,9 +86,9 @@ def test_frozen_layers_and_networks_without_batchnorm_are_left_alone() -> None:
 @pytest.mark.parametrize("scale", [0.1, 10.0])
 def test_ranges_fitted_to_them_hold_what_training_computes(scale: float) -> None:
     model, images = deep_network(scale), images_of(64, 4)
-    network = analyse(model, True)
-    bits = {node.name: (8,) for node in network.weighted}
     fitted = with_fitting_statistics(model, images, Lines())
+    network = analyse(fitted, True)
+    bits = {node.name: (8,) for node in network.weighted}
     quantized = quantize_model(
         fitted, network, bits, dict.fromkeys(network.tensors, (8,)), images, (-1.0, 1.0)
     )

@@ -13,7 +13,7 @@ import pytest
 from tfmpq.data import ImageBatches, Split
 from tfmpq.errors import TfmpqError
 from tfmpq.progress import SilentReporter
-from tfmpq.training import loop
+from tfmpq.training import recorder
 from tfmpq.training.checkpoints import described
 from tfmpq.training.loop import train
 from tfmpq.training.optimizer import QuantizationOptimizer
@@ -90,7 +90,7 @@ class Interrupting(SilentReporter):
 def test_a_training_is_resumed_bit_by_bit_and_in_no_other_precision(
     trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(recorder, "CHECKPOINT_SECONDS", 0.0)
     images = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), np.uint8)
     split = Split(np.arange(12) % 4, images)
 

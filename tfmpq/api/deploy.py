@@ -11,12 +11,9 @@ from typing import Any
 import numpy as np
 
 from tfmpq.api.device_options import DeployOptions
-from tfmpq.api.export import export
 from tfmpq.api.sources import file_of, kept_by
 from tfmpq.api.specialize import specialize
 from tfmpq.bars import reporting
-from tfmpq.data import ImageBatches
-from tfmpq.data.objects import open_test
 from tfmpq.deploy.conversion.specialize import has_wide_activations
 from tfmpq.deploy.devices.benchmark_model import BenchmarkModel
 from tfmpq.deploy.devices.errors import OutputsDiffer
@@ -26,15 +23,12 @@ from tfmpq.deploy.latency.measure import binary_for, measure, program_for
 from tfmpq.deploy.latency.measurement import Measurement
 from tfmpq.deploy.runtime.interpreter import open_interpreter
 from tfmpq.deploy.runtime.processor import kernels_for, target_for
-from tfmpq.deploy.tflite.contract import read_contract
 from tfmpq.deploy.tflite.flatbuffer import read_file, read_model, reading
 from tfmpq.errors import UsageError
 from tfmpq.graph.containers import TARGETS, WIDE_TARGET, Target
 from tfmpq.graph.forms import CHOOSING_TARGET, FormRequest
 from tfmpq.progress import Reporter
-from tfmpq.quantization.finished_runs import policy_of_run
 from tfmpq.results import Result
-from tfmpq.tasks.fitting import fitted, refuse_unknown_scaling
 from tfmpq.training.run_folder import Stage
 
 LEAST_AGREEMENT = 0.9
@@ -157,7 +151,9 @@ def _deploy(
         if isinstance(program, BenchmarkModel):
             reporter.log("Outputs are not compared: benchmark_model shows none.")
         else:
-            images, labels = _images(path, *images_of, reporter)
+            from tfmpq.api.delivered_images import images_for
+
+            images, labels = images_for(path, *images_of, reporter)
             agreement = _compare(device, program, path, images, labels)
     if agreement and agreement.top1_agreement < LEAST_AGREEMENT:
         raise OutputsDiffer(on, f"{agreement.top1_agreement:.1%} of {agreement.images} images do")
@@ -203,6 +199,9 @@ def _check_source(source: Path) -> bool:
                 f"A fine-tuned run is deployed. Received: {source}, not fine-tuned. Run tfmpq finetune "
                 f"{source}."
             )
+        # Lazy, like the export: a wrong folder is refused before Keras and TensorFlow are loaded.
+        from tfmpq.quantization.finished_runs import policy_of_run
+
         return policy_of_run(stage).wide
     model = read_model(read_file(source), source)
     with reading(source):
@@ -237,39 +236,14 @@ def _write(
     processor = kernels_for(device["machine"], device["features"])
     forms = FormRequest(processor=processor if form == CHOOSING_TARGET else None)
     if source.is_dir():
+        # Lazy: a wrong folder is refused before Keras and TensorFlow are loaded.
+        from tfmpq.api.export import export
+
         written = export(source, target=form, out=out, forms=forms, data_dir=data_dir, progress=reporter)
         return Path(written.path)
     target = out or _file_beside(source, form)
     specialize(source, target, form, forms)
     return target
-
-
-def _images(
-    path: Path, data: Any, limit: int, data_dir: str | Path | None, reporter: Reporter
-) -> tuple[np.ndarray, np.ndarray]:
-    """Codes of the input tensor, int8 (N, height, width, channels), and labels of the first test images."""
-    content = read_file(path)
-    contract = read_contract(read_model(content, path), content, path)
-    preprocessing = contract.preprocessing
-    if preprocessing is None:
-        raise UsageError(
-            f"Pixels become inputs as in training. Received: {path}, which has no record. Give a file of "
-            "tfmpq export."
-        )
-    _, height, width, channels = contract.inputs[0].shape
-    dataset = fitted(open_test(data, data_dir=data_dir, reporter=reporter), (height, width, channels))
-    refuse_unknown_scaling(dataset, preprocessing)
-    split = dataset.test
-    batches = ImageBatches(
-        split,
-        min(limit, len(split)),
-        image_shape=(height, width, channels),
-        preprocessing=preprocessing if dataset.seen is None else "none",
-        shuffle=False,
-        drop_remainder=False,
-    )
-    images, labels = batches[0]
-    return contract.codes(np.asarray(images)), np.asarray(labels)
 
 
 def _compare(

@@ -194,7 +194,8 @@ def _quantize(
     fitting = real and options.reconstruct is not False
     if not task.begins_trained:
         measured = with_fitting_statistics(task.model, task.calibration_images(), reporter)
-        task = replace(task, loaded=replace(task.loaded, model=measured))
+        network_of_measured = fused(measured, task.preprocessing)
+        task = replace(task, loaded=replace(task.loaded, model=measured), network=network_of_measured)
     quantized = _quantized(task, bits, real, fitting, reporter)
     report = cost_model(task.network).report(bits.weight_bits, bits.activation_bits(task.network.tensors))
     scores = _scores(task, quantized, reporter)

@@ -94,7 +94,7 @@ def require_same(
     """
     (given,) = network.inputs
     shape = tuple(int(size) for size in given.shape[1:])
-    images = noise(shape) if images is None else np.asarray(images, np.float32)
+    images = _noise_for(source, shape) if images is None else np.asarray(images, np.float32)
     got = _outputs(network, images)
     for index, softened in enumerate(stripped):
         if softened:
@@ -133,6 +133,15 @@ def require_equal(
                 "please report the model."
             )
     return tuple(found)
+
+
+def _noise_for(source: keras.Model, shape: tuple[int, ...]) -> np.ndarray:
+    """Noise that the inputs of a model can hold: whole numbers in range where it takes these."""
+    images, dtype = noise(shape), keras.backend.standardize_dtype(source.inputs[0].dtype)
+    if not np.issubdtype(np.dtype(dtype), np.integer):
+        return images
+    limits = np.iinfo(dtype)
+    return np.clip(np.rint(images), limits.min, limits.max).astype(np.float32)
 
 
 def noise(shape: tuple[int, ...]) -> np.ndarray:

@@ -18,7 +18,7 @@ from tfmpq.progress import Reporter
 from tfmpq.quantization.batch_statistics import with_fitting_statistics
 from tfmpq.quantization.insertion import quantize_model
 from tfmpq.quantizers.relaxation import Relaxation
-from tfmpq.tasks.task import Task
+from tfmpq.tasks.task import Task, fused
 from tfmpq.training.run_folder import Stage
 
 
@@ -54,9 +54,10 @@ class Problem:
     def searchable(self, relaxation: Relaxation = "softmax") -> keras.Model:
         """The float network with quantizers of all candidates, fitted to kernels and calibration images."""
         images = self.task.calibration_images()
+        model = with_fitting_statistics(self.task.model, images, self.reporter)
         return quantize_model(
-            with_fitting_statistics(self.task.model, images, self.reporter),
-            self.task.network,
+            model,
+            fused(model, self.task.preprocessing),
             self.weights,
             self.activations,
             images,

@@ -171,9 +171,10 @@ def begin(
     fitting = reconstructing and not resumed
     images = task.calibration_images(affordable_images(network) if fitting else CALIBRATION_IMAGES)
     calibration = images[:CALIBRATION_IMAGES]
+    begun = model if source.trained else with_fitting_statistics(model, calibration, reporter)
     quantized = quantize_model(
-        model if source.trained else with_fitting_statistics(model, calibration, reporter),
-        network,
+        begun,
+        network if begun is model else fused(begun, task.preprocessing),
         {name: (bits[name],) for name in bits},
         {name: (value,) for name, value in activations.items()},
         calibration,
