@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from tfmpq.data import Split
 from tfmpq.tasks.outputs import Output
+from tfmpq.tasks.sampling import drawn
 from tfmpq.tasks.scoring import OutputScore, Score, score_outputs
 
 CLASSES = 7
@@ -46,7 +47,11 @@ def by_hand(numbers: Sequence[int], output: Output) -> tuple[float, float]:
 @given(sizes=st.lists(st.integers(0, 90), max_size=2), limit=st.none() | st.integers(1, 150))
 def test_every_output_that_can_be_a_classifier_is_scored(sizes: list[int], limit: int | None) -> None:
     splits = [split(100 * index, size) for index, size in enumerate(sizes)]
-    numbers = [100 * index + n for index, size in enumerate(sizes) for n in range(size)][:limit]
+    numbers: list[int] = []
+    for index, part in enumerate(splits):
+        left = len(part) if limit is None else min(len(part), limit - len(numbers))
+        chosen = drawn(part, left) if left < len(part) else range(left)
+        numbers += [100 * index + int(number) for number in chosen]
     found = score_outputs(predict, OUTPUTS, CLASSES, splits, (4, 4, 1), "none", limit)
     assert [row.name for row in found.outputs] == [output.name for output in OUTPUTS]
     assert found.outputs[0].left_out == "shape (4, 4, 9), which is no row of numbers"

@@ -14,12 +14,13 @@ from tfmpq.deploy.tflite.flatbuffer import read_file, read_model
 from tfmpq.errors import UsageError
 from tfmpq.progress import Reporter
 from tfmpq.tasks.fitting import fitted, refuse_unknown_scaling
+from tfmpq.tasks.sampling import drawn
 
 
 def images_for(
     path: Path, data: Any, limit: int, data_dir: str | Path | None, reporter: Reporter
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Codes of the input tensor, int8 (N, height, width, channels), and labels of the first test images."""
+    """Codes of the input tensor, int8 (N, height, width, channels), and labels of a sample of test images."""
     content = read_file(path)
     contract = read_contract(read_model(content, path), content, path)
     preprocessing = contract.preprocessing
@@ -31,10 +32,10 @@ def images_for(
     _, height, width, channels = contract.inputs[0].shape
     dataset = fitted(open_test(data, data_dir=data_dir, reporter=reporter), (height, width, channels))
     refuse_unknown_scaling(dataset, preprocessing)
-    split = dataset.test
+    split = dataset.test.take(drawn(dataset.test, limit))
     batches = ImageBatches(
         split,
-        min(limit, len(split)),
+        len(split),
         image_shape=(height, width, channels),
         preprocessing=preprocessing if dataset.seen is None else "none",
         shuffle=False,

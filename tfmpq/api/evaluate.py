@@ -79,7 +79,7 @@ def evaluate(
         data: Images with labels: a word, or an object, all of whose images are taken.
         data_dir: Folder that is looked in first for data.
         split: Of a word: `train`, `test` or `all`.
-        limit: Only the first images.
+        limit: Only so many images, a fixed random sample.
         preprocessing: Name of the preprocessing; None for the one that the run or the file records. A user's
             own arrays are inputs as they are.
         progress: True shows progress, False none, None only on terminals and in IPython; or a reporter.

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import keras
 
-from tfmpq.deploy.conversion.app_file import FileOptions, read_labels, refuse_other_labels
-from tfmpq.deploy.conversion.chosen_forms import DeviceTimes
-from tfmpq.deploy.microcontroller.options import MicroOptions
 from tfmpq.graph.containers import Target
 from tfmpq.graph.file_request import FileRequest
-from tfmpq.graph.forms import FormOptions
+
+if TYPE_CHECKING:
+    from tfmpq.deploy.conversion.app_file import FileOptions
+    from tfmpq.deploy.conversion.chosen_forms import DeviceTimes
+    from tfmpq.deploy.microcontroller.options import MicroOptions
+    from tfmpq.graph.forms import FormOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,9 @@ def micro_options(request: FileRequest, target: Target) -> MicroOptions:
     Raises:
         UsageError: There is such a part, and the target is another.
     """
+    # Lazy, as all of deploy in this file: without LiteRT the verbs have to say what is missing.
+    from tfmpq.deploy.microcontroller.options import MicroOptions
+
     folder = Path(request.c_source) if request.c_source else None
     options = MicroOptions(request.prefer, request.arena, folder)
     options.require(target)
@@ -72,6 +78,8 @@ def file_ends(request: FileRequest, class_names: Sequence[str] | None, model: ke
     Raises:
         UsageError: A type is unknown, or labels that were given are of another number than the outputs.
     """
+    from tfmpq.deploy.conversion.app_file import FileOptions, read_labels, refuse_other_labels
+
     sizes = [int(output.shape[-1]) for output in model.outputs]
     if request.labels is None:
         labels = tuple(class_names or ())

@@ -74,7 +74,7 @@ class SearchResult(Result, verb="search"):
         size: Bytes of `float`, `int8` and `policy`, the latter two in the storage form.
         mean_weight_bits: Mean bits of a weight.
         repaired: Whether the most probable choices had to be changed to meet the budgets.
-        accuracy: Top-1 of the float network and of the policy without fine-tuning, on the first test images;
+        accuracy: Top-1 of the float network and of the policy without fine-tuning, on some test images;
             of an imitation, the share of them that get the same class from both.
         search_seconds: Wall-clock time of the search itself, since it was last resumed.
         method: The method with its knobs.

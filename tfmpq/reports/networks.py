@@ -48,7 +48,7 @@ class Network:
         images: How many there were; None where nothing tells.
         size: Bytes of weights, scales and biases, packed as in the storage form; None where nothing tells.
         mean_weight_bits: Mean bits of a weight; None where nothing tells.
-        preliminary: A network of a search, before it was fine-tuned, on the first test images.
+        preliminary: A network of a search, before it was fine-tuned, on a sample of test images.
         paths: Its files.
         predicted_ms: Latency that the tables of searches predict, by the conditions of the tables.
     """

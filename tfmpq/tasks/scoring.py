@@ -11,6 +11,7 @@ import numpy as np
 from tfmpq.data import ImageBatches, Split
 from tfmpq.progress import Reporter, SilentReporter
 from tfmpq.tasks.outputs import Output
+from tfmpq.tasks.sampling import drawn
 
 BATCH = 64
 
@@ -70,7 +71,7 @@ def score_model(
         model: Maps float32 images (N, height, width, channels) to logits (N, classes).
         split: Images and labels; at least one.
         preprocessing: Name of the preprocessing.
-        limit: Only the first images.
+        limit: Only so many images, a fixed random sample.
         reporter: Told about progress.
     """
     height, width, channels = model.input_shape[1:]
@@ -97,7 +98,7 @@ def score_outputs(
         splits: Images and labels.
         image_shape: (height, width, channels) that it takes.
         preprocessing: Name of the preprocessing.
-        limit: Only the first images, of all splits together.
+        limit: Only so many images, of all splits together; a fixed random sample.
         reporter: Told about progress, with the top-1 of the first output that is scored.
     """
     obstacles = [output.obstacle(classes) for output in outputs]
@@ -151,6 +152,8 @@ def _scores(
         end = seen + len(split) if limit is None else min(seen + len(split), limit)
         if end == seen:
             continue
+        if end - seen < len(split):
+            split = split.take(drawn(split, end - seen))
         reporter.start("evaluate", end - seen)
         batches = ImageBatches(
             split,
