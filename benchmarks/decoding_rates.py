@@ -114,7 +114,7 @@ def resident_megabytes() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def measure(folder: Path, processors: int, passes: int, rounds: int) -> dict[str, Any]:
+def measure(folder: Path, processors: int, steps: int, rounds: int) -> dict[str, Any]:
     """All ways with so many processors, in this process."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:processors])
     import keras
@@ -123,7 +123,7 @@ def measure(folder: Path, processors: int, passes: int, rounds: int) -> dict[str
     from tfmpq.training.float_training import FloatTraining
 
     split = load_dataset(f"folder:{folder}").train
-    steps = passes * -(-len(split) // BATCH)
+    slow_steps = max(1, steps // 6)
 
     def source() -> ImageBatches:
         return ImageBatches(
@@ -134,12 +134,11 @@ def measure(folder: Path, processors: int, passes: int, rounds: int) -> dict[str
             augment="imagenet",
             seed=SEED,
             steps_per_epoch=steps,
-            drop_remainder=False,  # so that nothing is read ahead of the end of a pass
         )
 
     class Before(keras.utils.PyDataset):
         def __len__(self) -> int:
-            return steps
+            return slow_steps
 
         def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
             return before(plain, index)
@@ -158,14 +157,22 @@ def measure(folder: Path, processors: int, passes: int, rounds: int) -> dict[str
 
     def fit(name: str, data: Any) -> int:
         models[name].fit(data, epochs=1, verbose=0, shuffle=False)
-        return passes * len(split)
+        return len(data) * BATCH
+
+    def fit_product() -> int:
+        with fitted.only(slice(None)):  # reads nothing ahead of its end
+            return fit("product", fitted)
+
+    def read() -> int:
+        with product.only(slice(None)):
+            return sum(len(product.pixels(0, index)[0]) for index in range(steps))
 
     ways: dict[str, Callable[[], int]] = {
-        "before": lambda: sum(len(before(plain, index)[0]) for index in range(steps)),
-        "product": lambda: sum(len(product.pixels(0, index)[0]) for index in range(steps)),
+        "before": lambda: sum(len(before(plain, index)[0]) for index in range(slow_steps)),
+        "product": read,
         "bare": lambda: sum(len(batch) for batch in raw.take(steps).as_numpy_iterator()),
         "before, fit": lambda: fit("before", Before(workers=1, use_multiprocessing=False)),
-        "product, fit": lambda: fit("product", fitted),
+        "product, fit": fit_product,
     }
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     memory = []
@@ -189,21 +196,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", help="data set of JPEG images")
     parser.add_argument("--longer-side", type=int, default=0, help="0: as they are")
-    parser.add_argument("--passes", type=int, default=2, help="over the images, in a round")
+    parser.add_argument("--steps", type=int, default=48, help="batches in a round; for `before` a sixth")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--processors", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.folder:
         (processors,) = arguments.processors
-        print(json.dumps(measure(arguments.folder, processors, arguments.passes, arguments.rounds)))
+        print(json.dumps(measure(arguments.folder, processors, arguments.steps, arguments.rounds)))
         return
     with tempfile.TemporaryDirectory(prefix="tfmpq-") as name:
         mean_bytes = write_folder(arguments.data, arguments.longer_side, Path(name))
         parts = []
         for processors in arguments.processors:
             command = [sys.executable, __file__, "--folder", name, "--processors", str(processors)]
-            command += ["--passes", str(arguments.passes), "--rounds", str(arguments.rounds)]
+            command += ["--steps", str(arguments.steps), "--rounds", str(arguments.rounds)]
             load = os.getloadavg()[0]
             done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
             parts.append(json.loads(done.stdout) | {"load_before": round(load, 1)})

@@ -4,12 +4,12 @@
 
 The first folder holds `kws_ref_model`, `vww_96.h5` and `ad01.h5` as published, beside it lies
 `cifar10_resnet8_mlperftiny.h5`; the other has `cifar10_train.npz` and `cifar10_test.npz` with arrays `images`
-and `labels`. They are files of Keras 2, read
-through `tf_keras`. Where there are no test images, fidelity is the signal-to-noise ratio of the outputs
-(before a softmax) to those of the float network, in dB, on inputs like those of the calibration: smooth noise
-for the image network, normal
-noise for the others, seed 0. Without training; layers are fitted as `tfmpq export --calibrate` does.
-The converter's files come from the same float network and the same calibration inputs, int8 in and out.
+and `labels`. They are files of Keras 2. Where there are no test images, fidelity is the signal-to-noise
+ratio of
+the outputs (before a softmax) to those of the float network, in dB, on inputs like those of the
+calibration: smooth noise for the image network, normal noise for the others, seed 0. Nothing is trained;
+layers are fitted as `tfmpq export --calibrate` does. The converter's files come from the same float network
+and the same calibration inputs, int8 in and out.
 """
 
 from __future__ import annotations
@@ -37,18 +37,15 @@ from tfmpq.deploy.microcontroller.runtime import arena_bytes
 from tfmpq.deploy.runtime.interpreter import tensor_values
 from tfmpq.deploy.runtime.quiet import quiet_stderr
 from tfmpq.graph.fusion import analyse
-from tfmpq.graph.lowering import lower
-from tfmpq.models.user import as_classifier
+from tfmpq.models.registry import load_model
 from tfmpq.progress import SilentReporter
 from tfmpq.provenance import versions
 from tfmpq.quantization.freeze import freeze, snap_biases
 from tfmpq.quantization.insertion import quantize_model
 from tfmpq.quantization.reconstruction import reconstruct
 from tfmpq.tasks.noise import random_images
-from tfmpq.tfmot.from_tf_keras import from_tf_keras
-from tfmpq.tfmot.packages import tf_keras
 
-CALIBRATION, TEST, SCORED = 128, 64, 2000
+CALIBRATION, TEST, SCORED = 128, 64, 1000
 
 
 @dataclass(frozen=True)
@@ -84,14 +81,8 @@ def subjects(networks: Path, cifar: Path) -> Iterator[Subject]:
 
 
 def load(path: Path) -> keras.Model:
-    """A file of Keras 2 in Keras 3, with images or rows of numbers as its input, and without a softmax."""
-    model = from_tf_keras(tf_keras.models.load_model(path, compile=False)).model
-    shape = tuple(model.inputs[0].shape[1:])
-    if len(shape) == 1:
-        image = keras.Input((1, 1, *shape), name="row")
-        model = keras.Model(image, model(keras.layers.Flatten(name="flat")(image)), name=model.name)
-        return lower(model)
-    return lower(as_classifier(model, shape)[0])
+    """A file of Keras 2 as the toolchain reads it: images in, logits out."""
+    return load_model(str(path), input_shape=(0, 0, 0), classes=0, several_outputs=True).model
 
 
 def rows(subject: Subject) -> Iterator[dict[str, Any]]:

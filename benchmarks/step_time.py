@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable
 
@@ -26,7 +27,11 @@ from tfmpq.models.registry import load_model
 from tfmpq.policy.budget import parse_budgets
 from tfmpq.policy.network_cost import cost_model
 from tfmpq.policy.search_space import activation_candidates, weight_candidates
+from tfmpq.progress import SilentReporter
+from tfmpq.quantization.batch_statistics import with_fitting_statistics
 from tfmpq.quantization.insertion import quantize_model
+from tfmpq.training.backend import quickly_compiled
+from tfmpq.training.compiling import compile_step
 from tfmpq.training.float_training import FloatTraining
 from tfmpq.training.optimizer import QuantizationOptimizer
 from tfmpq.training.step import QuantizedTraining
@@ -41,9 +46,11 @@ def variants(name: str, side: int, images: np.ndarray) -> dict[str, keras.Model]
     limits = parse_budgets(["size=0.5x"], costs)
     activations = activation_candidates(network, (8,))
 
+    fitting = with_fitting_statistics(loaded.model, images[:32], SilentReporter())
+
     def quantized(bits: tuple[int, ...]) -> keras.Model:
         return quantize_model(
-            loaded.model, network, weight_candidates(network, bits), activations, images[:32], signed
+            fitting, network, weight_candidates(network, bits), activations, images[:32], signed
         )
 
     plain = FloatTraining(loaded.model.inputs[0], loaded.model.outputs[0])
@@ -51,7 +58,7 @@ def variants(name: str, side: int, images: np.ndarray) -> dict[str, keras.Model]
     fixed_model = quantized((4,))
     fixed = QuantizedTraining(fixed_model.inputs[0], fixed_model.outputs[0])
     fixed.configure()
-    fixed.compile(optimizer=QuantizationOptimizer(0.01), jit_compile=keras.backend.backend() == "jax")
+    compile_step(fixed, QuantizationOptimizer(0.01))
     found = {"float": plain, "fixed-bit QAT": fixed}
     for method in ("sgd", "asga"):
         space = (weight_candidates(network, (2, 4, 8)), activations)
@@ -64,11 +71,13 @@ def variants(name: str, side: int, images: np.ndarray) -> dict[str, keras.Model]
 
 def stepper(model: keras.Model, images: np.ndarray, labels: np.ndarray) -> Callable[[], float]:
     """A function that makes one step and returns its seconds."""
+    model.optimizer.build(model.trainable_variables)  # else Keras traces the first step twice
     model.make_train_function()
 
     def step() -> float:
         begin = time.perf_counter()
-        logs = model.train_function(iter([(images, labels)]))
+        with quickly_compiled():
+            logs = model.train_function(iter([(images, labels)]))
         float(logs["loss"])  # waits for the step
         return time.perf_counter() - begin
 
@@ -89,13 +98,16 @@ def main() -> None:
     labels = generator.integers(0, 10, arguments.batch_size).astype(np.int32)
     models = variants(arguments.model, arguments.side, images)
     steps = {name: stepper(model, images, labels) for name, model in models.items()}
-    first = {name: step() for name, step in steps.items()}
-    for step in steps.values():
+    first = {}
+    for name, step in steps.items():
+        first[name] = step()
+        print(f"{name}: first step {first[name]:.1f} s", file=sys.stderr, flush=True)
         step()
     times = {name: [] for name in steps}
     for _ in range(arguments.rounds):
         for name, step in steps.items():
             times[name].append(step())
+            print(f"{name}: {1e3 * times[name][-1]:.0f} ms", file=sys.stderr, flush=True)
     base = times["fixed-bit QAT"]
     rows = {}
     for name, values in times.items():

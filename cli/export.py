@@ -23,7 +23,7 @@ from .perform import perform
         "tfmpq export runs/mobilenet_v2_imagenet --tflite --target litert --out mobilenet_v2.tflite",
     ),
 )
-@click.argument("source", metavar="RUN|MODEL")
+@click.argument("source", metavar="[RUN|MODEL]", required=False)
 @click.option("--tflite", is_flag=True, help="The format of the file; must be given.")
 @options.target(*TARGETS)
 @click.option(
@@ -49,9 +49,10 @@ from .perform import perform
 )
 @options_of(QuantizeOptions, "weights", "reconstruct", "preprocessing", "data_dir")
 @options.json_option
-def export(as_json: bool, source: str, tflite: bool, calibrate: str | None, **choices: Any) -> None:
-    """Export a fine-tuned RUN as a packed file that is proved equal to what was trained.
+def export(as_json: bool, source: str | None, tflite: bool, calibrate: str | None, **choices: Any) -> None:
+    """Export a RUN as a packed file that is proved equal to what was trained; by default the newest in runs/.
 
+    A search that was not fine-tuned is written as its policy quantizes it, without training.
     With --calibrate, a trained float MODEL is quantized without training and written in one go, with all of
     its outputs. A file that fails the proof is not left behind.
     """
@@ -66,9 +67,11 @@ def export(as_json: bool, source: str, tflite: bool, calibrate: str | None, **ch
             "export",
             "tfmpq.api.export",
             as_json,
-            lambda f, reporter: f(Path(source), **choices, progress=reporter),
+            lambda f, reporter: f(_run(source, reporter), **choices, progress=reporter),
         )
         return
+    if source is None:
+        raise UsageError("Images calibrate a float model. Received: --calibrate and no model. Name one.")
     perform(
         "quantize",
         "tfmpq.api.quantize",
@@ -77,6 +80,15 @@ def export(as_json: bool, source: str, tflite: bool, calibrate: str | None, **ch
             source, calibrate, **for_models, **_in_default_file(choices, source), progress=reporter
         ),
     )
+
+
+def _run(source: str | None, reporter: Any) -> Path:
+    """The run that was given, else the newest."""
+    if source is not None:
+        return Path(source)
+    from tfmpq.api.newest import newest_run
+
+    return newest_run(("search", "finetune"), "a finished run", reporter)
 
 
 def _in_default_file(choices: dict[str, Any], model: str) -> dict[str, Any]:
@@ -91,8 +103,8 @@ def _in_default_file(choices: dict[str, Any], model: str) -> dict[str, Any]:
 _FOR_MODELS = ("weight_bits", "activation_bits", "policy", "weights", "reconstruct", "preprocessing")
 
 
-def _refuse_options_of_models(source: str, given: dict[str, Any]) -> None:
-    if not Path(source).is_dir():
+def _refuse_options_of_models(source: str | None, given: dict[str, Any]) -> None:
+    if source is not None and not Path(source).is_dir():
         raise UsageError(
             f"A run folder is exported, or a model with images to calibrate it. Received: {source}, no "
             "folder, and no images. Give a fine-tuned run, or --calibrate DATA."
@@ -100,6 +112,6 @@ def _refuse_options_of_models(source: str, given: dict[str, Any]) -> None:
     named = [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None]
     if named:
         raise UsageError(
-            f"A run has its bits and weights already. Received: {', '.join(named)} for the run {source}. "
-            "Leave them out, or give a model and --calibrate DATA."
+            f"A run has its bits and weights already. Received: {', '.join(named)} for "
+            f"{source or 'the newest run'}. Leave them out, or give a model and --calibrate DATA."
         )

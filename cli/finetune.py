@@ -22,7 +22,7 @@ from .training_options import strategy_option
         "    --epochs 2 --out runs/mobilenet_v2_imagenet",
     ),
 )
-@click.argument("source", metavar="RUN|POLICY.yaml", type=options.existing_file_or_folder())
+@click.argument("source", metavar="[RUN|POLICY.yaml]", required=False, type=options.existing_file_or_folder())
 @options.data("--target", "Data set to train for")
 @options.model(required=False)
 @options_of(FinetuneOptions)
@@ -30,18 +30,26 @@ from .training_options import strategy_option
 @options.run_folder("the given RUN, or runs/MODEL_DATA")
 @options.json_option
 def finetune(
-    as_json: bool, source: Path, target: str, strategy: str, model: str | None, **choices: Any
+    as_json: bool, source: Path | None, target: str, strategy: str, model: str | None, **choices: Any
 ) -> None:
-    """Fine-tune a network with the policy of a search, or with one of yours, on the target data set."""
+    """Fine-tune a network with the policy of a search, or with one of yours, on the target data set.
+
+    Without RUN, the newest search in runs/ is taken.
+    """
 
     def call(function: Any, reporter: Any) -> Any:
-        if choices["out"] is None and source.is_dir():
-            choices["out"] = source
+        begin = source
+        if begin is None:
+            from tfmpq.api.newest import newest_run
+
+            begin = newest_run(("search",), "a finished search", reporter)
+        if choices["out"] is None and begin.is_dir():
+            choices["out"] = begin
         elif choices["out"] is None:
             from tfmpq.policy.policy import load_policy
 
-            in_default_run(choices, model or load_policy(source).model, target)
-        given = (source, target) if model is None else (model, source, target)
+            in_default_run(choices, model or load_policy(begin).model, target)
+        given = (begin, target) if model is None else (model, begin, target)
         return under(strategy, function)(*given, **choices, progress=reporter)
 
     perform("finetune", "tfmpq.api.finetune", as_json, call)

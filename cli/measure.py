@@ -27,9 +27,8 @@ from .perform import perform
 )
 @click.argument(
     "paths",
-    metavar="FILE.tflite...",
+    metavar="[FILE.tflite]...",
     nargs=-1,
-    required=True,
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
 )
 @on_option
@@ -53,11 +52,15 @@ def measure(as_json: bool, paths: tuple[Path, ...], **choices: Any) -> None:
     """Measure the latency of .tflite files, one image at a time.
 
     Every file is timed in 3 fresh processes. Several files take turns and are compared with the first: a
-    difference smaller than that between processes of one file is called none.
+    difference smaller than that between processes of one file is called none. Without an argument, the
+    newest file in a run folder of runs/ is measured.
     """
-    perform(
-        "measure",
-        "tfmpq.deploy.latency.measure",
-        as_json,
-        lambda function, reporter: function(paths, **choices, reporter=reporter),
-    )
+
+    def call(function: Any, reporter: Any) -> Any:
+        if paths:
+            return function(paths, **choices, reporter=reporter)
+        from tfmpq.api.newest import newest_file
+
+        return function((newest_file(reporter)[0],), **choices, reporter=reporter)
+
+    perform("measure", "tfmpq.deploy.latency.measure", as_json, call)

@@ -16,7 +16,7 @@ TREES = ("tfmpq", "models", "deploy", "cli")
 """Folders of the repository; all but the first are packages below `tfmpq` where they are installed."""
 
 ORDER: tuple[tuple[str, ...], ...] = (
-    ("errors",),
+    ("errors", "allocator"),
     ("progress",),
     ("files", "keras_internals", "provenance", "options", "scratch", "units", "bars"),
     ("tables",),

@@ -37,6 +37,9 @@ _NETWORKS = {
 IMAGENET_CLASSES = 1000
 """Classes of a network that is built for no data."""
 
+PUBLISHED_WEIGHTS = "imagenet"
+"""What stands for the weights that Keras publishes, in the place of a file."""
+
 MODEL_FILES = (".keras", ".h5", ".hdf5")
 """Endings of files that hold a whole model, weights included; a SavedModel is a folder."""
 
@@ -119,7 +122,8 @@ def load_model(
         input_shape: (height, width, channels). A model from a file keeps its own.
         classes: Number of classes. A model from a file keeps its own number, which may be larger. With 0 any
             number will do; models that are built have 1,000 then.
-        weights: File for `load_weights`; None (or "none") keeps what the model has.
+        weights: File for `load_weights`, or "imagenet" for those that Keras publishes; None (or "none") keeps
+            what the model has.
         skip_classifier: Keep the initial classifier when loading `weights`; None does so if they are for
             another number of classes.
         several_outputs: Whether to take models with outputs of any number and shape, whatever `classes` is.
@@ -129,7 +133,9 @@ def load_model(
         TfmpqError: A file cannot be read, or the user's function fails.
     """
     loaded = _load(spec, input_shape, classes, several_outputs)
-    if weights is not None and str(weights) != "none":
+    if str(weights) == PUBLISHED_WEIGHTS:
+        loaded = _with_published(spec, loaded, skip_classifier)
+    elif weights is not None and str(weights) != "none":
         loaded = _with_weights(loaded, weights, skip_classifier)
     refuse_unfinite(loaded.model, loaded.name)
     # Behind the weights, which are for the layers that the user's model has.
@@ -143,6 +149,18 @@ def _lowered(loaded: LoadedModel) -> LoadedModel:
     notes: list[str] = []
     model = lowered(loaded.model, loaded.source, loaded.softmax, notes.append)
     return replace(loaded, model=model, notes=(*loaded.notes, *notes))
+
+
+def _with_published(spec: str, loaded: LoadedModel, skip_classifier: bool | None) -> LoadedModel:
+    from tfmpq.models.published import published_arrays
+    from tfmpq.models.weights import take_weights
+
+    layers = published_arrays(spec)
+    origin = f"published weights of {loaded.name}"
+    skipped = take_weights(loaded.model, origin, layers, skip_classifier=skip_classifier)
+    # Keras trained VGG-16 on other inputs than torchvision did.
+    preprocessing = "caffe" if spec == "vgg16" else loaded.preprocessing
+    return replace(loaded, new_classifier=skipped, preprocessing=preprocessing)
 
 
 def _with_weights(loaded: LoadedModel, weights: str | Path, skip_classifier: bool | None) -> LoadedModel:

@@ -43,11 +43,11 @@ def call_function(spec: str, input_shape: tuple[int, int, int], classes: int) ->
             f"The function of a model must return a Keras model. Received: {spec}, which raised "
             f"{one_line(error)}. Correct the function."
         ) from error
-    _name_by_order(model, Counter(), set())
+    name_by_order(model, Counter(), set())
     return model
 
 
-def _name_by_order(model: Any, counts: Counter[str], seen: set[int]) -> None:
+def name_by_order(model: Any, counts: Counter[str], seen: set[int]) -> None:
     """Give layers without a name of the user's the names that a first call of the function gives them.
 
     Keras numbers them over all models of a process; a policy needs the same names in every call.
@@ -59,7 +59,7 @@ def _name_by_order(model: Any, counts: Counter[str], seen: set[int]) -> None:
             operation.name = f"{base}_{counts[base]}" if counts[base] else base
             counts[base] += 1
         seen.add(id(operation))
-        _name_by_order(operation, counts, seen)
+        name_by_order(operation, counts, seen)
 
 
 def _named_by_keras(operation: Any) -> bool:

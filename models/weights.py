@@ -43,10 +43,30 @@ def load_weights(model: keras.Model, path: str | Path, *, skip_classifier: bool 
     path = Path(path)
     if not path.is_file():
         raise UsageError(f"A weights file must exist. Received: {path}. Check the path.")
+    return _assign(model, path, _read(path, model), skip_classifier)
+
+
+def take_weights(
+    model: keras.Model, origin: str, layers: Sequence[LayerArrays], *, skip_classifier: bool | None = False
+) -> bool:
+    """Load all weights of a model from those of a Keras model, as `load_weights` does from its file.
+
+    Args:
+        model: A built functional model.
+        origin: What messages call the weights.
+        layers: The weights, layer by layer.
+        skip_classifier: As in `load_weights`.
+    """
+    return _assign(model, origin, _named(origin, layers, model), skip_classifier)
+
+
+def _assign(
+    model: keras.Model, origin: str | Path, arrays: dict[str, np.ndarray], skip_classifier: bool | None
+) -> bool:
+    """Check arrays against a model's variables, and assign them; returns whether the classifier was left."""
     expected = {
         f"{layer.name}/{variable.name}": variable for layer in model.layers for variable in layer.weights
     }
-    arrays = _read(path, model)
     classifier = next(layer.name for layer in reversed(model.layers) if layer.weights)
     if skip_classifier is None:
         own = {n: tuple(v.shape) for n, v in expected.items() if n.rpartition("/")[0] == classifier}
@@ -54,7 +74,7 @@ def load_weights(model: keras.Model, path: str | Path, *, skip_classifier: bool 
     if skip_classifier:
         expected = {name: v for name, v in expected.items() if name.rpartition("/")[0] != classifier}
         arrays = {name: a for name, a in arrays.items() if name.rpartition("/")[0] != classifier}
-    _check(path, expected, arrays, classifier)
+    _check(origin, expected, arrays, classifier)
     for name, variable in expected.items():
         variable.assign(arrays[name])
     return skip_classifier
@@ -75,7 +95,7 @@ def _read(path: Path, model: keras.Model) -> dict[str, np.ndarray]:
     return _named(path, layers, model)
 
 
-def _named(path: Path, found: Sequence[LayerArrays], model: keras.Model) -> dict[str, np.ndarray]:
+def _named(path: str | Path, found: Sequence[LayerArrays], model: keras.Model) -> dict[str, np.ndarray]:
     """Arrays of a Keras file by the names that the model has for them."""
     own = {layer.name: layer for layer in model.layers if layer.weights}
     # Networks share a name or two ("dense") by chance.
@@ -90,7 +110,7 @@ def _named(path: Path, found: Sequence[LayerArrays], model: keras.Model) -> dict
     return arrays
 
 
-def _by_order(path: Path, found: Sequence[LayerArrays], own: Sequence[Any]) -> list[LayerArrays]:
+def _by_order(path: str | Path, found: Sequence[LayerArrays], own: Sequence[Any]) -> list[LayerArrays]:
     """Give the layers of a file the names of the model's, kind by kind in order.
 
     Raises:
@@ -137,7 +157,7 @@ class _Faults:
 
 
 def _check(
-    path: Path, expected: Mapping[str, Any], arrays: Mapping[str, np.ndarray], classifier: str
+    path: str | Path, expected: Mapping[str, Any], arrays: Mapping[str, np.ndarray], classifier: str
 ) -> None:
     wrong = [n for n in expected if n in arrays and tuple(arrays[n].shape) != tuple(expected[n].shape)]
     faults = _Faults(
@@ -154,7 +174,12 @@ def _check(
         )
     if described := faults.describe():
         raise TfmpqError(f"Weights must fit the model one to one. Received: {path}: {described}. {advice}")
-    broken = [n for n in expected if arrays[n].dtype.kind != "f" or not np.isfinite(arrays[n]).all()]
+    floating = {n for n, v in expected.items() if "float" in str(v.dtype)}  # a counter is none
+    broken = [
+        n
+        for n in expected
+        if (n in floating and arrays[n].dtype.kind != "f") or not np.isfinite(arrays[n]).all()
+    ]
     if broken:
         raise TfmpqError(
             "Weights must be finite floating-point numbers. Received: "

@@ -22,6 +22,7 @@ from tfmpq.keras_internals import (
     operation_of,
     readers_of,
     takes_training,
+    trained_by,
 )
 
 ROOT = Path(__file__).parents[1]
@@ -106,3 +107,9 @@ def test_no_other_file_uses_the_private_names_of_keras(model: keras.Model) -> No
     home = Path(keras_internals.__file__)
     found = {f"{file.relative_to(ROOT)}: {name}" for file in files if file != home for name in _uses(file)}
     assert {line for line in found if line.rpartition(" ")[2] in private} == set()
+
+
+def test_an_optimizer_knows_the_variables_that_it_was_built_for(model: keras.Model) -> None:
+    optimizer = keras.optimizers.SGD()
+    optimizer.build(model.trainable_variables)
+    assert all(a is b for a, b in zip(trained_by(optimizer), model.trainable_variables, strict=True))

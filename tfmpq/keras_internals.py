@@ -67,6 +67,11 @@ def uncalled(operation: Any) -> Any:
     return made
 
 
+def trained_by(optimizer: Any) -> list[Any]:
+    """The variables that an optimizer was built for, in order."""
+    return list(optimizer._trainable_variables)
+
+
 def takes_training(layer: Any) -> bool:
     """Whether a layer's `call` has an argument `training`."""
     return bool(layer._call_has_training_arg)

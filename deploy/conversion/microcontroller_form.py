@@ -9,9 +9,9 @@ do not fit beside the activations that are there anyway.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from tfmpq.deploy.conversion.topology import Shape, deployable, output_shapes
 from tfmpq.graph.containers import Target
@@ -27,6 +27,7 @@ RESHAPE_BYTES = 200
 """Flash that one reshape takes: operator, tensor and the constant with its shape (184 to 216 in files)."""
 
 _PACKED_BITS = 4
+_ALIGNMENT = 16
 
 
 def as_written(frozen: FrozenModel, target: Target, prefer: Preference = "flash") -> FrozenModel:
@@ -60,16 +61,20 @@ def is_packed(layer: FrozenLayer) -> bool:
 
 
 def arena_peak(frozen: FrozenModel, unpacking: bool = True) -> int:
-    """Bytes that have to be in memory at once at least: activations, and the layer that is being unpacked.
+    """Bytes that activations, and weights while they are unpacked, take of the arena.
 
-    The runtime keeps some bytes more for each operator, and its planner may leave gaps.
+    They are placed as the runtime's planner does it: the largest first, each as low as it fits beside those
+    that are there at the same time. The runtime keeps some bytes more for each operator, and places tensors
+    of one size in the order of the file, which may take more or less.
 
     Args:
         frozen: A network as it is written for microcontrollers.
         unpacking: Whether to count unpacked weights.
     """
-    unpacked = [_unpacked_bytes(layer) if unpacking else 0 for layer in frozen.layers]
-    return max(live + extra for live, extra in zip(_live_bytes(frozen), unpacked, strict=True))
+    spans = _activations(frozen)
+    if unpacking:
+        spans += [_Span(number, number, _unpacked_bytes(layer)) for number, layer in enumerate(frozen.layers)]
+    return _planned(spans)
 
 
 def packed_saving(frozen: FrozenModel) -> int:
@@ -81,24 +86,64 @@ def _unpacked_bytes(layer: FrozenLayer) -> int:
     return layer.weights.integers.size if is_packed(layer) and layer.weights else 0
 
 
-def _live_bytes(frozen: FrozenModel) -> list[int]:
-    """Bytes of the activations that are needed while each layer runs."""
+class _Span(NamedTuple):
+    """Bytes that have to stay in memory from one layer to another, both included."""
+
+    first: int
+    last: int
+    size: int
+
+
+def _activations(frozen: FrozenModel) -> list[_Span]:
+    """The tensors between layers."""
     sizes = {name: math.prod(shape) for name, shape in output_shapes(frozen).items()}
     last = {layer.name: number for number, layer in enumerate(frozen.layers)}
     for number, layer in enumerate(frozen.layers):
         last.update(dict.fromkeys(layer.inputs, number))
     last.update(dict.fromkeys(frozen.returned, len(frozen.layers)))
+    # The input is written before the first operator runs.
     return [
-        sum(sizes[layer.name] for layer in frozen.layers[: number + 1] if last[layer.name] >= number)
-        for number in range(len(frozen.layers))
+        _Span(max(number, 1), last[layer.name], sizes[layer.name])
+        for number, layer in enumerate(frozen.layers)
     ]
 
 
+def _planned(spans: Iterable[_Span]) -> int:
+    """Bytes that the greedy planner of the runtime takes: sizes and places are multiples of 16."""
+    placed: list[tuple[_Span, int]] = []
+    for span in sorted(spans, key=lambda span: -span.size):
+        size, start = _aligned(span.size), 0
+        beside = [
+            (at, at + _aligned(other.size))
+            for other, at in placed
+            if other.first <= span.last and span.first <= other.last
+        ]
+        for low, high in sorted(beside):
+            if low - start >= size:
+                break
+            start = max(start, high)
+        placed.append((span, start))
+    return max((at + _aligned(span.size) for span, at in placed), default=0)
+
+
+def _aligned(size: int) -> int:
+    return -(-size // _ALIGNMENT) * _ALIGNMENT
+
+
 def _without_costly_unpacking(plain: FrozenModel, packed: FrozenModel) -> FrozenModel:
-    """Layers are packed only where that takes no memory; dense layers that are not stay what they were."""
-    peak = arena_peak(packed, unpacking=False)
-    live = dict(zip((layer.name for layer in packed.layers), _live_bytes(packed), strict=True))
-    costly = {layer.name for layer in packed.layers if live[layer.name] + _unpacked_bytes(layer) > peak}
+    """Layers are packed, those that save most first, as long as the arena stays what it is without any.
+
+    Dense layers that are not packed stay what they were.
+    """
+    spans = _activations(packed)
+    peak = _planned(spans)
+    costly = set()
+    for number, layer in sorted(enumerate(packed.layers), key=lambda entry: -_unpacked_bytes(entry[1])):
+        span = _Span(number, number, _unpacked_bytes(layer))
+        if _planned([*spans, span]) <= peak:
+            spans.append(span)
+        else:
+            costly.add(layer.name)
     marked = [
         replace(layer, attributes={**layer.attributes, UNPACKED: True}) if layer.name in costly else layer
         for layer in plain.layers

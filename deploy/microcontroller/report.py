@@ -56,7 +56,7 @@ class MicroReport(Result):
         flash_bytes: Bytes of the model in flash, without facts that only tools read.
         arena_bytes: Bytes of RAM that tflite-micro takes on this 64-bit machine, an upper bound for a 32-bit
             one; None where the package is not installed.
-        activation_bytes: Bytes of RAM that the network needs at least: activations and unpacked weights.
+        activation_bytes: Bytes of RAM for activations and unpacked weights, estimated (see `arena_peak`).
         unpacking_bytes: How many of them are there because INT4 weights are unpacked.
         packing_saves_bytes: Bytes of flash that INT4 saves.
         operators: Number of operators by kernel and type of the weights.

@@ -68,12 +68,24 @@ def arena_bytes(content: bytes, peak: int) -> int:
     Raises:
         TfmpqError: The runtime refuses the file, or does not say.
     """
+    return _allocated(content, peak, "total")
+
+
+def planned_bytes(content: bytes, peak: int) -> int:
+    """The part of the arena that the runtime's planner shares out: activations and scratch buffers.
+
+    Args and errors are those of `arena_bytes`.
+    """
+    return _allocated(content, peak, "head")
+
+
+def _allocated(content: bytes, peak: int, part: str) -> int:
     interpreter = _open(content, peak)
     details = interpreter.get_input_details(0)
     interpreter.set_input(np.zeros(details["shape"], details["dtype"]), 0)
     interpreter.invoke()
     said = _said(interpreter.print_allocations)
-    total = re.search(r"Arena allocation total (\d+) bytes", said)
+    total = re.search(rf"Arena allocation {part} (\d+) bytes", said)
     if total is None:
         raise TfmpqError(
             f"tflite-micro did not say what it allocates. Received: {said[:200]!r}. Please report it."

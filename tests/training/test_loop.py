@@ -19,7 +19,7 @@ from tfmpq.errors import TfmpqError
 from tfmpq.policy.expected_cost import ExpectedCost
 from tfmpq.policy.network_cost import cost_model
 from tfmpq.progress import SilentReporter
-from tfmpq.training import loop
+from tfmpq.training import recorder
 from tfmpq.training.loop import train
 from tfmpq.training.optimizer import QuantizationOptimizer
 from tfmpq.training.run_folder import Stage
@@ -162,7 +162,7 @@ def whole(uninterrupted: SimpleNamespace, trainer) -> SimpleNamespace:
 
 def test_every_step_is_told_and_logged(whole) -> None:
     told = (whole.reporter.done, whole.reporter.total, len(whole.reporter.messages))
-    assert told == (TOTAL, TOTAL, 1)  # one line: the step is being compiled
+    assert told == (TOTAL, TOTAL, 0)
     table = log_of(whole.folder)
     assert [int(row["step"]) for row in table] == list(range(TOTAL))
     for row, metrics in zip(table, whole.reporter.steps, strict=True):
@@ -183,19 +183,22 @@ def test_the_same_seed_and_data_give_the_same_policy_logits_bitwise(whole, train
     assert log_of(tmp_path) == log_of(whole.folder)
 
 
-@pytest.mark.parametrize("interruptions", [(2,), (3, 6), (1, 4, 5)])
+@pytest.mark.parametrize(
+    ("interruptions", "resumed"), [((1,), None), ((3,), 2), ((3, 4), 3), ((3, 6), 4), ((1, 3, 4, 5), 4)]
+)
 def test_an_interrupted_training_ends_as_an_uninterrupted_one(
-    whole, trainer, tmp_path: Path, monkeypatch, interruptions: tuple[int, ...]
+    whole, trainer, tmp_path: Path, monkeypatch, interruptions: tuple[int, ...], resumed: int | None
 ) -> None:
     """Within an epoch, at its end, and in the epochs with frozen statistics; seed generators included."""
     clock = Clock()
-    monkeypatch.setattr(loop, "time", clock)
+    monkeypatch.setattr(recorder, "time", clock)
     for at in interruptions:
         with pytest.raises(KeyboardInterrupt):
             run(trainer(), tmp_path, Watcher(clock, interrupt_at=at))
     reporter = Watcher(clock)
     same(run(trainer(), tmp_path, reporter), whole.result)
-    assert f"Resuming search at step {interruptions[-1] - 1} of {TOTAL}." in reporter.messages
+    expected = [] if resumed is None else [f"Resuming search at step {resumed} of {TOTAL}."]
+    assert [line for line in reporter.messages if line.startswith("Resuming")] == expected
     assert log_of(tmp_path) == log_of(whole.folder)
     assert events_of(tmp_path) == events_of(whole.folder)
     assert reporter.done == TOTAL
@@ -216,16 +219,24 @@ def test_the_traced_step_resumes_bitwise_too(trainer, tmp_path: Path) -> None:
     same(run(trainer(eager=False), tmp_path / "parts", Watcher(), frozen_epochs=0, epochs=2), expected)
 
 
+def after_every_step(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], None]) -> None:
+    """Call a function with the number of steps done, as soon as each is made."""
+    record = recorder.Recorder.on_train_batch_end
+
+    def recorded(self: Any, batch: int, logs: Any = None) -> None:
+        record(self, batch, logs)
+        act(self.done)
+
+    monkeypatch.setattr(recorder.Recorder, "on_train_batch_end", recorded)
+
+
 def test_batch_norm_rests_in_the_last_epochs(trainer, tmp_path: Path, monkeypatch) -> None:
     seen: list[list[np.ndarray]] = []
-
-    class Statistics(Watcher):
-        def advance(self, steps: int = 1, metrics: Any = None) -> None:
-            super().advance(steps, metrics)
-            seen.append([v.numpy() for v in model.variables if "moving" in v.path])
-
     model = trainer()
-    run(model, tmp_path, Statistics(), frozen_epochs=2)
+    after_every_step(
+        monkeypatch, lambda _: seen.append([v.numpy() for v in model.variables if "moving" in v.path])
+    )
+    run(model, tmp_path, Watcher(), frozen_epochs=2)
     moved = [any(np.any(a != b) for a, b in zip(x, y, strict=True)) for x, y in itertools.pairwise(seen)]
     assert moved == [True] * (STEPS - 1) + [False] * (2 * STEPS)
 
@@ -263,7 +274,7 @@ def test_a_training_that_diverges_stops_at_its_step_and_leaves_the_checkpoint(
     trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, eager: bool
 ) -> None:
     """The rate explodes in the fifth step: the sixth begins with steps of no finite size."""
-    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", np.inf)  # at the end of an epoch only, however slow
+    monkeypatch.setattr(recorder, "CHECKPOINT_SECONDS", np.inf)  # at the end of an epoch only, however slow
 
     def diverging() -> keras.Model:
         model = trainer(eager=eager)
@@ -290,21 +301,78 @@ def test_a_training_that_diverges_stops_at_its_step_and_leaves_the_checkpoint(
     assert reporter.messages[-1].startswith("Playing the last steps again")
 
 
-def test_what_does_not_happen_again_is_said_so(trainer, tmp_path: Path) -> None:
-    """Something outside the computation has spoilt a variable."""
+def test_what_does_not_happen_again_is_said_so(trainer, tmp_path: Path, monkeypatch) -> None:
+    """Something outside the computation has spoilt a variable, once."""
     model = trainer()
-
-    class Poison(Watcher):
-        def advance(self, steps: int = 1, metrics: Any = None) -> None:
-            super().advance(steps, metrics)
-            if self.done == STEPS + 1:
-                assign(model, "logits/kernel", np.nan)
-
+    after_every_step(
+        monkeypatch, lambda done: assign(model, "logits/kernel", np.nan) if done == STEPS + 1 else None
+    )
     with pytest.raises(TfmpqError, match="nothing of the first pass") as caught:
-        run(model, tmp_path, Poison())
+        run(model, tmp_path, Watcher())
     assert f"at step {STEPS + 1}" in str(caught.value)
     fresh = trainer()
     fresh.optimizer.build(fresh.trainable_variables)
     restored = [*fresh.variables, *fresh.optimizer.variables]
     assert Stage(tmp_path, "search").load_checkpoint(restored) == {"step": STEPS}
     assert all(np.all(np.isfinite(v.numpy())) for v in restored)
+
+
+def test_metrics_are_fetched_when_the_next_step_is_under_way(trainer, tmp_path: Path, monkeypatch) -> None:
+    """The host has the time of a whole step for what it does beside; only the end of an epoch waits."""
+    events: list[str] = []
+    after_every_step(monkeypatch, lambda done: events.append(f"made {done - 1}"))
+
+    class Told(Watcher):
+        def advance(self, steps: int = 1, metrics: Any = None) -> None:
+            super().advance(steps, metrics)
+            if metrics is not None:
+                events.append(f"told {self.done - 1}")
+
+    run(trainer(), tmp_path, Told())
+    told = {n: events.index(f"told {n}") for n in range(TOTAL)}
+    made = {n: events.index(f"made {n}") for n in range(TOTAL)}
+    for n in range(TOTAL):
+        last = n % STEPS == STEPS - 1
+        # Being told of step n belongs to recording step n + 1, which is computed by then.
+        assert made[n] < told[n] < (made[n + 1] if not last else len(events))
+    assert [int(row["step"]) for row in log_of(tmp_path)] == list(range(TOTAL))
+
+
+def test_a_dead_search_stops_and_names_the_layer(trainer, tmp_path: Path) -> None:
+    model = trainer()
+    for variable in model.variables:
+        if variable.path.endswith(("relu/output_log_step", "logits/output_log_step")):
+            variable.assign(np.full(variable.shape, -60.0))  # everything lies beyond the range
+    with pytest.raises(TfmpqError, match="A gradient has to be one to learn from") as caught:
+        run(model, tmp_path, Watcher())
+    assert "a norm of 0 at step 2, the last of 3 such steps" in str(caught.value)
+    assert "layer 'relu' gives one of two values only" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_exploding_search_stops_and_keeps_the_checkpoint_before(
+    trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compute = QuantizedTraining.compute_update
+    usual = []
+
+    def exploding(self: Any, *arguments: Any) -> Any:
+        gradients, state, metrics = compute(self, *arguments)
+        usual.append(float(metrics["gradient_norm"]))
+        large = 1e6 if len(usual) > STEPS else 1.0
+        return gradients, state, metrics | {"gradient_norm": metrics["gradient_norm"] * large}
+
+    monkeypatch.setattr(QuantizedTraining, "compute_update", exploding)
+    with pytest.raises(TfmpqError, match="A gradient has to be one to learn from") as caught:
+        run(trainer(), tmp_path, Watcher())
+    assert f"at step {STEPS + 2}" in str(caught.value)
+    assert f"The checkpoint of step {STEPS} is kept" in str(caught.value)
+    found = float(str(caught.value).split("(float network: ")[1].split(")")[0])
+    assert usual[0] / 100 < found < usual[0] * 100
+
+
+def test_a_large_gradient_is_no_explosion_where_the_float_networks_is_as_large(
+    trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder, "LARGE", 0.0)  # so that every step is compared
+    run(trainer(), tmp_path, Watcher())

@@ -15,10 +15,12 @@ from tfmpq.bars import reporting
 from tfmpq.data.dataset import Dataset
 from tfmpq.data.objects import model_rank, open_test
 from tfmpq.errors import UsageError
+from tfmpq.files import read_json
 from tfmpq.graph.fusion import producer_of
 from tfmpq.graph.layers import fixed_step
 from tfmpq.models.registry import is_model_file
 from tfmpq.progress import Reporter
+from tfmpq.quantization.finished_runs import finished_model
 from tfmpq.results import Result
 from tfmpq.tasks.fitting import fitted, refuse_unknown_scaling
 from tfmpq.tasks.outputs import Output
@@ -236,8 +238,6 @@ def _from_keras(path: Path, preprocessing: str | None) -> Classifier:
 
 
 def _from_run(path: Path, preprocessing: str | None) -> Classifier:
-    from tfmpq.files import read_json
-    from tfmpq.quantization.finished_runs import finished_model
 
     found = finished_model(path)
     if found is None:

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from tfmpq.api.file_wishes import FileWishes, micro_options
+from tfmpq.api.finetune import quantize_search
 from tfmpq.api.form_choice import form_choice
 from tfmpq.api.sources import kept_by, run_of
 from tfmpq.bars import reporting
@@ -25,7 +26,7 @@ from tfmpq.quantization.finished_runs import Finetuned, kept_test_images
 from tfmpq.tasks.fidelity import Reference
 from tfmpq.tasks.fitting import fitted, refuse_unknown_scaling
 from tfmpq.tasks.sampling import sample
-from tfmpq.training.run_folder import proof_path
+from tfmpq.training.run_folder import Stage, proof_path
 
 if TYPE_CHECKING:
     from tfmpq.deploy.export import ExportReport
@@ -53,10 +54,12 @@ def export(
     data_dir: str | Path | None = None,
     progress: bool | Reporter | None = None,
 ) -> ExportReport:
-    """Write a fine-tuned run as a packed `.tflite` and prove it; the run folder keeps the proof.
+    """Write a run as a packed `.tflite` and prove it; the run folder keeps the proof.
+
+    The run of a search that was not fine-tuned is written as its policy quantizes it, without training.
 
     Args:
-        run: What `finetune` or `run` returned, or the run folder of a fine-tuning.
+        run: What `finetune`, `search` or `run` returned, or such a run folder.
         target: `litert` is fast on the CPUs that have INT4 fully-connected kernels, `storage` is smallest.
         out: File to write; None for `MODEL.TARGET.tflite` in the run folder.
         forms: What decides where layers have a choice of forms; what it leaves out stands for small ones that
@@ -67,7 +70,7 @@ def export(
         progress: True shows progress, False none, None only on terminals and in IPython; or a reporter.
 
     Raises:
-        UsageError: The run is not fine-tuned, or the target is unknown, or has no 16-bit activations.
+        UsageError: The run is not finished, or the target is unknown, or has no 16-bit activations.
         TfmpqError: TensorFlow or LiteRT is missing, or the written file is not what was trained; it is not
             left behind.
     """
@@ -75,6 +78,8 @@ def export(
     micro_options(file, target)
     folder = run_of(run, "A fine-tuning is exported: its run folder, or what tfmpq.finetune returned.")
     with reporting(progress) as reporter:
+        if Stage(folder, "search").finished and not Stage(folder, "finetune").finished:
+            quantize_search(folder, data, data_dir, reporter)
         finetuned = Finetuned.load(folder)
         frozen = finetuned.frozen()
         if frozen.wide:

@@ -21,7 +21,7 @@ from tfmpq.policy.network_cost import cost_model
 from tfmpq.policy.policy import Policy, load_policy, save_policy
 from tfmpq.progress import Reporter
 from tfmpq.provenance import fingerprint, versions
-from tfmpq.quantization.finished_runs import keep_test_images
+from tfmpq.quantization.finished_runs import UNTUNED, keep_test_images
 from tfmpq.quantization.freeze import snap_biases
 from tfmpq.quantization.starting_point import Origin, Start, begin, choose_weights
 from tfmpq.reports.drawings import Drawing, loss_drawing
@@ -29,9 +29,11 @@ from tfmpq.results import Result
 from tfmpq.scratch import folder_or_scratch
 from tfmpq.tasks.scoring import Score, score_model
 from tfmpq.tasks.task import Task, fused, load_task
+from tfmpq.training.compiling import compile_step, compiling
 from tfmpq.training.distribution import run_folder
 from tfmpq.training.loop import train
 from tfmpq.training.optimizer import QuantizationOptimizer
+from tfmpq.training.precision import computing_in
 from tfmpq.training.run_folder import OWN_MODEL, Stage
 from tfmpq.training.step import Distillation, QuantizedTraining
 
@@ -141,7 +143,7 @@ def finetune(
     if data is None:
         model, policy, data = None, model, policy
     chosen = FinetuneOptions.of(options, changes)
-    with reporting(progress) as reporter:
+    with reporting(progress) as reporter, compiling(chosen.jit, reporter):
         return _finetune(Asked(model, policy, data, validation, out), chosen, reporter)
 
 
@@ -169,7 +171,33 @@ class Asked:
         return folder, (*kept, *kept_by(self.policy))
 
 
-def _finetune(asked: Asked, options: FinetuneOptions, reporter: Reporter) -> FinetuneResult:
+def quantize_search(run: Path, data: Any, data_dir: str | Path | None, reporter: Reporter) -> None:
+    """Quantize a searched network by its policy, without training, for an export; the run folder keeps it.
+
+    Args:
+        run: Run folder of a finished search.
+        data: Images that kernels are reconstructed on; None for those of the search.
+        data_dir: Folder that is looked in first for data; None for that of the search.
+        reporter: Told about progress.
+
+    Raises:
+        UsageError: The search is not finished, or its data are gone.
+        TfmpqError: A file is damaged.
+    """
+    search = Stage(run, "search")
+    recorded = read_json(search.path(".result.json"))["data_dir"]
+    data = read_json(search.path(".json"))["proxy"] if data is None else data
+    options = FinetuneOptions(epochs=0, data_dir=data_dir or recorded)
+    made = _finetune(Asked(None, run, data, None, run), options, reporter, UNTUNED)
+    reporter.log(
+        f"{run} is not fine-tuned: its network is exported as the policy quantizes it, with top-1 "
+        f"{made.top1:.1%} on {made.count} test images."
+    )
+
+
+def _finetune(
+    asked: Asked, options: FinetuneOptions, reporter: Reporter, stage_name: str = "finetune"
+) -> FinetuneResult:
     keras.utils.set_random_seed(options.seed)
     if asked.model is not None:
         refuse_other_than_model(asked.model)
@@ -211,7 +239,7 @@ def _finetune(asked: Asked, options: FinetuneOptions, reporter: Reporter) -> Fin
         "preprocessing": task.preprocessing,
         **options.record(),
     }
-    stage = Stage(run_folder(folder), "finetune")
+    stage = Stage(run_folder(folder), stage_name)
     with stage.opened(record) as finished:
         if finished is not None:
             reporter.log(f"{stage.folder} is finished; its result is shown.")
@@ -253,19 +281,20 @@ def _train(task: Task, started: Start, options: FinetuneOptions, stage: Stage, r
     steps = options.epochs * len(batches)
     rate = options.learning_rate or (_RECONSTRUCTED_RATE if started.reconstructed else _RATE)
     schedule = keras.optimizers.schedules.CosineDecay(rate, max(1, steps), alpha=0.01)
-    trainer.compile(optimizer=QuantizationOptimizer(schedule), jit_compile=keras.backend.backend() == "jax")
+    compile_step(trainer, QuantizationOptimizer(schedule))
     still = options.frozen_statistics_epochs
     if still is None:
         still = round(0.2 * options.epochs)
-    train(
-        trainer,
-        batches,
-        epochs=options.epochs,
-        stage=stage,
-        reporter=reporter,
-        label="fine-tuning",
-        frozen_statistics_epochs=min(still, options.epochs),
-    )
+    with computing_in(options.precision, trainer):
+        train(
+            trainer,
+            batches,
+            epochs=options.epochs,
+            stage=stage,
+            reporter=reporter,
+            label="fine-tuning",
+            frozen_statistics_epochs=min(still, options.epochs),
+        )
     snap_biases(quantized, fused(quantized, task.preprocessing))
     return steps
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from tfmpq.policy.fixed_widths import check_widths, choose_policy
 from tfmpq.policy.network_cost import cost_model
 from tfmpq.policy.policy import Policy
 from tfmpq.progress import Reporter
+from tfmpq.quantization.batch_statistics import with_fitting_statistics
 from tfmpq.quantization.finished_runs import file_facts
 from tfmpq.quantization.freeze import freeze, snap_biases
 from tfmpq.quantization.insertion import quantize_model
@@ -191,6 +192,9 @@ def _quantize(
     warnings = _data_warnings(task) if dataset else (_RANDOM_WARNING,)
     real = dataset is not None and not task.loaded.new_classifier
     fitting = real and options.reconstruct is not False
+    if not task.begins_trained:
+        measured = with_fitting_statistics(task.model, task.calibration_images(), reporter)
+        task = replace(task, loaded=replace(task.loaded, model=measured))
     quantized = _quantized(task, bits, real, fitting, reporter)
     report = cost_model(task.network).report(bits.weight_bits, bits.activation_bits(task.network.tensors))
     scores = _scores(task, quantized, reporter)

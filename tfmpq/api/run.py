@@ -163,12 +163,9 @@ class Job:
 
 
 def _run(job: Job, reporter: Reporter) -> JobResult:
-    options, out = job.options, job.folder
+    out = job.folder
     form = _deployed_form(job, reporter)
-    float_epochs = options.float_epochs
-    if float_epochs is None:
-        float_epochs = 0 if job.begins_trained else options.epochs
-    asked = job.stage_options(SearchOptions) | {"float_epochs": float_epochs} | form
+    asked = job.stage_options(SearchOptions) | form
     # On the target, the weights are those of the search.
     training = job.stage_options(FinetuneOptions) | ({"weights": None} if job.same else {})
     found = search(

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from tfmpq.api.given import GivenModel, given_model, refuse_other_than_model
+from tfmpq.api.search_start import announce_start, check_imitation, default_float_epochs
 from tfmpq.bars import reporting
 from tfmpq.data.objects import model_rank, open_data
 from tfmpq.deploy.devices.facts import present
@@ -34,6 +35,7 @@ from tfmpq.results import Result
 from tfmpq.scratch import folder_or_scratch
 from tfmpq.tasks.scoring import score_model
 from tfmpq.tasks.task import Task, load_task, target_network
+from tfmpq.training.compiling import compiling
 from tfmpq.training.distribution import run_folder
 from tfmpq.training.float_training import pretrain
 from tfmpq.training.run_folder import Stage
@@ -159,7 +161,7 @@ def search(
     """
     given = {"budgets": budget, "method": method}
     chosen = SearchOptions.of(options, {k: v for k, v in given.items() if v is not None} | changes)
-    with reporting(progress) as reporter:
+    with reporting(progress) as reporter, compiling(chosen.jit, reporter):
         return _search(model, data, validation, out, chosen, reporter)
 
 
@@ -175,7 +177,7 @@ def _search(
         validation,
         data_dir=options.data_dir,
         rank=model_rank(model),
-        sampled=not (searcher.trains or options.float_epochs),
+        sampled=not (searcher.reads_weights or options.float_epochs),
         reporter=reporter,
     )
     folder, kept = folder_or_scratch(out)
@@ -191,8 +193,9 @@ def _search(
     )
     if not dataset.labelled and not options.imitate:
         options = replace(options, imitate=True)
+    options = replace(options, float_epochs=default_float_epochs(task, options, searcher))
     if options.imitate:
-        _check_imitation(task, options)
+        check_imitation(task, options)
     asked = Asked(
         network, data if isinstance(data, str) else dataset.name, str(options.data_dir or "") or None
     )
@@ -202,6 +205,7 @@ def _search(
         if finished is not None:
             reporter.log(f"{stage.folder} is finished; its result is shown.")
             return SearchResult.of(finished, stage.folder).keeping(*kept, task.dataset)
+        announce_start(problem, reporter)
         if options.float_epochs:
             pretrain(
                 task,
@@ -217,15 +221,6 @@ def _search(
         result = _finish(problem, front, outcome, asked)
         write_json(stage.path(".result.json"), result.to_json())
     return result.keeping(*kept, task.dataset)
-
-
-def _check_imitation(task: Task, options: SearchOptions) -> None:
-    if options.float_epochs or not task.is_trained:
-        why = "float training before it" if options.float_epochs else "no weights that fit its classes"
-        raise UsageError(
-            f"Only a trained network can be imitated. Received: imitate with {why}. "
-            "Give --weights, and --target-classes as many as they have."
-        )
 
 
 def _problem(

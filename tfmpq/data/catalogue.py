@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,20 +50,38 @@ def _builder(name: str, folder: Path | None) -> Any:
             f"without {error.name}. Install it, or use npz:, folder: or tfrecord:."
         ) from error
 
-    own = folder if folder is not None and (folder / name.split("/")[0]).is_dir() else None
+    base = name.split("/")[0].split(":")[0]
+    own = folder if folder is not None and (folder / base).is_dir() else None
     try:
         return tfds.builder(name, data_dir=own)
-    except tfds.core.DatasetNotFoundError as error:
-        near = difflib.get_close_matches(name, ["digits", *tfds.list_builders()], n=1)
-        hint = (
-            f"Did you mean {near[0]}?" if near else "Name a folder with --data-dir, or use npz: or folder:."
-        )
+    except Exception as error:
+        known = ["digits", *tfds.list_builders(with_community_datasets=False)]
+        if base in known:
+            raise _failure(name, error) from error
+        near = nearest(base, known)
+        hint = f"Did you mean {near}?" if near else "Name a folder with --data-dir, or use npz: or folder:."
         raise UsageError(
             "A data set must be in the data folder or known to tensorflow-datasets. "
             f"Received: {name} (data folder: {folder or 'none'}). {hint}"
         ) from error
-    except Exception as error:
-        raise _failure(name, error) from error
+
+
+_MEANT = {"imagenet": "imagenet2012", "ilsvrc2012": "imagenet2012"}
+"""What people call data sets beside the names that these have."""
+
+
+def nearest(name: str, known: Sequence[str]) -> str | None:
+    """The data set that a name is probably for; case, spaces, dashes and underscores do not count."""
+    spelled = {_plain(other): other for other in reversed(known)} | _MEANT
+    plain = _plain(name)
+    if plain in spelled:
+        return spelled[plain]
+    near = difflib.get_close_matches(plain, spelled, n=1)
+    return spelled[near[0]] if near else None
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def _prepare(name: str, builder: Any, reporter: Reporter) -> None:

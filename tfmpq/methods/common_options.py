@@ -19,14 +19,19 @@ PREPROCESSINGS = ("none", "unit", "tf", "torch", "caffe")
 """Names of `tfmpq.data.preprocess`, which is too heavy to import here; a test compares them."""
 
 
+PRECISIONS = ("float32", "bfloat16")
+JITS = ("auto", "on", "off")
+
+
 def weights_option(default: str) -> Any:
     """Float weights; `default` says what is taken without the option."""
     return option(
         None,
         "text",
-        "Float weights: .keras, .weights.h5, .h5 or .npz; none starts from random ones.",
+        "Float weights: .keras, .weights.h5, .h5 or .npz; imagenet takes those that Keras publishes, from "
+        "its cache or the network; none starts from random ones.",
         shown=default,
-        metavar="FILE|none",
+        metavar="FILE|imagenet|none",
         recorded="never",
     )
 
@@ -134,6 +139,13 @@ class TrainingOptions(Options):
         metavar="RATE",
         least=0,
         open=True,
+    )
+    jit: str = option(
+        "auto",
+        "text",
+        "Compile the steps with XLA; auto does so on GPUs. JAX always does.",
+        choices=JITS,
+        recorded="never",
     )
     seed: int = option(0, "whole", "Random seed.", metavar="N", least=0, most=2**32 - 1)
 

@@ -19,6 +19,7 @@ class _Uniform:
     """The same width everywhere, the widest that fits the budgets."""
 
     trains: ClassVar[bool] = False
+    reads_weights: ClassVar[bool] = False
 
     def check(self, options: SearchOptions) -> None:
         """No knobs."""
@@ -68,6 +69,7 @@ class _Random:
     """
 
     trains: ClassVar[bool] = False
+    reads_weights: ClassVar[bool] = False
 
     def check(self, options: SearchOptions) -> None:
         """No knobs."""

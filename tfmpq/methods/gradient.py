@@ -16,7 +16,6 @@ import numpy as np
 
 from tfmpq.methods.method import Choice, Outcome, Problem, refuse_foreign_knobs
 from tfmpq.methods.options import SearchOptions
-from tfmpq.methods.precision import computing_in
 from tfmpq.methods.pruning import train_and_prune
 from tfmpq.methods.selection import Learned, decide, likeliest
 from tfmpq.policy.budget import Budget
@@ -26,8 +25,10 @@ from tfmpq.policy.search_space import Candidates
 from tfmpq.quantizers.choices import bit_choices
 from tfmpq.quantizers.relaxation import Relaxation, scores
 from tfmpq.training.budget_term import BudgetTerm
+from tfmpq.training.compiling import compile_step
 from tfmpq.training.loop import train
 from tfmpq.training.optimizer import QuantizationOptimizer
+from tfmpq.training.precision import computing_in
 from tfmpq.training.presets import PRESETS
 from tfmpq.training.sharpness import RadiusSchedule
 from tfmpq.training.step import Distillation, QuantizedTraining, SharpnessOptions
@@ -56,6 +57,7 @@ class GradientMethod:
     """
 
     trains: ClassVar[bool] = True
+    reads_weights: ClassVar[bool] = True
 
     sharpness: SharpnessOptions | None
     knobs: tuple[str, ...] = ()
@@ -142,7 +144,7 @@ def search_trainer(
     logit_rate = min(0.1, _LOGIT_TRAVEL / steps)
     schedule = keras.optimizers.schedules.CosineDecay(rate, steps, alpha=0.01)
     optimizer = QuantizationOptimizer(schedule, step_multiplier=0.1, logit_multiplier=logit_rate / rate)
-    trainer.compile(optimizer=optimizer, jit_compile=keras.backend.backend() == "jax")
+    compile_step(trainer, optimizer)
     return trainer
 
 

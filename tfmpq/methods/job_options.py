@@ -12,6 +12,7 @@ from tfmpq.graph.containers import Target
 from tfmpq.graph.file_request import NO_FILE_WISHES, FileRequest
 from tfmpq.graph.forms import NO_WISHES, FormRequest
 from tfmpq.methods.common_options import (
+    PRECISIONS,
     BudgetOptions,
     DataOptions,
     DistillationOptions,
@@ -44,6 +45,13 @@ class FinetuneOptions(PreprocessOptions, DistillationOptions, TrainingOptions, D
         least=0,
         most=1,
     )
+    precision: str = option(
+        "float32",
+        "text",
+        "Precision of activations and convolutions during the training; for GPUs and TPUs.",
+        choices=PRECISIONS,
+        recorded="given",
+    )
     frozen_statistics_epochs: int | None = option(
         None,
         "whole",
@@ -72,7 +80,7 @@ class RunOptions(
         None,
         "whole",
         "Epochs of float training before the search.",
-        shown="those of --epochs without --weights, else 0",
+        shown="those of --epochs without trained weights, else 0",
         metavar="N",
         least=0,
     )

@@ -15,6 +15,7 @@ from tfmpq.policy.budget import Budget
 from tfmpq.policy.cost import CostModel
 from tfmpq.policy.search_space import Candidates
 from tfmpq.progress import Reporter
+from tfmpq.quantization.batch_statistics import with_fitting_statistics
 from tfmpq.quantization.insertion import quantize_model
 from tfmpq.quantizers.relaxation import Relaxation
 from tfmpq.tasks.task import Task
@@ -52,12 +53,13 @@ class Problem:
 
     def searchable(self, relaxation: Relaxation = "softmax") -> keras.Model:
         """The float network with quantizers of all candidates, fitted to kernels and calibration images."""
+        images = self.task.calibration_images()
         return quantize_model(
-            self.task.model,
+            with_fitting_statistics(self.task.model, images, self.reporter),
             self.task.network,
             self.weights,
             self.activations,
-            self.task.calibration_images(),
+            images,
             value_range(self.task.preprocessing),
             relaxation,
             pixel_step(self.task.preprocessing),
@@ -99,9 +101,11 @@ class Method(Protocol):
 
     Attributes:
         trains: Whether it learns from all training images; else some random ones are enough.
+        reads_weights: Whether what it finds depends on the network's weights, so that they should be trained.
     """
 
     trains: ClassVar[bool]
+    reads_weights: ClassVar[bool]
 
     def check(self, options: SearchOptions) -> None:
         """Refuse options that the method does not have, before anything is loaded.

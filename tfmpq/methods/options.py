@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tfmpq.methods.common_options import (
+    PRECISIONS,
     BudgetOptions,
     DataOptions,
     MethodOptions,
@@ -24,7 +25,6 @@ from tfmpq.options import Options, option
 RADII = ("inverse", "direct", "fixed")
 PERTURBED = ("quantized", "latent")
 NORMS = ("global", "layer")
-PRECISIONS = ("float32", "bfloat16")
 SELECTIONS = ("argmax", "knapsack", "least-sharp")
 
 
@@ -200,7 +200,7 @@ class SearchOptions(
 ):
     """The options of `tfmpq.search`, each described in `tfmpq search --help` and docs/cli.md."""
 
-    weights: str | None = weights_option("those of a model file, else random ones")
+    weights: str | None = weights_option("those of a model file, else float training on the proxy")
     pareto: tuple[str, ...] = option(
         (),
         "texts",
@@ -209,8 +209,13 @@ class SearchOptions(
         metavar="LIMIT,...",
         recorded="given",
     )
-    float_epochs: int = option(
-        0, "whole", "Epochs of float training before the search.", metavar="N", least=0
+    float_epochs: int | None = option(
+        None,
+        "whole",
+        "Epochs of float training before the search.",
+        shown="those of --epochs without trained weights, else 0",
+        metavar="N",
+        least=0,
     )
     target_input: int | None = option(
         None,

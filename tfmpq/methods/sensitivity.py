@@ -35,6 +35,7 @@ Increases = dict[str, np.ndarray]
 
 class _Sensitivity:
     trains: ClassVar[bool] = False
+    reads_weights: ClassVar[bool] = True
 
     def check(self, options: SearchOptions) -> None:
         """No knobs: neither a radius nor probabilities."""

@@ -87,7 +87,7 @@ def kept_test_images(run: Path, options: Mapping[str, Any]) -> Dataset | None:
     Raises:
         TfmpqError: The file is damaged.
     """
-    path = Stage(run, "finetune").path(f".{_TEST_IMAGES}")
+    path = _deployable(run).path(f".{_TEST_IMAGES}")
     if not path.exists():
         return None
     arrays = read_npz(path)
@@ -98,9 +98,19 @@ def kept_test_images(run: Path, options: Mapping[str, Any]) -> Dataset | None:
     )  # fmt: skip
 
 
+UNTUNED = "quantized"
+"""Stage of a searched network that was quantized by its policy for an export, and not fine-tuned."""
+
+
+def _deployable(run: Path) -> Stage:
+    """The stage whose network is exported: the fine-tuning, or else what an export made of the search."""
+    tuned, untuned = Stage(run, "finetune"), Stage(run, UNTUNED)
+    return untuned if untuned.finished and not tuned.finished else tuned
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Finetuned:
-    """A finished fine-tuning as it lies in its run folder."""
+    """A finished fine-tuning as it lies in its run folder, or a search that was exported without one."""
 
     model: keras.Model
     policy: Policy
@@ -115,7 +125,7 @@ class Finetuned:
             UsageError: The folder has no finished fine-tuning, or its policy was changed since.
             TfmpqError: A file of it is damaged.
         """
-        stage = Stage(run, "finetune")
+        stage = _deployable(run)
         if not stage.finished:
             raise UsageError(
                 f"A file is that of a fine-tuned run. Received: {run}, not fine-tuned. Run tfmpq finetune "

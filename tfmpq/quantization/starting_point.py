@@ -13,6 +13,7 @@ from tfmpq.files import read_json
 from tfmpq.models.registry import is_users_code
 from tfmpq.policy.policy import Policy, load_policy
 from tfmpq.progress import Reporter
+from tfmpq.quantization.batch_statistics import with_fitting_statistics
 from tfmpq.quantization.discretization import refuse_unsearched, restrict
 from tfmpq.quantization.insertion import quantize_model
 from tfmpq.quantization.reconstruction import affordable_images, reconstruct
@@ -169,12 +170,13 @@ def begin(
     reconstructing = reconstructing and source.trained
     fitting = reconstructing and not resumed
     images = task.calibration_images(affordable_images(network) if fitting else CALIBRATION_IMAGES)
+    calibration = images[:CALIBRATION_IMAGES]
     quantized = quantize_model(
-        model,
+        model if source.trained else with_fitting_statistics(model, calibration, reporter),
         network,
         {name: (bits[name],) for name in bits},
         {name: (value,) for name, value in activations.items()},
-        images[:CALIBRATION_IMAGES],
+        calibration,
         value_range(task.preprocessing),
         pixel_step=pixel_step(task.preprocessing),
     )

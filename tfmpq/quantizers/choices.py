@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,6 +16,20 @@ from tfmpq.quantizers.wrapper import QuantizeWrapper
 def quantize_wrappers(model: keras.Model) -> list[QuantizeWrapper]:
     """The wrapped layers of a quantized model."""
     return [layer for layer in model.layers if isinstance(layer, QuantizeWrapper)]
+
+
+@contextmanager
+def float_network(model: keras.Model) -> Iterator[None]:
+    """Have a quantized model compute what the float network of its weights does meanwhile."""
+    quantizers = [q for wrapper in quantize_wrappers(model) for _, q, _ in wrapper.quantizers]
+    kept = [quantizer.kept for quantizer in quantizers]
+    for quantizer in quantizers:
+        quantizer.kept = ()
+    try:
+        yield
+    finally:
+        for quantizer, positions in zip(quantizers, kept, strict=True):
+            quantizer.kept = positions
 
 
 @dataclass(frozen=True, slots=True, eq=False)

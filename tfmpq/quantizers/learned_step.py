@@ -75,7 +75,13 @@ def activation_levels(bits: int, signed: bool) -> Levels:
 
 
 def fake_quantize(
-    x: Any, steps: Any, probabilities: Any, levels: Sequence[Levels], gradient_scale: Sequence[float]
+    x: Any,
+    steps: Any,
+    probabilities: Any,
+    levels: Sequence[Levels],
+    gradient_scale: Sequence[float],
+    *,
+    stacked: bool = False,
 ) -> Any:
     """Mixture of uniform quantizers, `sum_i p_i * s_i * round(clip(x / s_i, low_i, high_i))`.
 
@@ -84,33 +90,43 @@ def fake_quantize(
 
     Args:
         x: Tensor to quantize, any floating dtype and shape.
-        steps: One tensor per candidate, positive, broadcastable to `x`.
+        steps: (candidates, *step shape), positive; one candidate's is broadcastable to `x`.
         probabilities: (candidates,) tensor, or None for a single candidate with weight 1.
         levels: Levels of each candidate.
         gradient_scale: Factor on each step's gradient, LSQ's 1 / sqrt(N * Q_P).
+        stacked: Whether all candidates are computed as one tensor (candidates, *shape of x): fewer
+            operations, which take long to compile, for so many times the memory meanwhile. The step shape has
+            as many axes as `x` then.
 
     Returns:
         Tensor of the shape and dtype of `x`. Gradients are those of LSQ: to `x`, 1 strictly inside the
         clipping range and 0 outside; to a step, round(v) - v inside and the level outside; to p_i,
         <g, Q_i(x)>.
     """
+    if probabilities is None:
+        probabilities = ops.ones((1,), dtype=x.dtype)
+    if _twice.get():
+        return _composed(x, steps, probabilities, levels, gradient_scale)
+    mixture = _stacked_mixture if stacked and len(levels) > 1 else _mixture
+    return mixture(levels, gradient_scale)(x, probabilities, ops.convert_to_tensor(steps))
+
+
+def _mixture(levels: Sequence[Levels], gradient_scale: Sequence[float]) -> Any:
+    """`fake_quantize` one candidate after the other: a function of x, probabilities and steps."""
     count = len(levels)
 
-    def ratios(x: Any, steps: Sequence[Any]) -> list[Any]:
-        return [x / step for step in steps]
-
     @ops.custom_gradient
-    def mixture(x: Any, probabilities: Any, *steps: Any) -> Any:
-        quantized = [
-            ops.round(ops.clip(v, grid.low, grid.high)) * step
-            for v, step, grid in zip(ratios(x, steps), steps, levels, strict=True)
-        ]
+    def mixture(x: Any, probabilities: Any, steps: Any) -> Any:
+        each = [(x / steps[i], steps[i], levels[i]) for i in range(count)]
+        quantized = [ops.round(ops.clip(v, grid.low, grid.high)) * step for v, step, grid in each]
         mixed = quantized[0] if count == 1 else sum(probabilities[i] * quantized[i] for i in range(count))
 
         def gradient(*args: Any, upstream: Any = None) -> tuple[Any, ...]:
             g = args[0] if upstream is None else upstream
             to_x, to_steps, to_probabilities = 0.0, [], []
-            for i, (v, step, grid) in enumerate(zip(ratios(x, steps), steps, levels, strict=True)):
+            for i, grid in enumerate(levels):
+                step = steps[i]
+                v = x / step
                 inside = ops.cast(ops.logical_and(v > grid.low, v < grid.high), g.dtype)
                 rounded = ops.round(ops.clip(v, grid.low, grid.high))
                 weighted = g if count == 1 else g * probabilities[i]
@@ -120,27 +136,56 @@ def fake_quantize(
                 if count > 1:
                     to_probabilities.append(ops.sum(g * rounded * step))
             to_p = ops.stack(to_probabilities) if count > 1 else ops.zeros_like(probabilities)
-            return (to_x, to_p, *to_steps)
+            return to_x, to_p, ops.stack(to_steps)
 
         return mixed, gradient
 
-    if probabilities is None:
-        probabilities = ops.ones((1,), dtype=x.dtype)
-    if _twice.get():
-        return _composed(x, steps, probabilities, levels, gradient_scale)
-    return mixture(x, probabilities, *steps)
+    return mixture
+
+
+def _stacked_mixture(levels: Sequence[Levels], gradient_scale: Sequence[float]) -> Any:
+    """`fake_quantize` of all candidates as one tensor: a function of x, probabilities and steps."""
+
+    @ops.custom_gradient
+    def mixture(x: Any, probabilities: Any, steps: Any) -> Any:
+        column = (-1, *(1 for _ in x.shape))
+        low, high, scale = (
+            ops.convert_to_tensor(np.reshape(values, column), dtype=x.dtype)
+            for values in ([g.low for g in levels], [g.high for g in levels], gradient_scale)
+        )
+        shares = ops.reshape(probabilities, column)
+
+        def rounded(v: Any) -> Any:
+            return ops.round(ops.maximum(ops.minimum(v, high), low))
+
+        mixed = ops.sum(shares * (rounded(ops.expand_dims(x, 0) / steps) * steps), axis=0)
+
+        def gradient(*args: Any, upstream: Any = None) -> tuple[Any, ...]:
+            g = args[0] if upstream is None else upstream
+            v = ops.expand_dims(x, 0) / steps
+            inside = ops.cast(ops.logical_and(v > low, v < high), g.dtype)
+            codes = rounded(v)
+            weighted = g * shares
+            to_steps = _sum_to_shape(weighted * (codes - v * inside), steps) * scale
+            to_p = ops.sum(g * codes * steps, axis=tuple(range(1, len(column))))
+            return ops.sum(weighted * inside, axis=0), to_p, to_steps
+
+        return mixed, gradient
+
+    return mixture
 
 
 def _composed(
     x: Any,
-    steps: Sequence[Any],
+    steps: Any,
     probabilities: Any,
     levels: Sequence[Levels],
     gradient_scale: Sequence[float],
 ) -> Any:
     """`fake_quantize` without a hand-written gradient: s (clip(v) + r) with a constant r = round(v) - v."""
     mixed = 0.0
-    for i, (step, grid, scale) in enumerate(zip(steps, levels, gradient_scale, strict=True)):
+    for i, (grid, scale) in enumerate(zip(levels, gradient_scale, strict=True)):
+        step = steps[i]
         fixed = ops.stop_gradient(step)
         step = fixed + scale * (step - fixed)
         v = x / step
@@ -247,7 +292,9 @@ class LearnedStepQuantizer:
             else ops.cast(inputs, "float32")
         )
         log_step = ops.cast(ops.convert_to_tensor(weights["log_step"]), x.dtype)
-        steps = [ops.exp(log_step[i]) for i in self.kept]
+        if len(self.kept) < len(self.bits):
+            log_step = ops.stack([log_step[i] for i in self.kept])
+        steps = ops.exp(log_step)
         shares = None
         if len(self.kept) > 1:
             logits = ops.cast(ops.convert_to_tensor(weights["bit_logits"]), x.dtype)
@@ -260,7 +307,9 @@ class LearnedStepQuantizer:
         elements = math.prod(size for size in inputs.shape[0 if self.narrow else 1 :] if size)
         per_step = elements / max(1, math.prod(inputs.shape[axis] for axis in self.channel_axes))
         scale = [1.0 / math.sqrt(per_step * max(1, grid.high)) for grid in grids]
-        return ops.cast(fake_quantize(x, steps, shares, grids, scale), inputs.dtype)
+        # Kernels are small; of activations, a tensor for each candidate would fill the memory.
+        mixed = fake_quantize(x, steps, shares, grids, scale, stacked=self.narrow)
+        return ops.cast(mixed, inputs.dtype)
 
     def probabilities(self, logits: Any) -> Any:
         """Weights of all candidates in the mixture: (candidates,) tensors from logits to probabilities."""

@@ -12,6 +12,7 @@ from tfmpq.progress import Reporter
 from tfmpq.tasks.objective import CLASSES, Objective
 from tfmpq.tasks.task import Task
 from tfmpq.training.backend import TrainStep, batch_value_and_gradient, mean_over_replicas
+from tfmpq.training.compiling import compile_step
 from tfmpq.training.loop import train
 from tfmpq.training.run_folder import Stage
 from tfmpq.training.variables import AFFINE
@@ -50,7 +51,7 @@ def pretrain(
     )
     optimizer = keras.optimizers.SGD(schedule, momentum=0.9, nesterov=True, weight_decay=_WEIGHT_DECAY)
     optimizer.exclude_from_weight_decay(var_names=list(AFFINE))
-    trainer.compile(optimizer=optimizer, jit_compile=keras.backend.backend() == "jax")
+    compile_step(trainer, optimizer)
     train(trainer, batches, epochs=epochs, stage=stage, reporter=reporter, label="float training")
 
 

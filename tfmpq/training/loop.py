@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 from typing import Any
@@ -15,19 +13,23 @@ import keras
 import numpy as np
 
 from tfmpq.data import ImageBatches
-from tfmpq.errors import TfmpqError
+from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.progress import Reporter
 from tfmpq.training import distribution
-from tfmpq.training.backend import accelerated, compiled
+from tfmpq.training.backend import accelerated, compiled, quickly_compiled, uncompilable
 from tfmpq.training.checkpoints import described
-from tfmpq.training.diagnosis import first_not_finite
-from tfmpq.training.logs import StepLog, event_log
+from tfmpq.training.diagnosis import (
+    first_not_finite,
+    usual_gradient,
+    where_signal_dies,
+    where_signal_explodes,
+)
+from tfmpq.training.pace import Pace
+from tfmpq.training.recorder import PATIENCE, Counter, NotFinite, NothingLearned, Reached, Recorder, Watch
 from tfmpq.training.run_folder import Stage
 
-CHECKPOINT_SECONDS = 30.0
-
-LOSSES = ("loss", "perturbed_loss")
-"""Metrics of a step that have to be finite."""
+_COMPARED_IMAGES = 32
+"""Images of the float network's gradient."""
 
 Course = tuple[tuple[int, bool], ...]
 """Parts of a training: the epoch at which one ends, and whether BatchNorm uses batch statistics in it."""
@@ -59,8 +61,9 @@ def train(
             end of every epoch.
 
     Raises:
-        TfmpqError: The loss is not finite; the step and the first layer with such numbers are named, and the
-            checkpoint before it is kept.
+        TfmpqError: The loss is not finite, or several gradients in a row are zero or far larger than those of
+            the float network; the step and the layer to look at are named, and the checkpoint before it is
+            kept.
     """
     steps = len(batches)
     held = batches.hold_on_device(compiled) if accelerated() else None
@@ -70,27 +73,48 @@ def train(
     initial = [np.asarray(v) for v in _variables(model)]
     position = stage.load_checkpoint(_variables(model), described(model), reporter) or {"step": 0}
     done = distribution.agreed(_variables(model), position["step"])
-    recorder = _Recorder(model, batches, stage, reporter, done, choices)
-    if done < epochs * steps:
-        reporter.log(f"Compiling {label}; for a large network that takes minutes.")
-    reporter.start(label, epochs * steps)
+    total = epochs * steps
+
+    def started() -> None:
+        reporter.finish()
+        reporter.start(label, total)
+        if done:
+            reporter.advance(done)
+
+    split = len(model.trainable_variables)
+    order = [*model.trainable_variables, *model.non_trainable_variables]
+    watch = Watch(
+        started,
+        lambda: _usual_gradient(model, order, split, initial, batches),
+        choices,
+        Pace(stage, label, model, total, epochs, reporter),
+    )
+    recorder = Recorder(model, batches, stage, reporter, done, watch)
     if done:
-        reporter.log(f"Resuming {label} at step {done} of {epochs * steps}.")
-        reporter.advance(done)
+        reporter.log(f"Resuming {label} at step {done} of {total}.")
+    if done < total:
+        reporter.start(f"compiling {label}", 0)
+    else:
+        started()
     course = ((epochs - frozen_statistics_epochs, True), (epochs, False))
     with _interruptions_noted(recorder):
         try:
-            with distribution.spread(model, batches) as shared:
+            with distribution.spread(model, batches) as shared, quickly_compiled():
                 _fit(model, shared, course, recorder)
-        except _NotFinite as failure:
-            reporter.log("Playing the last steps again, to find where numbers stop being finite.")
+        except uncompilable as error:
+            if not model.jit_compile:
+                raise
+            reason = str(error).strip().splitlines()[0][:200]
+            raise UsageError(f"XLA cannot compile this step. Received: {reason} Use --jit off.") from error
+        except (NotFinite, NothingLearned) as failure:
+            reporter.log("Playing the last steps again, to find the layer where it begins.")
             kept = _go_back(model, stage, initial, recorder)
-            raise _explained(failure, kept, _cause(model, batches, course, kept, failure.step)) from None
+            raise _explained(failure, kept, _cause(model, batches, course, kept, failure)) from None
     recorder.checkpoint()
     reporter.finish()
 
 
-def _fit(model: keras.Model, batches: keras.utils.PyDataset, course: Course, counter: _Counter) -> None:
+def _fit(model: keras.Model, batches: keras.utils.PyDataset, course: Course, counter: Counter) -> None:
     """Train from where the counter stands."""
     steps = len(batches)
     for last, update in course:
@@ -110,7 +134,7 @@ def _fit(model: keras.Model, batches: keras.utils.PyDataset, course: Course, cou
             )
 
 
-def _go_back(model: keras.Model, stage: Stage, initial: list[np.ndarray], recorder: _Recorder) -> int:
+def _go_back(model: keras.Model, stage: Stage, initial: list[np.ndarray], recorder: Recorder) -> int:
     """Restore the last checkpoint, or else the values before the first step; returns its step."""
     variables = _variables(recorder.model)
     if position := stage.load_checkpoint(variables):
@@ -120,26 +144,56 @@ def _go_back(model: keras.Model, stage: Stage, initial: list[np.ndarray], record
     return 0
 
 
-def _cause(model: keras.Model, batches: ImageBatches, course: Course, kept: int, step: int) -> str:
+def _cause(
+    model: keras.Model,
+    batches: ImageBatches,
+    course: Course,
+    kept: int,
+    failure: NotFinite | NothingLearned,
+) -> str:
     """Repeat the steps from `kept` on, and look at the one that failed layer by layer."""
-    counter = _Counter(model, batches, kept, stop=step)
+    step = failure.step
+    counter = Counter(model, batches, kept, stop=step)
     if kept < step:
-        with contextlib.suppress(_Reached):
+        with contextlib.suppress(Reached):
             _fit(model, batches, course, counter)
     steps = len(batches)
     images, _ = batches.batch(*divmod(step, steps))
+    training = step < course[0][0] * steps
     # Reading it through the counter brings back what JAX keeps outside the variables.
-    found = first_not_finite(counter.model, images, training=step < course[0][0] * steps)
-    return found or "nothing of the first pass (but of the perturbed one, or it did not happen again)"
+    if isinstance(failure, NotFinite):
+        found = first_not_finite(counter.model, images, training)
+        return found or "nothing of the first pass (but of the perturbed one, or it did not happen again)"
+    if failure.usual is None:
+        return where_signal_dies(counter.model, images, training) or "no layer of the first pass by itself"
+    return where_signal_explodes(counter.model, images, training)
 
 
-def _explained(failure: _NotFinite, kept: int, cause: str) -> TfmpqError:
+def _explained(failure: NotFinite | NothingLearned, kept: int, cause: str) -> TfmpqError:
     state = f"The checkpoint of step {kept} is kept" if kept else "No step before it was stored"
+    if isinstance(failure, NotFinite):
+        return TfmpqError(
+            f"The loss has to stay finite. Received: {failure.metric}={failure.value} at step "
+            f"{failure.step}; not finite first: {cause}. {state}; begin another run with a smaller "
+            "--learning-rate or another seed."
+        )
+    what = "of 0" if failure.usual is None else f"of {failure.norm:.2g} (float network: {failure.usual:.2g})"
     return TfmpqError(
-        f"The loss has to stay finite. Received: {failure.metric}={failure.value} at step {failure.step}; "
-        f"not finite first: {cause}. {state}; begin another run with a smaller --learning-rate or another "
-        "seed."
+        f"A gradient has to be one to learn from. Received: a norm {what} at step {failure.step}, the last "
+        f"of {PATIENCE} such steps; look at this: {cause}. {state}; begin another run with trained weights, "
+        "a smaller --learning-rate or another seed."
     )
+
+
+def _usual_gradient(
+    model: keras.Model, order: list[Any], split: int, initial: list[np.ndarray], batches: ImageBatches
+) -> float:
+    """Norm of the float network's gradient as the training began, on a part of its first batch."""
+    images, labels = batches.batch(0, 0)
+    values = {id(v): value for v, value in zip(_variables(model), initial, strict=True)}
+    begin = [values[id(v)] for v in order]
+    few = slice(0, _COMPARED_IMAGES)
+    return usual_gradient(model, begin[:split], begin[split:], images[few], labels[few])
 
 
 def _variables(model: keras.Model) -> list[Any]:
@@ -148,7 +202,7 @@ def _variables(model: keras.Model) -> list[Any]:
 
 
 @contextlib.contextmanager
-def _interruptions_noted(recorder: _Recorder) -> Iterator[None]:
+def _interruptions_noted(recorder: Recorder) -> Iterator[None]:
     """Have the recorder know of Ctrl-C, which Keras may swallow.
 
     Keras converts the metrics of a step under a bare `except`, and on JAX that is where it waits for the step
@@ -183,94 +237,3 @@ class _Rest(keras.utils.PyDataset):
 
     def __getitem__(self, index: int) -> Any:
         return self._batches[index + self._offset]
-
-
-class _NotFinite(Exception):
-    """A loss is NaN or infinite."""
-
-    def __init__(self, metric: str, value: float, step: int) -> None:
-        super().__init__(metric)
-        self.metric, self.value, self.step = metric, value, step
-
-
-class _Reached(Exception):
-    """The step to stop at."""
-
-
-class _Counter(keras.callbacks.Callback):
-    """Knows how many steps are done, and leads `fit` to the right epoch."""
-
-    def __init__(self, model: keras.Model, batches: ImageBatches, done: int, stop: int | None = None) -> None:
-        super().__init__()
-        self.set_model(model)
-        self.done = done
-        self._batches, self._stop = batches, stop
-
-    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        """Say which epoch's batches come: `fit` may have looked at some before, to build its metrics."""
-        self._batches.set_epoch(epoch)
-
-    def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
-        """Count one step."""
-        self.done += 1
-        if self.done == self._stop:
-            raise _Reached
-
-
-class _Recorder(_Counter):
-    """Log, progress, checkpoints and the check for a finite loss, after every step."""
-
-    def __init__(
-        self,
-        model: keras.Model,
-        batches: ImageBatches,
-        stage: Stage,
-        reporter: Reporter,
-        done: int,
-        choices: Callable[[keras.Model], Mapping[str, float]] | None,
-    ) -> None:
-        super().__init__(model, batches, done)
-        self.interrupted = False
-        self._stage, self._reporter = stage, reporter
-        self._network = described(model)
-        self._log = StepLog(stage.path(".csv"), done)
-        self._events = event_log(stage, self._log.kept, reporter)
-        self._choices, self._choice_log = choices, StepLog(stage.path(".choices.csv"), done)
-        self._saved_at, self._cost = time.monotonic(), 0.0
-
-    def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
-        """Record one step."""
-        if self.interrupted:
-            raise KeyboardInterrupt
-        metrics = {key: float(value) for key, value in (logs or {}).items()}
-        for name in LOSSES:
-            if not math.isfinite(metrics.get(name, 0.0)):
-                raise _NotFinite(name, metrics[name], self.done)
-        distribution.step_done()
-        row = self._log.add(self.done, metrics)
-        if self._events:
-            self._events.add(row)
-        self.done += 1
-        self._reporter.advance(1, metrics)
-        # Writing must stay a small share of the work, however large the model is.
-        if time.monotonic() - self._saved_at > max(CHECKPOINT_SECONDS, 20 * self._cost):
-            self.checkpoint()
-
-    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        """Save at the end of every epoch."""
-        if self._choices is not None:
-            # Before the checkpoint: without that one, a resumed training drops the line and writes it again.
-            self._choice_log.add(self.done - 1, self._choices(self.model))
-            self._choice_log.flush()
-        self.checkpoint()
-
-    def checkpoint(self) -> None:
-        """Save all variables and the position."""
-        begin = time.monotonic()
-        self._log.flush()
-        if self._events:
-            self._events.flush()
-        # Within an epoch JAX keeps the values outside the variables; reading `self.model` brings them back.
-        self._stage.save_checkpoint(_variables(self.model), {"step": self.done}, self._network)
-        self._saved_at = time.monotonic()
-        self._cost = self._saved_at - begin

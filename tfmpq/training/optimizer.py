@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 from keras import ops
 
+from tfmpq.keras_internals import trained_by
 from tfmpq.training.variables import AFFINE, QUANTIZERS, positions
 
 
@@ -49,34 +52,70 @@ class QuantizationOptimizer(keras.optimizers.Optimizer):
         super().build(variables)
         self._momentums = [self.add_variable_from_reference(v, "momentum") for v in variables]
         self._is_step = [v.path.endswith("log_step") for v in variables]
-        adaptive = positions(variables, QUANTIZERS)
         self._seconds = {
-            index: self.add_variable_from_reference(v, "second_moment")
-            for index, v in enumerate(variables)
-            if index in adaptive
+            index: self.add_variable_from_reference(variables[index], "second_moment")
+            for index in positions(variables, QUANTIZERS)
         }
+        self._affine = set(positions(variables, AFFINE))
+
+    def apply(self, grads: Any, trainable_variables: Any = None) -> Any:
+        """Update all variables; small ones of one kind and shape together.
+
+        Of these there are hundreds, and operations for each of them take as long to compile as the network.
+        """
+        if not self.built:
+            self.build(trainable_variables)
+        learned = trained_by(self)
+        variables = learned if trainable_variables is None else list(trainable_variables)
+        places = {id(v): i for i, v in enumerate(learned)}
+        kernels, alike = [], defaultdict(list)
+        for gradient, variable in zip(grads, variables, strict=True):
+            index = places[id(variable)]
+            if index in self._seconds or index in self._affine:
+                kind = index in self._seconds, self._is_step[index], tuple(variable.shape)
+                alike[kind].append((ops.cast(gradient, variable.dtype), index))
+            else:
+                kernels.append((gradient, variable))
+        for (adaptive, is_step, _), members in alike.items():
+            if adaptive:
+                multiplier = self.step_multiplier if is_step else self.logit_multiplier
+                self._adam(members, self.learning_rate * multiplier)
+            else:
+                self._nesterov(members, self.learning_rate)
+        if not kernels:
+            self.iterations.assign_add(1)
+            return None
+        # Last, because it counts the step.
+        return super().apply([gradient for gradient, _ in kernels], [variable for _, variable in kernels])
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """Update one variable by its own rule."""
-        index = self._get_variable_index(variable)
-        momentum = self._momentums[index]
-        rate = ops.cast(learning_rate, variable.dtype)
-        gradient = ops.cast(gradient, variable.dtype)
-        if index in self._seconds:
-            multiplier = self.step_multiplier if self._is_step[index] else self.logit_multiplier
-            self._adam(gradient, variable, momentum, self._seconds[index], rate * multiplier)
-            return
-        velocity = momentum * self.momentum - gradient * rate
-        self.assign(momentum, velocity)
-        self.assign_add(variable, velocity * self.momentum - gradient * rate)
+        """Update a kernel, after its decay."""
+        self._nesterov([(gradient, self._get_variable_index(variable))], learning_rate)
 
-    def _adam(self, gradient: Any, variable: Any, first: Any, second: Any, rate: Any) -> None:
-        count = ops.cast(self.iterations + 1, variable.dtype)
-        self.assign(first, 0.9 * first + 0.1 * gradient)
-        self.assign(second, 0.999 * second + 0.001 * ops.square(gradient))
-        mean = first / (1.0 - ops.power(ops.cast(0.9, variable.dtype), count))
-        spread = second / (1.0 - ops.power(ops.cast(0.999, variable.dtype), count))
-        self.assign_sub(variable, rate * mean / (ops.sqrt(spread) + 1e-12))
+    def _nesterov(self, members: Sequence[tuple[Any, int]], rate: Any) -> None:
+        """Update variables of one shape, given as gradients and positions, with Nesterov momentum."""
+        both = trained_by(self), self._momentums
+        old, momentum = (_stacked([slots[i] for _, i in members]) for slots in both)
+        gradient = ops.cast(_stack([gradient for gradient, _ in members]), old.dtype)
+        step = gradient * ops.cast(rate, old.dtype)
+        velocity = momentum * self.momentum - step
+        new = old + (velocity * self.momentum - step)
+        for slots, values in zip(both, (new, velocity), strict=True):
+            _assign([slots[i] for _, i in members], values)
+
+    def _adam(self, members: Sequence[tuple[Any, int]], rate: Any) -> None:
+        """Update variables of one shape, given as gradients and positions, with Adam."""
+        every: tuple[Any, ...] = (trained_by(self), self._momentums, self._seconds)
+        old, first, second = (_stacked([slots[i] for _, i in members]) for slots in every)
+        gradient = _stack([gradient for gradient, _ in members])
+        count, rate = ops.cast(self.iterations + 1, old.dtype), ops.cast(rate, old.dtype)
+        first = 0.9 * first + 0.1 * gradient
+        second = 0.999 * second + 0.001 * ops.square(gradient)
+        mean = first / (1.0 - ops.power(ops.cast(0.9, old.dtype), count))
+        spread = second / (1.0 - ops.power(ops.cast(0.999, old.dtype), count))
+        new = old - rate * mean / (ops.sqrt(spread) + 1e-12)
+        for slots, values in zip(every, (new, first, second), strict=True):
+            _assign([slots[i] for _, i in members], values)
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""
@@ -86,3 +125,20 @@ class QuantizationOptimizer(keras.optimizers.Optimizer):
             "logit_multiplier": self.logit_multiplier,
             "momentum": self.momentum,
         }
+
+
+def _stack(tensors: Sequence[Any]) -> Any:
+    """Tensors of one shape as one; a single one as it is, because a copy of a kernel costs time."""
+    return tensors[0] if len(tensors) == 1 else ops.stack(tensors)
+
+
+def _stacked(variables: Sequence[Any]) -> Any:
+    """The values of variables of one shape as one tensor."""
+    return _stack([ops.convert_to_tensor(variable.value) for variable in variables])
+
+
+def _assign(variables: Sequence[Any], values: Any) -> None:
+    """Give variables of one shape their parts of a tensor that `_stack` could have made."""
+    parts = [values] if len(variables) == 1 else ops.unstack(values, len(variables))
+    for variable, part in zip(variables, parts, strict=True):
+        variable.assign(part)

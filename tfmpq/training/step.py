@@ -29,9 +29,10 @@ from tfmpq.quantizers.learned_step import LearnedStepQuantizer
 from tfmpq.quantizers.wrapper import perturbed_kernels
 from tfmpq.tasks.objective import CLASSES, Objective
 from tfmpq.training import sharpness
-from tfmpq.training.backend import TrainStep, batch_value_and_gradient, mean_over_replicas
+from tfmpq.training.backend import TrainStep, batch_value_and_gradient, mean_over_replicas, traced_once
 from tfmpq.training.budget_term import BudgetTerm
 from tfmpq.training.perturbation import Ball
+from tfmpq.training.variables import WEIGHTS, positions
 
 Update = Literal["mean", "second", "gap-guided"]
 
@@ -197,7 +198,8 @@ class QuantizedTraining(TrainStep, keras.Model):
             (loss, (new_state, outputs)), gradients = batch_value_and_gradient(
                 lambda tensors: self._loss(tensors, [], state, images, labels, targets), trainable
             )
-            metrics = {"loss": loss}
+            norm = sharpness.global_norm([gradients[i] for i in positions(self.trainable_variables, WEIGHTS)])
+            metrics = {"loss": loss, "gradient_norm": norm}
         else:
             gradients, new_state, outputs, metrics, new_values = self._aligned_gradients(
                 trainable, state, images, labels, targets
@@ -222,10 +224,11 @@ class QuantizedTraining(TrainStep, keras.Model):
         def loss_at(tensors: Sequence[Any]) -> Any:
             return self._loss(tensors[:count], tensors[count:], state, images, labels, targets)
 
-        (loss, (new_state, outputs)), first = batch_value_and_gradient(loss_at, [*trainable, *zeros])
+        gradient_at = traced_once(lambda tensors: batch_value_and_gradient(loss_at, tensors))
+        (loss, (new_state, outputs)), first = gradient_at([*trainable, *zeros])
 
         def take() -> _Second:
-            return self._second_pass(options, loss_at, loss, trainable, first, state)
+            return self._second_pass(options, gradient_at, loss, trainable, first, state)
 
         if options.second_gradient_every == 1:
             second = take()
@@ -237,7 +240,7 @@ class QuantizedTraining(TrainStep, keras.Model):
     def _second_pass(
         self,
         options: SharpnessOptions,
-        loss_at: Callable[[Sequence[Any]], Any],
+        gradient_at: Callable[[Sequence[Any]], Any],
         loss: Any,
         trainable: list[Any],
         first: Sequence[Any],
@@ -260,7 +263,7 @@ class QuantizedTraining(TrainStep, keras.Model):
         moved = list(trainable)
         for position, delta in zip(positions, ascent.deltas[kernels:], strict=True):
             moved[position] = moved[position] + delta
-        (perturbed_loss, _), second = batch_value_and_gradient(loss_at, [*moved, *ascent.deltas[:kernels]])
+        (perturbed_loss, _), second = gradient_at([*moved, *ascent.deltas[:kernels]])
         gap = sharpness.surrogate_gap(loss, perturbed_loss, ascent, ball(second))
         values = (
             perturbed_loss,
@@ -351,12 +354,12 @@ class QuantizedTraining(TrainStep, keras.Model):
         self, budget: BudgetTerm, trainable: list[Any], state: list[Any], gradients: Sequence[Any]
     ) -> tuple[list[Any], dict[str, Any], Any]:
         choices = self._choices()
-        positions = [position for position, _ in choices.values()]
+        places = [position for position, _ in choices.values()]
         mixed = {name: quantizer.probabilities for name, (_, quantizer) in choices.items()}
-        logits = [trainable[i] for i in positions]
+        logits = [trainable[i] for i in places]
         pressure = budget.pressure(mixed, logits, self._value(state, "multipliers"))
         gradients = list(gradients)
-        for position, addend in zip(positions, pressure.gradients, strict=True):
+        for position, addend in zip(places, pressure.gradients, strict=True):
             gradients[position] = gradients[position] + addend
         return gradients, pressure.metrics, pressure.multipliers
 

@@ -13,7 +13,11 @@ if keras.backend.backend() == "tensorflow":
         TrainStep,
         accelerated,
         compiled,
+        has_xla,
         mean_over_replicas,
+        quickly_compiled,
+        traced_once,
+        uncompilable,
         value_and_gradient,
     )
 else:
@@ -22,7 +26,11 @@ else:
         TrainStep,
         accelerated,
         compiled,
+        has_xla,
         mean_over_replicas,
+        quickly_compiled,
+        traced_once,
+        uncompilable,
         value_and_gradient,
     )
 
@@ -32,7 +40,11 @@ __all__ = [
     "accelerated",
     "batch_value_and_gradient",
     "compiled",
+    "has_xla",
     "mean_over_replicas",
+    "quickly_compiled",
+    "traced_once",
+    "uncompilable",
     "value_and_gradient",
 ]
 

@@ -28,9 +28,29 @@ def value_and_gradient(function: Callable[[Sequence[Any]], tuple[Any, Any]], inp
     return jax.value_and_grad(function, has_aux=True)(list(inputs))
 
 
+def traced_once(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function: XLA compiles the whole step, every call for itself."""
+    return function
+
+
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function of tensors, compiled when it is first called with their shapes."""
     return jax.jit(function)
+
+
+@contextmanager
+def quickly_compiled() -> Iterator[None]:
+    """Nothing: XLA compiles as it does."""
+    yield
+
+
+def has_xla() -> bool:
+    """Always: it is what JAX computes with."""
+    return True
+
+
+uncompilable: tuple[type[Exception], ...] = ()
+"""None: what JAX runs at all, it compiles."""
 
 
 def accelerated() -> bool:

@@ -35,9 +35,52 @@ def value_and_gradient(function: Callable[[Sequence[Any]], tuple[Any, Any]], inp
     )
 
 
+def traced_once(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A part of a step that is called several times, each time with tensors of the same shapes.
+
+    It becomes one function of the graph, which is traced and optimized once, however often it is called.
+    Where several devices share a step it is traced at every call: they cannot meet within such a function.
+    """
+    context = tf.distribute.get_replica_context()
+    shared = context is not None and context.num_replicas_in_sync > 1
+    if shared or tf.executing_eagerly():
+        return function
+    # Inlined, it would be optimized at every place where it is called.
+    return tf.function(function, autograph=False, experimental_attributes={"_noinline": True})
+
+
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function of tensors, compiled when it is first called with their shapes."""
     return tf.function(function, autograph=False)
+
+
+@contextmanager
+def quickly_compiled() -> Iterator[None]:
+    """Leave out TensorFlow's graph optimizers meanwhile, on a CPU and where the user has set none.
+
+    For a step of tens of thousands of small operations they take longer than everything else before the first
+    step, and on a CPU the steps that follow are no faster for it.
+    """
+    if any(tf.config.optimizer.get_experimental_options().values()) or accelerated():
+        yield
+        return
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    try:
+        yield
+    finally:
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
+
+
+def has_xla() -> bool:
+    """Whether XLA can compile a function for the device at hand."""
+    try:
+        return float(tf.function(lambda x: x + 1.0, jit_compile=True)(tf.constant(0.0))) == 1.0
+    except (tf.errors.OpError, ValueError):
+        return False
+
+
+uncompilable = (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError)
+"""What a step raises that XLA cannot compile."""
 
 
 def accelerated() -> bool:
@@ -108,6 +151,10 @@ class Replicas:
             raise UsageError(
                 "On TensorFlow, several devices take the second gradient in every step. Received: "
                 f"second_gradient_every={options.second_gradient_every}. Leave it out, or use JAX."
+            )
+        if model.jit_compile:
+            raise UsageError(
+                "XLA compiles the steps of one device. Received: --jit for several. Leave it out, or use JAX."
             )
         for norm in norms:
             norm.synchronized = True

@@ -12,12 +12,12 @@ import pytest
 
 from tfmpq.data import ImageBatches, Split
 from tfmpq.errors import TfmpqError
-from tfmpq.methods.precision import computing_in
 from tfmpq.progress import SilentReporter
 from tfmpq.training import loop
 from tfmpq.training.checkpoints import described
 from tfmpq.training.loop import train
 from tfmpq.training.optimizer import QuantizationOptimizer
+from tfmpq.training.precision import computing_in
 from tfmpq.training.run_folder import Stage
 from tfmpq.training.sharpness import RadiusSchedule
 from tfmpq.training.step import SharpnessOptions
