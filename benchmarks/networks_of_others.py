@@ -131,7 +131,7 @@ def attempt(folder: Path, source: Source) -> dict[str, Any]:
     values = values.reshape(-1, *loaded.input_shape)
     calibration, images = values[:CALIBRATED], values[CALIBRATED:]
     wanted = [np.asarray(output) for output in keras.tree.flatten(loaded.model.predict(images, verbose=0))]
-    record: dict[str, Any] = {"parameters": int(loaded.model.count_params())}
+    record: dict[str, Any] = {"parameters": int(loaded.model.count_params()), "commit": commit()}
     with tempfile.TemporaryDirectory() as work:
         spot = Path(work)
         np.savez(spot / "data_train.npz", x=inputs[:CALIBRATED])
@@ -243,19 +243,22 @@ def by_interpreter(path: Path, images: np.ndarray, wanted: list[np.ndarray]) -> 
     return [np.stack(found[name]) for name in sorted(found)]
 
 
+def commit() -> str:
+    """The commit that is measured."""
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True).stdout.strip()
+
+
 def page(records: dict[str, Any]) -> str:
     """The page with the table."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT, check=True
-    ).stdout.strip()
     versions = ", ".join(
         f"{name} {importlib.metadata.version(name)}" for name in ("keras", "tensorflow", "ai-edge-litert")
     )
     lines = [
         "# Networks of others",
         "",
-        f"Written by `python benchmarks/networks_of_others.py FOLDER` ({date.today()}, commit {commit}, "
-        f"{versions}; seed 0; x86-64).",
+        f"Written by `python benchmarks/networks_of_others.py FOLDER` ({date.today()}, {versions}; "
+        "seed 0; x86-64).",
         "Trained networks as their authors published them, quantized without training: weights of 8 or 4",
         "bits, activations of 8 bits, 256 calibration inputs. Pictures are photographs of Imagenette in the",
         "size and colours of the network; inputs of the keyword, wake-word and anomaly networks are smooth",
@@ -264,15 +267,16 @@ def page(records: dict[str, Any]) -> str:
         "TensorFlow's, int8, with the same float network and the same inputs. All our files are proved.",
         "",
         "| network | what | parameters | 8 bits: bytes | dB | 4 bits: bytes | dB "
-        "| converter: bytes | dB | partitions |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| converter: bytes | dB | partitions | commit |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, record in records.items():
         cells = [name, NETWORKS[name].what, f"{record['parameters']:,}"]
         for form in ("8", "4", "converter"):
             size = record.get(f"bytes_{form}")
             cells += [f"{size:,}", f"{record[f'db_{form}']:.1f}"] if size else ["refused", ""]
-        lines.append("| " + " | ".join([*cells, str(record.get("partitions_8", ""))]) + " |")
+        cells += [str(record.get("partitions_8", "")), record["commit"]]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 

@@ -44,6 +44,7 @@ def read_model(path: Path) -> keras.Model:
             "model with model.save."
         )
     _refuse_qkeras(path, config)
+    _refuse_tfmot(path, config)
     if version.startswith(("1.", "2.")):
         name, options = config["class_name"], config["config"]
         try:
@@ -135,6 +136,36 @@ def _refuse_qkeras(path: Path, config: Any) -> None:
             f"{', '.join(quantizers)}. Build the same network from Keras layers, give them its "
             "weights, and save that."
         )
+
+
+def _refuse_tfmot(path: Path, config: Any) -> None:
+    """Refuse models that TensorFlow Model Optimization has put its quantizers into."""
+    names = list(dict.fromkeys(_tfmot_layers(config)))
+    if names:
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        raise TfmpqError(
+            f"A network comes in float. Received: {path}, quantized already by TensorFlow Model Optimization "
+            f"({', '.join(names[:3])}{more}). Give the model as it was before that."
+        )
+
+
+def _tfmot_layers(part: Any) -> Iterator[str]:
+    """Layers in a configuration that TFMOT has wrapped; this toolchain's own wrapper is registered."""
+    if isinstance(part, list):
+        for item in part:
+            yield from _tfmot_layers(item)
+    if not isinstance(part, Mapping):
+        return
+    registered = str(part.get("registered_name") or "")
+    options = part.get("config")
+    if str(part.get("class_name")).split(">")[-1] in _TFMOT and not registered.startswith("tfmpq>"):
+        yield str(options.get("name", "quantize")) if isinstance(options, Mapping) else "quantize"
+        return
+    for item in part.values():
+        yield from _tfmot_layers(item)
+
+
+_TFMOT = frozenset(("QuantizeLayer", "QuantizeWrapper", "QuantizeWrapperV2"))
 
 
 def _qkeras_quantizers(part: Any) -> Iterator[str]:

@@ -78,7 +78,7 @@ def test_a_run_records_what_decides_its_result_and_knobs_where_they_are_given() 
 def test_the_records_of_runs_have_the_keys_that_run_folders_have_had() -> None:
     assert SearchOptions().record() == {
         "weight_bits": [2, 4, 8], "activation_bits": [8], "method": "asga", "perturb": "quantized",
-        "epochs": 10, "steps_per_epoch": None, "batch_size": 128, "seed": 0, "float_epochs": 0,
+        "epochs": 10, "steps_per_epoch": None, "batch_size": 128, "seed": 0, "float_epochs": None,
         "learning_rate": None,
         "target_input": None, "target_classes": None,
     }  # fmt: skip

@@ -41,7 +41,7 @@ def twice(input_shape: tuple[int, int, int], classes: int) -> keras.Model:
 def unsupported(input_shape: tuple[int, int, int], classes: int) -> keras.Model:
     """Two layers that have no quantized counterpart."""
     image = keras.Input(input_shape, name="image")
-    x = layers.Conv2D(8, 3, activation="selu", name="bent")(image)
+    x = layers.Conv2D(8, 3, activation="softplus", name="bent")(image)
     x = layers.LayerNormalization(name="normalised")(x)
     x = layers.GlobalAveragePooling2D(name="pool")(x)
     return keras.Model(image, layers.Dense(classes, name="logits")(x), name="unsupported")

@@ -303,11 +303,16 @@ def _text(name: str, value: Any, about: str = "") -> str:
 
 
 def _is_share(name: str) -> bool:
-    return name in ("top1", "top5", "accuracy", "share") or name.startswith("top1_") or name.endswith("_top1")
+    return (
+        name in ("top1", "top5", "accuracy", "share", "agreement")
+        or name.startswith("top1_")
+        or name.endswith("_top1")
+    )
 
 
 _BY_NAME: tuple[tuple[Callable[[str], bool], Callable[[float], str]], ...] = (
     (_is_share, lambda value: f"{100 * value:.2f} %"),
+    (lambda name: name.endswith("_db"), lambda value: f"{value:.1f} dB"),
     (lambda name: name in ("bytes", "size") or name.endswith("_bytes"), bytes_text),
     (lambda name: "bops" in name, bops_text),
     (lambda name: name == "latency" or name.endswith("_ms"), lambda value: f"{value:.3g} ms"),

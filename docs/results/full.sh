@@ -2,7 +2,7 @@
 # Searches on CIFAR-10 and fine-tunings at full length, for a machine with a GPU. Not run yet on one: no number in
 # docs/ comes from here. The goal is the search of resnet18 in less than five minutes on one H200.
 #   DATA and RUNS as in run.sh; KERAS_BACKEND=jax where TensorFlow is not installed (then without `files`).
-#   bash docs/results/full.sh [steps|searches|tuning|files ...]
+#   bash docs/results/full.sh [steps|jit|searches|tuning|files ...]
 set -euo pipefail
 export TFMPQ_DATA_DIR=$DATA
 RUNS=${RUNS:-runs}
@@ -20,6 +20,17 @@ part_steps() { # images per second of float, plain and sharpness-aware steps; wh
             python "$HERE/../../benchmarks/input_pipeline.py" --model $model --batch-size 256 --method $method \
                 > "$RUNS/$model-$method.input_pipeline.json"
         done
+    done
+}
+part_jit() { # the same hundred steps with and without XLA, and in bfloat16: search.result.json has the seconds
+    local model
+    for model in "${MODELS[@]}"; do
+        for jit in on off; do
+            tfmpq search --model $model --proxy cifar10 --weights none --float-epochs 0 --epochs 1 --steps-per-epoch 100 \
+                --batch-size 256 --jit $jit --out "$RUNS/jit-$model-$jit" --json > "$RUNS/jit-$model-$jit.search.json"
+        done
+        tfmpq search --model $model --proxy cifar10 --weights none --float-epochs 0 --epochs 1 --steps-per-epoch 100 \
+            --batch-size 256 --precision bfloat16 --out "$RUNS/bfloat16-$model" --json > "$RUNS/bfloat16-$model.search.json"
     done
 }
 part_searches() { # search.result.json has the seconds, search.choices.csv when the policy was settled
@@ -50,4 +61,4 @@ part_files() {
 }
 
 mkdir -p "$RUNS"
-for part in "${@:-steps searches tuning files}"; do for name in $part; do "part_$name"; done; done
+for part in "${@:-steps jit searches tuning files}"; do for name in $part; do "part_$name"; done; done

@@ -64,7 +64,14 @@ def test_random_images_say_that_accuracy_means_nothing(invoke, facts) -> None:
     assert found["quantized"]["count"] == 0
     assert found["quantized"]["outputs"] == []
     assert found["verification"]["passed"]
+    fidelity = found["fidelity"]
+    assert (fidelity["reference"], fidelity["images"]) == ("float model", 256)
+    assert [output["name"] for output in fidelity["outputs"]] == ["mask_activation", "classes"]
+    assert min(output["snr_db"] for output in fidelity["outputs"]) > 6
+    assert [output["float_top1"] for output in fidelity["outputs"]] == [None, None]
+    assert facts("inspect heads.tflite")["metadata"]["fidelity"] == fidelity
     text = invoke(line)
+    assert "dB" in text.stdout
     assert "mean nothing" in " ".join(text.stdout.split())
     inspected = facts("inspect heads.keras")
     assert inspected["outputs"] == [[12, 12, 1], [3]]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tfmpq.data import load_dataset
+from tfmpq.data.catalogue import nearest
 from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.progress import SilentReporter
 
@@ -99,3 +100,23 @@ def test_failures_to_prepare_are_one_line(tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "tiny_pictures").mkdir()
     with pytest.raises(TfmpqError, match=r"OSError: no network\)\. Check"):
         load_dataset("tiny_pictures", data_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("CIFAR10", "cifar10"),
+        ("cifar-10", "cifar10"),
+        ("Cifar 100", "cifar100"),
+        ("ImageNet", "imagenet2012"),
+        ("cifr10", "cifar10"),
+        ("pictures of my cat", None),
+    ],
+)
+def test_the_data_set_that_a_name_is_for_is_found(name: str, meant: str | None) -> None:
+    assert nearest(name, ["digits", "cifar10", "cifar100", "imagenet2012", "mnist"]) == meant
+
+
+def test_another_spelling_is_asked_back() -> None:
+    with pytest.raises(UsageError, match=r"Did you mean cifar10\?"):
+        load_dataset("CIFAR10")

@@ -28,7 +28,7 @@ from tfmpq.data import ImageBatches, Split, load_dataset
 from tfmpq.data.places import Paths, Places
 from tfmpq.errors import UsageError
 from tfmpq.progress import SilentReporter
-from tfmpq.training import loop
+from tfmpq.training import loop, recorder
 from tfmpq.training.backend import compiled
 from tfmpq.training.distribution import strategy
 from tfmpq.training.float_training import FloatTraining
@@ -283,7 +283,8 @@ def train_small(
     trainer.configure(SharpnessOptions(radius, second_gradient_every=second_gradient_every))
     trainer.compile(optimizer=QuantizationOptimizer(rate), jit_compile=True)
     with pytest.MonkeyPatch.context() as patch, computing_in(precision, trainer):
-        patch.setattr(loop, "time", reporter)
+        patch.setattr(recorder, "time", reporter)
+        patch.setattr(recorder, "CHECKPOINT_SECONDS", 0.0)  # one after every step
         train(trainer, batches(BATCHES), epochs=EPOCHS, stage=Stage(folder, "search"), reporter=reporter,
               label="search", frozen_statistics_epochs=FROZEN)  # fmt: skip
     everything = [*trainer.variables, *trainer.optimizer.variables]

@@ -213,3 +213,19 @@ def test_nodes_that_older_files_hold_as_layers_are_computed() -> None:
     )
     with pytest.raises(TfmpqError, match=r"TensorFlow's Cumsum in layer rows"):
         call_node("Cumsum", "rows", [value], {})
+
+
+@pytest.mark.parametrize("name", ["QuantizeWrapperV2", "QuantizeLayer", "Vitis>QuantizeWrapper"])
+def test_a_model_that_tfmot_quantized_is_refused_in_one_line(name: str, tmp_path: Path) -> None:
+    import h5py
+
+    inner = {"class_name": "Dense", "config": {"name": "dense", "units": 3}}
+    layer = {"class_name": name, "config": {"name": "quant_dense", "layer": inner}}
+    config = {"class_name": "Sequential", "config": {"name": "s", "layers": [layer]}}
+    with h5py.File(tmp_path / "m.h5", "w") as file:
+        file.attrs["keras_version"] = "2.15.0"
+        file.attrs["model_config"] = json.dumps(config)
+        file.create_group("model_weights")
+    with pytest.raises(TfmpqError, match=r"by TensorFlow Model Optimization \(quant_dense\)") as caught:
+        read_model(tmp_path / "m.h5")
+    assert "\n" not in str(caught.value)

@@ -57,9 +57,9 @@ FINETUNE = (
 SERVER = """
 import json, os, sys
 import tfmpq.api.finetune, tfmpq.api.search
-from tfmpq.training import loop
+from tfmpq.training import recorder
 from tfmpq.cli.main import main
-loop.CHECKPOINT_SECONDS = 0.05
+recorder.CHECKPOINT_SECONDS = 0.05
 for line in sys.stdin:
     folder, command = json.loads(line)
     pid = os.fork()

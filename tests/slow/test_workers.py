@@ -44,9 +44,9 @@ SEARCH = (
 # A checkpoint after every step, and steps that last long enough to be interrupted.
 PROGRAM = """
 import sys, time
-from tfmpq.training import loop
+from tfmpq.training import recorder
 from tfmpq.cli.main import main
-loop.CHECKPOINT_SECONDS = 0.0
+recorder.CHECKPOINT_SECONDS = 0.0
 main(sys.argv[1:], prog_name="tfmpq")
 """
 

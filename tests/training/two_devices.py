@@ -16,7 +16,7 @@ from tfmpq.errors import UsageError
 from tfmpq.graph.fusion import analyse
 from tfmpq.progress import SilentReporter
 from tfmpq.quantization.insertion import quantize_model
-from tfmpq.training import loop
+from tfmpq.training import recorder
 from tfmpq.training.distribution import Strategy, strategy
 from tfmpq.training.loop import train
 from tfmpq.training.optimizer import QuantizationOptimizer
@@ -97,7 +97,7 @@ def refused(action: object) -> str:
 def main(out: Path) -> None:
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-    loop.CHECKPOINT_SECONDS = 0.0
+    recorder.CHECKPOINT_SECONDS = 0.0
     for norm in (False, True):
         fit(trainer(norm), out / f"one {norm}", "single")
     fit(trainer(False), out / "two False", "data-parallel")

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from tfmpq.api.given import GivenModel, given_model, refuse_other_than_model
+from tfmpq.api.search_start import announce_start, check_imitation, default_float_epochs
 from tfmpq.bars import reporting
 from tfmpq.data.objects import model_rank, open_data
 from tfmpq.deploy.devices.facts import present
@@ -19,7 +20,7 @@ from tfmpq.errors import UsageError
 from tfmpq.files import write_json
 from tfmpq.methods import load_method
 from tfmpq.methods.latency_budget import latencies, latency_record, with_latency
-from tfmpq.methods.method import Choice, Method, Outcome, Problem
+from tfmpq.methods.method import Choice, Outcome, Problem
 from tfmpq.methods.options import SearchOptions
 from tfmpq.policy.allocation import check_feasible_together
 from tfmpq.policy.budget import Budget, parse_budgets
@@ -192,9 +193,9 @@ def _search(
     )
     if not dataset.labelled and not options.imitate:
         options = replace(options, imitate=True)
-    options = replace(options, float_epochs=_float_epochs(task, options, searcher))
+    options = replace(options, float_epochs=default_float_epochs(task, options, searcher))
     if options.imitate:
-        _check_imitation(task, options)
+        check_imitation(task, options)
     asked = Asked(
         network, data if isinstance(data, str) else dataset.name, str(options.data_dir or "") or None
     )
@@ -204,7 +205,7 @@ def _search(
         if finished is not None:
             reporter.log(f"{stage.folder} is finished; its result is shown.")
             return SearchResult.of(finished, stage.folder).keeping(*kept, task.dataset)
-        _announce_start(problem, reporter)
+        announce_start(problem, reporter)
         if options.float_epochs:
             pretrain(
                 task,
@@ -220,38 +221,6 @@ def _search(
         result = _finish(problem, front, outcome, asked)
         write_json(stage.path(".result.json"), result.to_json())
     return result.keeping(*kept, task.dataset)
-
-
-def _float_epochs(task: Task, options: SearchOptions, searcher: Method) -> int:
-    """Epochs of float training: as asked for, else none where weights are trained or nothing reads them."""
-    if options.float_epochs is not None:
-        return options.float_epochs
-    return 0 if task.begins_trained or options.imitate or not searcher.reads_weights else options.epochs
-
-
-def _announce_start(problem: Problem, reporter: Reporter) -> None:
-    """Say what the search begins with, where that is not trained weights."""
-    task, options = problem.task, problem.options
-    if task.begins_trained or not load_method(options.method).reads_weights:
-        return
-    if not options.float_epochs:
-        reporter.log(f"{task.loaded.name} starts from random weights and without float training, as asked.")
-        return
-    batches = task.batches(options.batch_size, options.seed, options.steps_per_epoch)
-    steps = options.float_epochs * len(batches)
-    reporter.log(
-        f"{task.loaded.name} has no trained weights: first it is trained in float on the proxy, for "
-        f"{options.float_epochs} epochs, {steps} steps (see --float-epochs, --weights)."
-    )
-
-
-def _check_imitation(task: Task, options: SearchOptions) -> None:
-    if options.float_epochs or not task.is_trained:
-        why = "float training before it" if options.float_epochs else "no weights that fit its classes"
-        raise UsageError(
-            f"Only a trained network can be imitated. Received: imitate with {why}. "
-            "Give --weights, and --target-classes as many as they have."
-        )
 
 
 def _problem(

@@ -19,7 +19,7 @@ from tfmpq.progress import Reporter
 FACTOR = 4.0
 """How far the second moment of a layer's normalized inputs may be from 1, up or down, in its middle channel.
 
-Trained networks on their own images stay within 1.5 (docs/results/first_step.md)."""
+Trained networks on their own images stay within 1.5 (docs/results/beginnings.md)."""
 
 _BATCH = 64
 """Images of one pass; as few as a small training step, so that small feature maps have enough values."""

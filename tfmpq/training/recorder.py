@@ -140,7 +140,7 @@ class Recorder(Counter):
         self._pending = self.done, list(logs), vector
         self.done += 1
         # Writing must stay a small share of the work, however large the model is.
-        if time.monotonic() - self._saved_at > max(CHECKPOINT_SECONDS, 20 * self._cost):
+        if time.monotonic() - self._saved_at >= max(CHECKPOINT_SECONDS, 20 * self._cost):
             self.checkpoint()
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
