@@ -4,12 +4,11 @@
 
 The first folder holds `kws_ref_model`, `vww_96.h5` and `ad01.h5` as published, beside it lies
 `cifar10_resnet8_mlperftiny.h5`; the other has `cifar10_train.npz` and `cifar10_test.npz` with arrays `images`
-and `labels`. They are files of Keras 2. Where there are no test images, fidelity is the signal-to-noise
-ratio of
-the outputs (before a softmax) to those of the float network, in dB, on inputs like those of the
-calibration: smooth noise for the image network, normal noise for the others, seed 0. Nothing is trained;
-layers are fitted as `tfmpq export --calibrate` does. The converter's files come from the same float network
-and the same calibration inputs, int8 in and out.
+and `labels`. They are files of Keras 2. Where there are no test images, fidelity is the signal-to-noise ratio
+of the outputs (before a softmax) to those of the float network, in dB, on inputs like the calibration's:
+smooth noise for the image network, normal noise for the others, seed 0. Nothing is trained; layers are fitted
+as `tfmpq export --calibrate` does.
+The converter's files come from the same float network and the same calibration inputs, int8 in and out.
 """
 
 from __future__ import annotations

@@ -64,8 +64,8 @@ def arena_peak(frozen: FrozenModel, unpacking: bool = True) -> int:
     """Bytes that activations, and weights while they are unpacked, take of the arena.
 
     They are placed as the runtime's planner does it: the largest first, each as low as it fits beside those
-    that are there at the same time. The runtime keeps some bytes more for each operator, and places tensors
-    of one size in the order of the file, which may take more or less.
+    that are there at the same time. The runtime keeps some bytes more for each operator. It places tensors of
+    one size in the order of the file, which may take more or less.
 
     Args:
         frozen: A network as it is written for microcontrollers.
