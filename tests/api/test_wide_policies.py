@@ -111,7 +111,7 @@ def test_searched_weights_have_no_steps_for_them(workshop, policy: Path) -> None
 
 
 def test_sigmoids_are_refused_before_any_work(workshop) -> None:
-    image = keras.Input((8, 8, 1), name="image")
+    image = keras.Input((8, 8, 3), name="image")
     x = layers.Conv2D(4, 3, activation="sigmoid", name="gate")(image)
     x = layers.Dense(10, name="logits")(layers.Flatten()(x))
     keras.Model(image, x, name="gated").save(workshop.folder / "gated.keras")

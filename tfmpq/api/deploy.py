@@ -23,6 +23,7 @@ from tfmpq.deploy.latency.measure import binary_for, measure, program_for
 from tfmpq.deploy.latency.measurement import Measurement
 from tfmpq.deploy.runtime.interpreter import open_interpreter
 from tfmpq.deploy.runtime.processor import kernels_for, target_for
+from tfmpq.deploy.runtime.quiet import quiet_stderr
 from tfmpq.deploy.tflite.flatbuffer import read_file, read_model, reading
 from tfmpq.errors import UsageError
 from tfmpq.graph.containers import TARGETS, WIDE_TARGET, Target
@@ -151,7 +152,8 @@ def _deploy(
         if isinstance(program, BenchmarkModel):
             reporter.log("Outputs are not compared: benchmark_model shows none.")
         else:
-            from tfmpq.api.delivered_images import images_for
+            with quiet_stderr():  # TensorFlow greets
+                from tfmpq.api.delivered_images import images_for
 
             images, labels = images_for(path, *images_of, reporter)
             agreement = _compare(device, program, path, images, labels)
@@ -200,7 +202,8 @@ def _check_source(source: Path) -> bool:
                 f"{source}."
             )
         # Lazy, like the export: a wrong folder is refused before Keras and TensorFlow are loaded.
-        from tfmpq.quantization.finished_runs import policy_of_run
+        with quiet_stderr():  # TensorFlow greets
+            from tfmpq.quantization.finished_runs import policy_of_run
 
         return policy_of_run(stage).wide
     model = read_model(read_file(source), source)
@@ -237,7 +240,8 @@ def _write(
     forms = FormRequest(processor=processor if form == CHOOSING_TARGET else None)
     if source.is_dir():
         # Lazy: a wrong folder is refused before Keras and TensorFlow are loaded.
-        from tfmpq.api.export import export
+        with quiet_stderr():  # TensorFlow greets
+            from tfmpq.api.export import export
 
         written = export(source, target=form, out=out, forms=forms, data_dir=data_dir, progress=reporter)
         return Path(written.path)

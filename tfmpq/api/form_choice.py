@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tfmpq.deploy.conversion.chosen_forms import DeviceTimes
 from tfmpq.deploy.devices.pushed_runner import device
 from tfmpq.deploy.runtime.processor import kernels_for
 from tfmpq.errors import UsageError
 from tfmpq.graph.containers import Target
 from tfmpq.graph.forms import CHOOSING_TARGET, FormOptions, FormRequest, Processor
 from tfmpq.graph.frozen import FrozenModel
+
+if TYPE_CHECKING:
+    from tfmpq.deploy.conversion.chosen_forms import DeviceTimes
 
 
 def processor_here() -> Processor:
