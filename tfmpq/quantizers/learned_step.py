@@ -80,8 +80,6 @@ def fake_quantize(
     probabilities: Any,
     levels: Sequence[Levels],
     gradient_scale: Sequence[float],
-    *,
-    stacked: bool = False,
 ) -> Any:
     """Mixture of uniform quantizers, `sum_i p_i * s_i * round(clip(x / s_i, low_i, high_i))`.
 
@@ -94,9 +92,6 @@ def fake_quantize(
         probabilities: (candidates,) tensor, or None for a single candidate with weight 1.
         levels: Levels of each candidate.
         gradient_scale: Factor on each step's gradient, LSQ's 1 / sqrt(N * Q_P).
-        stacked: Whether all candidates are computed as one tensor (candidates, *shape of x): fewer
-            operations, which take long to compile, for so many times the memory meanwhile. The step shape has
-            as many axes as `x` then.
 
     Returns:
         Tensor of the shape and dtype of `x`. Gradients are those of LSQ: to `x`, 1 strictly inside the
@@ -107,8 +102,8 @@ def fake_quantize(
         probabilities = ops.ones((1,), dtype=x.dtype)
     if _twice.get():
         return _composed(x, steps, probabilities, levels, gradient_scale)
-    mixture = _stacked_mixture if stacked and len(levels) > 1 else _mixture
-    return mixture(levels, gradient_scale)(x, probabilities, ops.convert_to_tensor(steps))
+    # One candidate after the other: as one tensor, their sums lose digits that gradients of steps need.
+    return _mixture(levels, gradient_scale)(x, probabilities, ops.convert_to_tensor(steps))
 
 
 def _mixture(levels: Sequence[Levels], gradient_scale: Sequence[float]) -> Any:
@@ -137,38 +132,6 @@ def _mixture(levels: Sequence[Levels], gradient_scale: Sequence[float]) -> Any:
                     to_probabilities.append(ops.sum(g * rounded * step))
             to_p = ops.stack(to_probabilities) if count > 1 else ops.zeros_like(probabilities)
             return to_x, to_p, ops.stack(to_steps)
-
-        return mixed, gradient
-
-    return mixture
-
-
-def _stacked_mixture(levels: Sequence[Levels], gradient_scale: Sequence[float]) -> Any:
-    """`fake_quantize` of all candidates as one tensor: a function of x, probabilities and steps."""
-
-    @ops.custom_gradient
-    def mixture(x: Any, probabilities: Any, steps: Any) -> Any:
-        column = (-1, *(1 for _ in x.shape))
-        low, high, scale = (
-            ops.convert_to_tensor(np.reshape(values, column), dtype=x.dtype)
-            for values in ([g.low for g in levels], [g.high for g in levels], gradient_scale)
-        )
-        shares = ops.reshape(probabilities, column)
-
-        def rounded(v: Any) -> Any:
-            return ops.round(ops.maximum(ops.minimum(v, high), low))
-
-        mixed = ops.sum(shares * (rounded(ops.expand_dims(x, 0) / steps) * steps), axis=0)
-
-        def gradient(*args: Any, upstream: Any = None) -> tuple[Any, ...]:
-            g = args[0] if upstream is None else upstream
-            v = ops.expand_dims(x, 0) / steps
-            inside = ops.cast(ops.logical_and(v > low, v < high), g.dtype)
-            codes = rounded(v)
-            weighted = g * shares
-            to_steps = _sum_to_shape(weighted * (codes - v * inside), steps) * scale
-            to_p = ops.sum(g * codes * steps, axis=tuple(range(1, len(column))))
-            return ops.sum(weighted * inside, axis=0), to_p, to_steps
 
         return mixed, gradient
 
@@ -307,9 +270,7 @@ class LearnedStepQuantizer:
         elements = math.prod(size for size in inputs.shape[0 if self.narrow else 1 :] if size)
         per_step = elements / max(1, math.prod(inputs.shape[axis] for axis in self.channel_axes))
         scale = [1.0 / math.sqrt(per_step * max(1, grid.high)) for grid in grids]
-        # Kernels are small; of activations, a tensor for each candidate would fill the memory.
-        mixed = fake_quantize(x, steps, shares, grids, scale, stacked=self.narrow)
-        return ops.cast(mixed, inputs.dtype)
+        return ops.cast(fake_quantize(x, steps, shares, grids, scale), inputs.dtype)
 
     def probabilities(self, logits: Any) -> Any:
         """Weights of all candidates in the mixture: (candidates,) tensors from logits to probabilities."""
