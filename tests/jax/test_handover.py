@@ -50,7 +50,8 @@ def test_every_layer_gives_the_same_output(run: Path, handover: Path) -> None:
     for layer, output in zip(model.layers, outputs, strict=True):
         theirs, ours = expected[f"layer {layer.name}"], ops.convert_to_numpy(output)
         apart = ~np.isclose(ours, theirs, rtol=1e-4, atol=1e-5)
-        assert apart.mean() < 1e-3, layer.name
+        # One value on an edge is more than a thousandth of the few logits.
+        assert np.count_nonzero(apart) <= max(1, 1e-3 * apart.size), layer.name
         if isinstance(layer, QuantizeWrapper) and layer.output_quantizer is not None:
             step = np.exp(ops.convert_to_numpy(layer.output_variables["log_step"])).item()
             assert np.abs(ours - theirs).max() < 1.01 * step, layer.name

@@ -153,7 +153,7 @@ def _bundle(path: Path, python: str) -> Path:
 
 def test_a_bundle_is_brought_to_the_phone(phone, tmp_path) -> None:
     said = {"device": {"machine": "x", "board": "b"}, "runtime": None, "problem": None, "state": {}}
-    bundle = _bundle(tmp_path, f"[ -e 2_runner.py ] && echo 'TFMPQ_RESULT {json.dumps(said)}'")
+    bundle = _bundle(tmp_path, f"[ -e 2_pushed_runner.py ] && echo 'TFMPQ_RESULT {json.dumps(said)}'")
     (found,) = devices(["adb"], python=str(bundle)).devices
     assert (found.state, found.machine, found.lacks) == ("ready", "x", "")
     assert _left() == []
