@@ -116,7 +116,6 @@ def test_models_of_other_forms_are_refused(tmp_path: Path) -> None:
     flat = keras.layers.Flatten()(inputs)
     models = {
         "two outputs": keras.Model(inputs, [flat, keras.layers.Dense(4)(flat)]),
-        "maps": keras.Model(inputs, keras.layers.Conv2D(4, 1)(inputs)),
     }
     open_inputs = keras.Input((None, None, 3))
     models["open size"] = keras.Model(open_inputs, keras.layers.GlobalAveragePooling2D()(open_inputs))
