@@ -76,6 +76,7 @@ steps is the upper bound of a hard sigmoid."""
 
 _REASONS: dict[type, str] = {
     layers.LayerNormalization: "its variance by pixel is too coarse in 8 bits; use BatchNormalization",
+    layers.Lambda: "a function that is not made of known operations; write it with keras.ops",
 }
 """Why layers that users will look for are not supported."""
 

@@ -1,8 +1,8 @@
 """Training in the unit of the labels: metres or millimetres give the same course.
 
-With a loss that has no unit, the gradient of an output in the unit u is proportional to 1 / u, as are those of
-the layer that computes it, whose weights are proportional to u: relative to them a step would be 1 / u^2. The
-gradients of these weights are multiplied by u^2, and all relative steps are those of u = 1.
+With a loss that has no unit, the gradient of an output in the unit u is proportional to 1 / u, as are those
+of the layer that computes it, whose weights are proportional to u: relative to them a step would be 1 / u^2.
+The gradients of these weights are multiplied by u^2, and all relative steps are those of u = 1.
 """
 
 from __future__ import annotations
