@@ -14,24 +14,21 @@ from tfmpq.options import Options, Spec, checked
 from .options import Decorator, Sectioned, finite, skip_damaged, stack
 
 
-class Several(click.ParamType):
-    """A comma-separated list, as a record of options takes it: bit-widths or texts."""
+class Checked(click.ParamType):
+    """A value that the record of options reads: a comma-separated list, or a width."""
 
     def __init__(self, spec: Spec) -> None:
         self.name = spec.kind
         self._spec = spec
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[Any, ...]:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Parse the text; values that are parsed already pass."""
-        if isinstance(value, tuple):
+        if not isinstance(value, str):
             return value
         try:
-            found: tuple[Any, ...] = checked(self.name, value, self._spec)
+            return checked(self.name, value, self._spec)
         except UsageError as error:
             self.fail(str(error), param, ctx)
-        return found
 
 
 def options_of(
@@ -102,8 +99,8 @@ def _type(spec: Spec) -> dict[str, Any]:
         return {"is_flag": True}
     if spec.kind == "texts" and spec.many:
         return {"multiple": True}
-    if spec.kind in ("texts", "bits"):
-        return {"type": Several(spec)}
+    if spec.kind in ("texts", "bits", "width"):
+        return {"type": Checked(spec)}
     if spec.kind in ("file", "folder"):
         kind = {"dir_okay": False} if spec.kind == "file" else {"file_okay": False}
         return {"type": click.Path(exists=True, path_type=Path, **kind)}

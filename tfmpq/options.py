@@ -17,8 +17,11 @@ from typing import Any, Literal, TypeVar
 
 from tfmpq.errors import UsageError
 
-Kind = Literal["whole", "number", "yes-no", "switch", "text", "texts", "bits", "file", "folder", "object"]
-"""What an option holds. `yes-no` has two flags on the command line, `switch` one, an `object` none."""
+Kind = Literal[
+    "whole", "number", "yes-no", "switch", "text", "texts", "width", "bits", "file", "folder", "object"
+]
+"""What an option holds. `width` is one bit-width or one of `choices`, `bits` are several widths. `yes-no` has
+two flags on the command line, `switch` one, an `object` none."""
 
 Recorded = Literal["always", "given", "never"]
 """Whether a run folder records an option: always, where it is not the default, or never."""
@@ -146,6 +149,8 @@ def checked(name: str, value: Any, spec: Spec) -> Any:
         return _bits(name, value)
     if spec.kind == "texts":
         return _texts(name, value)
+    if spec.kind == "width":
+        return _width(name, value, spec.choices or ())
     if spec.kind in ("yes-no", "switch"):
         return _of_type(name, value, bool, "True or False")
     if spec.kind == "object":
@@ -191,6 +196,19 @@ def _texts(name: str, value: Any) -> tuple[str, ...]:
     if not all(isinstance(text, str) for text in texts):
         raise UsageError(f"{name} is a text or several. Received: {value!r}. Give texts.")
     return texts
+
+
+def _width(name: str, value: Any, words: tuple[str, ...]) -> int | str:
+    text = str(value)
+    if text in words:
+        return text
+    if text.isdecimal() and LEAST_BITS <= int(text) <= MOST_BITS:
+        return int(text)
+    more = f", or {', '.join(words)}" if words else ""
+    raise UsageError(
+        f"{name} is a whole number of bits from {LEAST_BITS} to {MOST_BITS}{more}. Received: {value!r}. "
+        "Correct it."
+    )
 
 
 def _bits(name: str, value: Any) -> tuple[int, ...]:
