@@ -1,14 +1,15 @@
-"""Does sharpness-aware training at two bits beat plain training that takes as long? An experiment that decides.
+"""Does sharpness-aware training at two bits beat plain training of the same time? On CIFAR-10.
 
     python benchmarks/saq_experiment.py run WORK [--steps 600 --seeds 6]
     python benchmarks/saq_experiment.py page WORK/results.jsonl docs/results/saq.md
 
-`TFMPQ_DATA_DIR` holds CIFAR-10 and the weights of resnet8. `run` appends one JSON line to `WORK/results.jsonl` for each arm
-that is done; a stopped one goes on where it was. `page` writes the report from these lines, and copies them beside it.
+`TFMPQ_DATA_DIR` holds CIFAR-10 and the weights of resnet8. `run` appends one JSON line to
+`WORK/results.jsonl` for each arm that is done; a stopped one goes on where it was. `page` writes the report
+from these lines, and copies them beside it.
 
-Arms begin with the same float weights, without reconstruction and teacher (part `practice`: with both), and see
-the same batches for a seed. The radius is chosen on 5,000 training images that are held out, before any test
-image is looked at.
+Arms begin with the same float weights, without reconstruction and teacher (part `practice`: with both), and
+see the same batches for a seed. The radius is chosen on 5,000 training images that are held out, before any
+test image is looked at.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 EPOCHS = 10
-RADII = (0.05, 0.2, 0.5)
+RADII = (0.01, 0.02, 0.05, 0.2, 0.5)
 GAP_RADIUS, GAP_IMAGES = 0.05, 2048
 HELD_OUT = 5000
 WEIGHTS = "cifar10_resnet8_mlperftiny.h5"
