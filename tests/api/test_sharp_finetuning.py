@@ -46,7 +46,7 @@ def test_saq_of_one_width_says_what_it_did(network: keras.Model, tmp_path: Path)
     )
     assert (tuned.method, tuned.saq_case, tuned.rho, tuned.second_gradient_every) == ("saq", 3, 0.1, 1)
     assert tuned.policy.weight_bits == {"stem": 8, "pointwise": 4, "logits": 8}
-    assert tuned.policy.activations == {"relu": 4}
+    assert tuned.policy.activations == {"relu": 4, "pointwise": 4}
     rows = steps(tmp_path)
     assert len(rows) == 4
     for row in rows:
