@@ -26,9 +26,9 @@ HEAD = """\
 # SAQ against plain training of the same time
 
 resnet8 on CIFAR-10, weights and activations of 2 bits, the ends of 8, batches of 128. Every arm begins with
-the published float weights of MLPerf Tiny (87.2 %), without reconstruction and without a teacher, and the arms
-of a seed see the same batches. The rate falls from 0.01 by a cosine; BatchNorm has its moving statistics in
-the last fifth of the steps.
+the published float weights of MLPerf Tiny (87.2 %), without reconstruction and without a teacher. The arms of
+a seed see the same batches. The rate falls from 0.01 by a cosine; BatchNorm has its moving statistics in the
+last fifth of the steps.
 
     TFMPQ_DATA_DIR=DATA python benchmarks/saq_experiment.py run WORK --steps {steps} --seeds {asked}
     python benchmarks/saq_experiment.py page WORK/results.jsonl docs/results/saq.md
@@ -108,8 +108,8 @@ def _radius(lines: Sequence[Line]) -> str:
     chosen = min(tried, key=lambda line: line["cross_entropy"])
     told = (
         f"\n## The radius\n\nCase 3, {chosen['steps']} steps on 45,000 training images, measured on the "
-        f"5,000 others: rho = {chosen['rho']:g} is taken. Of the first three, 0.05, 0.2 and 0.5, the smallest "
-        "was the best, so smaller ones were tried as well."
+        f"5,000 others: rho = {chosen['rho']:g} is taken. Of the first three, 0.05, 0.2 and 0.5, the "
+        "smallest was the best, so smaller ones were tried as well."
     )
     if chosen["rho"] in (tried[0]["rho"], tried[-1]["rho"]):
         told += " It lies at the edge of what was tried."
@@ -167,8 +167,8 @@ def _verdict(lines: Sequence[Line], seeds: Sequence[int]) -> str:
     else:
         told = (
             f"At equal time no difference in cross-entropy was found; one of {found.seen:.3f} or more "
-            "probably would have been. Plain QAT is the default of `tfmpq finetune`, because it is the simpler "
-            "of two that do the same."
+            "probably would have been. Plain QAT is the default of `tfmpq finetune`, because it is the "
+            "simpler of two that do the same."
         )
     return f"\n**{told}**"
 
