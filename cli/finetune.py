@@ -28,7 +28,6 @@ class _Source(click.Path):
     epilog=options.example(
         "tfmpq finetune runs/mobilenet_v2 --target imagenet2012 --weights mobilenet_v2.npz \\",
         "    --epochs 2 --out runs/mobilenet_v2_imagenet",
-        "tfmpq finetune uniform:4/4 --model resnet20 --target cifar10 --weights resnet20.npz --method saq",
     ),
 )
 @click.argument(

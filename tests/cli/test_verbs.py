@@ -86,7 +86,9 @@ DEFAULTS = {
         (Path("r"), "digits"),
         FINETUNE_DEFAULTS
         | {"reconstruct": True, "distill_weight": 0.5, "frozen_statistics_epochs": None}
-        | {"precision": "float32"},
+        | {"precision": "float32", "method": "qat", "saq_case": None, "rho": None, "norm": "global"}
+        | {"adaptive": False, "second_gradient_every": 1, "optimizer": "sgd", "weight_decay": None}
+        | {"ends": None},
     ),
     "export": (
         (Path("r"),),

@@ -6,7 +6,7 @@ import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -129,15 +129,21 @@ def _split(path: Path, data: Any, labels: Any) -> Split:
 class _Arrays(pickle.Unpickler):
     """Unpickles texts, numbers, lists and NumPy arrays; a file that names anything else is refused."""
 
-    # How NumPy pickles an array; it has had several homes.
-    _rebuilt = np.empty(0).__reduce__()[0]
+    _known: ClassVar[dict[tuple[str, str], Any]] = {
+        # How NumPy pickles an array; the module has had several names.
+        ("numpy", "_reconstruct"): np.empty(0).__reduce__()[0],
+        ("numpy", "ndarray"): np.ndarray,
+        ("numpy", "dtype"): np.dtype,
+        # How Python 3 writes bytes for Python 2.
+        ("_codecs", "encode"): lambda text, _: text.encode("latin1"),
+    }
 
     def find_class(self, module: str, name: str) -> Any:
-        """What an array is made of."""
-        known = {"_reconstruct": self._rebuilt, "ndarray": np.ndarray, "dtype": np.dtype}
-        if module.split(".")[0] != "numpy" or name not in known:
+        """What arrays and bytes are made of."""
+        key = module.split(".")[0], name
+        if key not in self._known:
             raise pickle.UnpicklingError(f"it names {module}.{name}")
-        return known[name]
+        return self._known[key]
 
 
 def _unpickled(path: Path) -> dict[bytes, Any]:
