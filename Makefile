@@ -13,6 +13,8 @@ DEVICES := phone-$(shell dpkg --print-architecture 2>/dev/null) raspberry-arm64
 SLOW_DEVICES := raspberry-armhf phone-arm64 bundle
 # The folders are one package only where they are installed; links show the type checker the same.
 TYPED := build/typed
+# Tests of one file stay in one process, since they share what its fixtures make; a process takes up to 2 GB.
+SHARED_OUT := --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -64,11 +66,11 @@ check: $(VENV)/.installed-dev
 	cd $(TYPED) && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p tfmpq
 
 test: check
-	$(BIN)/pytest -m "not slow" --ignore=tests/jax
+	$(BIN)/pytest -m "not slow" --ignore=tests/jax $(SHARED_OUT)
 	@$(MAKE) --no-print-directory test-jax
 
 test-slow: check
-	$(BIN)/pytest --ignore=tests/jax
+	$(BIN)/pytest --ignore=tests/jax $(SHARED_OUT)
 	@$(MAKE) --no-print-directory test-jax
 	KERAS_BACKEND=jax $(JAX_VENV)/bin/pytest tests/slow/test_workers.py
 
