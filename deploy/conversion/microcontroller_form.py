@@ -110,7 +110,7 @@ def _activations(frozen: FrozenModel) -> list[_Span]:
 def _planned(spans: Iterable[_Span]) -> int:
     """Bytes that the greedy planner of the runtime takes: sizes and places are multiples of 16."""
     placed: list[tuple[_Span, int]] = []
-    # Of tensors of one size the runtime places the last one first: it fills its list from the end, then sorts it.
+    # The runtime fills its list from the end, then sorts it: of equal tensors it places the last one first.
     for span in sorted(reversed(list(spans)), key=lambda span: -span.size):
         size, start = _aligned(span.size), 0
         beside = [
