@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# Python 3.10 brings a pip (23.0) whose search for versions that fit does not end within ten minutes.
+NEW_PIP := "pip>=23.1"
 DEMO := .demo/resnet8_digits
 # An environment without TensorFlow, so without the package's own list of dependencies.
 JAX_VENV := .venv-jax
@@ -35,6 +37,7 @@ $(VENV)/.created:
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <= v <= (3, 13) else \
 		"tfmpq needs Python 3.10 to 3.13. Received: %d.%d. Run: make PYTHON=python3.11 ..." % v)'
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
+	@$(PIP) --upgrade $(NEW_PIP)
 	@touch $@
 
 $(VENV)/.installed: pyproject.toml $(VENV)/.created
