@@ -63,6 +63,7 @@ demo: $(VENV)/.installed
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check
+	$(BIN)/ruff check --preview --select PLW1514
 	$(BIN)/ruff format --check
 	@rm -rf $(TYPED) && mkdir -p $(TYPED)/tfmpq
 	@ln -sfn $(CURDIR)/tfmpq/* $(CURDIR)/models $(CURDIR)/deploy $(CURDIR)/cli $(TYPED)/tfmpq/
