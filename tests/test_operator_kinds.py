@@ -62,7 +62,7 @@ PLACES: dict[str, tuple[Collection[str], Collection[str]]] = {
         OPERATORS,
     ),
     "attributes or a decomposition in tfmpq.quantization": (
-        {*freeze._ATTRIBUTES, *decomposition.DECOMPOSED},
+        {*freeze.ATTRIBUTES, *decomposition.DECOMPOSED},
         OPERATORS,
     ),
     "a decomposition in tfmpq.quantization": (decomposition.DECOMPOSED, COMPOSED),
