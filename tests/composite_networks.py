@@ -230,3 +230,10 @@ def build(name: str) -> keras.Model:
         if weight.path.endswith("gamma"):
             weight.assign(np.exp(generator.normal(0, 0.3, weight.shape)))
     return model
+
+
+def lowered(name: str) -> keras.Model:
+    """The same of layers that a file can hold."""
+    from tfmpq.graph.lowering import lower
+
+    return lower(build(name))

@@ -27,7 +27,8 @@ Emit = Callable[[GraphWriter, DynamicLayer, Sequence[int]], int]
 
 def build_dynamic(frozen: DynamicModel) -> bytes:
     """The bytes of a file that takes and gives float32."""
-    writer, tensors = GraphWriter(), {}
+    writer = GraphWriter()
+    tensors: dict[str, int] = {}
     for layer in frozen.layers:
         inputs = [tensors[name] for name in layer.inputs]
         if layer.kind == "input":

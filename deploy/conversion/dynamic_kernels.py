@@ -34,6 +34,18 @@ def file_integers(weights: DynamicWeights) -> np.ndarray:
     return held.transpose((3, 0, 1, 2) if weights.kernel == "CONV_2D" else (2, 0, 1, 3))
 
 
+def keras_integers(weights: DynamicWeights, integers: np.ndarray) -> np.ndarray:
+    """Integers in the order of a file in the layout of Keras; the inverse of `file_integers`."""
+    shape = weights.integers.shape
+    if weights.kernel == "FULLY_CONNECTED":
+        return integers.reshape(shape[-1], -1).T.reshape(shape)
+    if weights.kernel == "DEPTHWISE_CONV_2D":
+        return integers.reshape(shape)
+    if weights.kernel == "CONV_2D":
+        return integers.reshape(shape[3], *shape[:3]).transpose(1, 2, 3, 0)
+    return integers.reshape(shape[2], *shape[:2], shape[3]).transpose(1, 2, 0, 3)
+
+
 def window_options(options: Any, layer: DynamicLayer) -> Any:
     """Strides, padding and activation of an operator with windows."""
     options.strideH, options.strideW = layer.attributes["strides"]

@@ -120,16 +120,10 @@ def _rows(weights: DynamicWeights, x: np.ndarray) -> np.ndarray:
 
 def _of_floats(layer: DynamicLayer, weights: DynamicWeights, x: np.ndarray) -> Expected:
     """A kernel of floats: its integers times their scales, in float32."""
-    integers, scales = weights.integers, weights.scales
-    if layer.kind == "depthwise_conv2d":
-        kernel = integers * scales.reshape(integers.shape[2:])
-    elif layer.kind == "conv2d_transpose":
-        kernel = integers * scales[:, None]
-    else:
-        kernel = integers * scales
+    kernel = weights.integers * weights.channel_scales
     wide = kernel.astype(np.float32).astype(np.float64)
     bias = weights.bias.astype(np.float64)
     value = summed(layer, x.astype(np.float64), wide) + bias
     sizes = summed(layer, np.abs(x.astype(np.float64)), np.abs(wide)) + np.abs(bias)
-    terms = integers.size // scales.size + 2
+    terms = weights.integers.size // weights.scales.size + 2
     return Expected(value, terms * _ROUNDOFF * sizes)

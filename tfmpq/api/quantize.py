@@ -17,7 +17,7 @@ from tfmpq.bars import reporting
 from tfmpq.data.objects import model_rank, open_data
 from tfmpq.data.preprocess import pixel_step, value_range
 from tfmpq.errors import UsageError
-from tfmpq.graph.dynamic import DYNAMIC, DynamicModel
+from tfmpq.graph.dynamic import DYNAMIC, NO_DATA, DynamicModel
 from tfmpq.graph.frozen import FrozenModel
 from tfmpq.methods.job_options import QuantizeOptions
 from tfmpq.policy.fixed_widths import check_widths, choose_policy
@@ -59,8 +59,6 @@ _NO_IMAGES = (
     "DATA, or "
     "--activation-bits dynamic, which needs none."
 )
-NO_DATA = "none"
-"""What a file records in the place of data where none were needed."""
 
 
 @dataclass(frozen=True, slots=True)

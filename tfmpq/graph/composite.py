@@ -119,11 +119,11 @@ def _exact_shapes() -> Iterator[None]:
             sizes.get(label) if size is None else size for label, size in zip(result, shape, strict=True)
         )
 
-    layers.EinsumDense.compute_output_shape = exact  # type: ignore[method-assign]
+    layers.EinsumDense.compute_output_shape = exact
     try:
         yield
     finally:
-        layers.EinsumDense.compute_output_shape = given  # type: ignore[method-assign]
+        layers.EinsumDense.compute_output_shape = given
 
 
 def part_name(outer: Any, part: Any) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from keras import layers
 
+from tfmpq.graph.kernels_of_one_image import OF_KERNELS
 from tfmpq.graph.one_image import (
     OF_ONE_IMAGE,
     Handler,
@@ -114,7 +115,7 @@ def _dense(
     matrix = kernel.transpose([weights.index(k) for k in (*summed, *columns)])
     matrix = matrix.reshape(inside[-1], prod(sizes[k] for k in columns))
     if bias is None:
-        given = [matrix]
+        given: list[Any] = [matrix]
     else:
         own = [k for k in result if k in columns]
         if any(size != 1 for size in bias.shape[: max(0, bias.ndim - len(own))]):
@@ -185,6 +186,7 @@ def _by_channel(replay: Replay, name: str, value: Any, kind: str, number: np.nda
 
 HANDLERS: dict[str, Handler] = {
     **OF_ONE_IMAGE,
+    **OF_KERNELS,
     "Einsum": _einsum,
     **dict.fromkeys((*_KINDS, "Divide", "TrueDivide"), _binary),
 }

@@ -21,6 +21,9 @@ from tfmpq.quantizers.dynamic import InputGrid
 DYNAMIC = "dynamic"
 """What stands for the bits of activations that are float, quantized where a kernel reads them."""
 
+NO_DATA = "none"
+"""What a file records in the place of data where none were needed."""
+
 DYNAMIC_TARGET: Final = "litert"
 """The form of a file whose runtime has kernels that quantize what they read."""
 
@@ -77,6 +80,13 @@ class DynamicWeights:
         return (
             f"INT{self.container} product" if fits else "int8: no packed product for an odd number of inputs"
         )
+
+    @property
+    def channel_scales(self) -> np.ndarray:
+        """The scales in a shape that is broadcast to the integers."""
+        if self.kernel == "DEPTHWISE_CONV_2D":
+            return self.scales.reshape(self.integers.shape[2:])
+        return self.scales[:, None] if self.kernel == "TRANSPOSE_CONV" else self.scales
 
     @property
     def stored_bytes(self) -> int:

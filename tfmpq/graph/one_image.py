@@ -254,7 +254,8 @@ def aligned(
 def _attention(replay: Replay, node: Any, args: tuple[Any, ...]) -> Any:
     """`keras.ops.dot_product_attention` of (1, tokens, heads, size) tensors without a mask."""
     operation = node.operation
-    query, key, value, bias, mask, scale = (*args, *(None,) * (6 - len(args)))
+    given: list[Any] = [*args, *[None] * (6 - len(args))]
+    query, key, value, bias, mask, scale = given
     same = all(is_tensor(x) for x in (query, key, value))
     if not same or mask is not None or operation.is_causal or operation.attn_logits_soft_cap is not None:
         return None

@@ -14,7 +14,7 @@ from tfmpq.graph.one_image import is_tensor
 from tfmpq.graph.recognition import class_name, is_kerass_own
 from tfmpq.graph.replay import Replay, config_of, weights_of
 from tfmpq.graph.rewrites import ELEMENTWISE
-from tfmpq.keras_internals import holds_graph, own_operation
+from tfmpq.keras_internals import holds_graph, own_operation, uncalled
 
 _BY_ELEMENT = frozenset(
     {
@@ -133,6 +133,9 @@ class Opening(Replay):
 
     def copied(self, operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
         """As for any rebuilding; parts of a composite layer get names of their own."""
+        if self._outer is not None and own_operation(operation) is not None:
+            operation = uncalled(operation)
+            operation.name = self.name(operation.name)  # it may be refused, by this name
         own = isinstance(operation, layers.Layer) and is_kerass_own(operation)
         if self._outer is None or not own:
             return super().copied(operation, args, kwargs)

@@ -13,6 +13,7 @@ import numpy as np
 from keras import layers
 
 from tfmpq.graph import arithmetic
+from tfmpq.graph.composite import is_composite
 from tfmpq.graph.opening import Opening
 from tfmpq.graph.recognition import is_kerass_own, known_function
 from tfmpq.graph.replay import Replay, config_of, weights_of
@@ -59,7 +60,7 @@ def expand(model: keras.Model, note: Callable[[str], None] = lambda line: None) 
 
 
 def without_functions(model: keras.Model) -> keras.Model:
-    """Replace Lambda layers by the operations that their functions are made of.
+    """Replace Lambda layers, and layers of the user's own, by the operations that they are made of.
 
     Args:
         model: Any model.
@@ -67,9 +68,12 @@ def without_functions(model: keras.Model) -> keras.Model:
     Returns:
         A model of new layers; `model` itself if there are none, or it is not functional.
     """
-    if not any(isinstance(layer, layers.Lambda) for layer in all_layers(model)):
-        return model
-    return expand(model)
+    return expand(model) if any(map(_holds_code, all_layers(model))) else model
+
+
+def _holds_code(layer: Any) -> bool:
+    """Whether a file that holds a layer has to be read with code of the user's."""
+    return isinstance(layer, layers.Lambda) or (is_composite(layer) and not is_kerass_own(layer))
 
 
 class _Expansion(Opening):
