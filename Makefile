@@ -8,7 +8,7 @@ NEW_PIP := "pip>=23.1"
 DEMO := .demo/resnet8_digits
 # An environment without TensorFlow, so without the package's own list of dependencies.
 JAX_VENV := .venv-jax
-JAX_PACKAGES := click grain jax keras numpy pillow pydantic PyYAML rich scikit-learn scipy hypothesis pytest
+JAX_PACKAGES := click filelock grain jax keras numpy pillow pydantic PyYAML rich scikit-learn scipy hypothesis pytest
 HANDOVER := $(CURDIR)/build/handover
 # A phone of this machine's processor, a Raspberry Pi; for slow tests also a 32-bit one, an emulated phone, its Python.
 DEVICES := phone-$(shell dpkg --print-architecture 2>/dev/null) raspberry-arm64
@@ -65,6 +65,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff check --preview --select PLW1514
 	$(BIN)/ruff format --check
+	@$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	@rm -rf $(TYPED) && mkdir -p $(TYPED)/tfmpq
 	@ln -sfn $(CURDIR)/tfmpq/* $(CURDIR)/models $(CURDIR)/deploy $(CURDIR)/cli $(TYPED)/tfmpq/
 	cd $(TYPED) && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p tfmpq
