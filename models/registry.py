@@ -258,9 +258,7 @@ def _built_in(model: keras.Model) -> bool:
     _, height, width, channels = model.inputs[0].shape
     built = _build(model.name, (height, width, channels), int(model.outputs[0].shape[-1]))
     if _NETWORKS[model.name].composite:
-        from tfmpq.graph.lowering import lower
-
-        built = lower(built)
+        built = _lowered(LoadedModel(built, model.name, "none", 0)).model
     pairs = zip(built.layers, model.layers, strict=False)
     return len(built.layers) == len(model.layers) and all(
         type(one) is type(other) and one.name == other.name for one, other in pairs

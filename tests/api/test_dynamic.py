@@ -113,7 +113,7 @@ def test_a_file_is_verified_against_the_model_that_it_was_made_of(model: keras.M
     found = tfmpq.verify(path, model, limit=64)
     assert found.passed, found.failures
     assert found.delegate_partitions == 1
-    assert "the float model's class on" in found.notes[0]
+    assert "the model's class on" in found.notes[0]
     other = composite_networks.build("fused")
     for weight in other.weights:
         weight.assign(np.random.default_rng(3).normal(size=weight.shape))

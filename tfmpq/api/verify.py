@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
-from tfmpq.api.proof_reference import Reference, batches_of, reference_for
+from tfmpq.api.dynamic_proof import prove_dynamic
+from tfmpq.api.proof_reference import batches_of, reference_for
 from tfmpq.api.sources import file_of
 from tfmpq.bars import reporting
 from tfmpq.deploy.proof.verified_layers import VerifiedLayer, verified_layers
@@ -167,7 +168,22 @@ def _verify(
     reference = reference_for(against, weights, model, core, path, asked[:2], reporter)
     frozen = reference.frozen
     if isinstance(frozen, DynamicModel):
-        return _verify_dynamic(path, content, frozen, reference, asked[2])
+        proof, failures, notes = prove_dynamic(path, content, frozen, reference, asked[2])
+        return FileVerification(
+            not failures,
+            str(path),
+            reference.name,
+            proof.target,
+            len(content),
+            hashlib.sha256(content).hexdigest(),
+            proof.integers,
+            proof.delegate_partitions,
+            tuple(asdict(check) for check in proof.operators),
+            (),
+            None,
+            failures,
+            notes,
+        )
     with reading(path):
         refuse_wrong(model, path)
         inner = read_model(core, path)
@@ -204,46 +220,6 @@ def _verify(
         logits,
         failures,
         (*limits, *_notes(logits), *reference.notes),
-    )
-
-
-def _verify_dynamic(
-    path: Path, content: bytes, frozen: DynamicModel, reference: Reference, limit: int
-) -> FileVerification:
-    """Prove a file of float activations; how far its answers are the float model's stands in a note."""
-    from tfmpq.deploy.proof.dynamic_verify import verify_dynamic
-    from tfmpq.deploy.runtime.interpreter import load
-    from tfmpq.deploy.runtime.sandbox import Sandbox
-    from tfmpq.deploy.tflite.flatbuffer import reading
-
-    count, batches = batches_of(reference, limit)
-    first = next(batches)
-    with Sandbox(path) as sandbox, reading(path):
-        proof = verify_dynamic(frozen, content, first[:_OPERATOR_IMAGES], sandbox)
-    failures = (*reference.failures, *proof.failures)
-    notes = [*reference.notes, "kernels that quantize what they read are XNNPACK's; LiteRT's own differ"]
-    if not failures and len(reference.model.outputs) == 1:
-        network = load(path)
-        agreed = [
-            np.asarray(reference.model.predict_on_batch(images)).argmax(1) == network.run(images).argmax(1)
-            for images in itertools.chain([first], batches)
-        ]
-        share = float(np.concatenate(agreed).mean())
-        notes.insert(0, f"the file chooses the float model's class on {share:.2%} of {count} images")
-    return FileVerification(
-        not failures,
-        str(path),
-        reference.name,
-        proof.target,
-        len(content),
-        hashlib.sha256(content).hexdigest(),
-        proof.integers,
-        proof.delegate_partitions,
-        tuple(asdict(check) for check in proof.operators),
-        (),
-        None,
-        failures,
-        tuple(notes),
     )
 
 
