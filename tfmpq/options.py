@@ -18,10 +18,20 @@ from typing import Any, Literal, TypeVar
 from tfmpq.errors import UsageError
 
 Kind = Literal[
-    "whole", "number", "yes-no", "switch", "text", "texts", "width", "bits", "file", "folder", "object"
+    "whole",
+    "number",
+    "word-or-whole",
+    "yes-no",
+    "switch",
+    "text",
+    "texts",
+    "bits",
+    "file",
+    "folder",
+    "object",
 ]
-"""What an option holds. `width` is one bit-width or one of `choices`, `bits` are several widths. `yes-no` has
-two flags on the command line, `switch` one, an `object` none."""
+"""What an option holds. `yes-no` has two flags on the command line, `switch` one, an `object` none.
+`word-or-whole` is one of `choices`, or a number."""
 
 Recorded = Literal["always", "given", "never"]
 """Whether a run folder records an option: always, where it is not the default, or never."""
@@ -149,14 +159,14 @@ def checked(name: str, value: Any, spec: Spec) -> Any:
         return _bits(name, value)
     if spec.kind == "texts":
         return _texts(name, value)
-    if spec.kind == "width":
-        return _width(name, value, spec.choices or ())
     if spec.kind in ("yes-no", "switch"):
         return _of_type(name, value, bool, "True or False")
     if spec.kind == "object":
         return value
     if spec.kind in ("file", "folder"):
         return _of_type(name, value, str | Path, "a path")
+    if spec.kind == "word-or-whole":
+        return _word_or_whole(name, value, spec)
     if spec.kind == "text":
         value = _of_type(name, value, str, "a text")
         if spec.choices and value not in spec.choices:
@@ -174,7 +184,7 @@ def _of_type(name: str, value: Any, kind: Any, what: str) -> Any:
 
 
 def _number(name: str, value: Any, spec: Spec) -> Any:
-    whole = spec.kind == "whole"
+    whole = spec.kind != "number"
     fits = isinstance(value, numbers.Integral if whole else numbers.Real) and not isinstance(value, bool)
     if fits and math.isfinite(value):
         below = spec.least is not None and (value < spec.least or (spec.open and value == spec.least))
@@ -187,6 +197,20 @@ def _number(name: str, value: Any, spec: Spec) -> Any:
     raise UsageError(f"{name} is {what}{least}{most}. Received: {value!r}. Correct it.")
 
 
+def _word_or_whole(name: str, value: Any, spec: Spec) -> Any:
+    words = spec.choices or ()
+    if value in words:
+        return value
+    if isinstance(value, str) and value.strip().isdigit():
+        value = int(value)
+    if isinstance(value, str):
+        raise UsageError(
+            f"{name} is a whole number from {spec.least:g} to {spec.most:g}, or {' or '.join(words)}. "
+            f"Received: {value!r}. Correct it."
+        )
+    return _number(name, value, spec)
+
+
 def _texts(name: str, value: Any) -> tuple[str, ...]:
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
@@ -196,19 +220,6 @@ def _texts(name: str, value: Any) -> tuple[str, ...]:
     if not all(isinstance(text, str) for text in texts):
         raise UsageError(f"{name} is a text or several. Received: {value!r}. Give texts.")
     return texts
-
-
-def _width(name: str, value: Any, words: tuple[str, ...]) -> int | str:
-    text = str(value)
-    if text in words:
-        return text
-    if text.isdecimal() and LEAST_BITS <= int(text) <= MOST_BITS:
-        return int(text)
-    more = f", or {', '.join(words)}" if words else ""
-    raise UsageError(
-        f"{name} is a whole number of bits from {LEAST_BITS} to {MOST_BITS}{more}. Received: {value!r}. "
-        "Correct it."
-    )
 
 
 def _bits(name: str, value: Any) -> tuple[int, ...]:

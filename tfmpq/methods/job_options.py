@@ -145,12 +145,14 @@ class FinetuneOptions(SharpnessTuning, PreprocessOptions, DistillationOptions, T
     )
     ends: int | str | None = option(
         None,
-        "width",
+        "word-or-whole",
         "With uniform:WEIGHTS[/ACTIVATIONS]: bits of the first and the last layer and of what the last one "
         "reads, or same.",
         shown="8",
         metavar="BITS|same",
         choices=("same",),
+        least=2,
+        most=8,
         recorded="never",  # the policy says it
     )
 
@@ -190,12 +192,14 @@ class QuantizeOptions(PreprocessOptions, DataOptions):
     file: FileRequest = option(
         NO_FILE_WISHES, "object", "Types, labels, and what a microcontroller has room for.", recorded="never"
     )
-    activation_bits: int | None = option(
+    activation_bits: int | str | None = option(
         None,
-        "whole",
-        "With --weight-bits: 2 to 8, or 16, which is exact to 16 bits and 3 to 100 times slower.",
+        "word-or-whole",
+        "With --weight-bits: 2 to 8, or 16, which is exact to 16 bits and 3 to 100 times slower. Or dynamic: "
+        "floats that kernels quantize to 8 bits as they read them; needs no images, and takes transformers.",
         shown="8",
-        metavar="N",
+        metavar="N|dynamic",
+        choices=("dynamic",),
         least=2,
         most=16,
     )
