@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import signal
 
 import pytest
 
@@ -61,6 +62,15 @@ def test_ctrl_c_says_how_to_go_on(calls, tfmpq):
     assert result.exit_code == 130
     assert result.stdout == ""
     assert result.stderr.strip() == "Interrupted. Run the same command again to go on."
+
+
+def test_sigterm_is_an_interruption_with_a_code_of_its_own(calls, tfmpq):
+    before = signal.getsignal(signal.SIGTERM)
+    calls["search"].error = signal.SIGTERM
+    result = tfmpq(SEARCH)
+    assert (result.exit_code, result.stdout) == (143, "")
+    assert result.stderr.strip() == "Interrupted. Run the same command again to go on."
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_the_traceback_is_shown_on_request(calls, tfmpq, monkeypatch):

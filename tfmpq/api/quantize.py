@@ -17,6 +17,7 @@ from tfmpq.bars import reporting
 from tfmpq.data.objects import model_rank, open_data
 from tfmpq.data.preprocess import pixel_step, value_range
 from tfmpq.errors import UsageError
+from tfmpq.graph.dynamic import DYNAMIC, NO_DATA, DynamicModel
 from tfmpq.graph.frozen import FrozenModel
 from tfmpq.methods.job_options import QuantizeOptions
 from tfmpq.policy.fixed_widths import check_widths, choose_policy
@@ -24,9 +25,10 @@ from tfmpq.policy.network_cost import cost_model
 from tfmpq.policy.policy import Policy
 from tfmpq.progress import Reporter
 from tfmpq.quantization.batch_statistics import with_fitting_statistics
+from tfmpq.quantization.dynamic import freeze_dynamic, quantize_dynamic
 from tfmpq.quantization.finished_runs import file_facts
 from tfmpq.quantization.freeze import freeze, snap_biases
-from tfmpq.quantization.insertion import quantize_model
+from tfmpq.quantization.insertion import LINKED_IMAGES, quantize_model
 from tfmpq.quantization.loss import loss_warnings
 from tfmpq.quantization.reconstruction import affordable_images, reconstruct
 from tfmpq.quantization.unchanging import unchanging_tensors, unchanging_warning
@@ -47,6 +49,16 @@ if TYPE_CHECKING:
 _RANDOM_WARNING = (
     "Ranges of activations come from random images: size and speed are those of the network, but its answers "
     "and any accuracy mean nothing. Calibrate with real images before the file is used."
+)
+_UNTRAINED_WARNING = (
+    "The network has no learned weights: size and speed are those of the network, but its answers mean "
+    "nothing. "
+    "Give --weights FILE."
+)
+_NO_IMAGES = (
+    "Ranges of integer activations come from images. Received: a model and no images. Give --calibrate "
+    "DATA, or "
+    "--activation-bits dynamic, which needs none."
 )
 
 
@@ -109,7 +121,7 @@ class PosttrainingReport(Result, verb="quantize"):
 
 def quantize(
     model: Any,
-    data: Any,
+    data: Any = None,
     *,
     weight_bits: int | None = None,
     policy: Any = None,
@@ -132,7 +144,8 @@ def quantize(
             a `keras.utils.PyDataset`, an iterable of batches, whose values are the model's inputs as they
             are; or a word. Labels are used only to say how many test images come out right. `random` is
             noise, with which a network needs no learned weights either; then a built-in network takes images
-            of 224 pixels and has 1,000 classes.
+            of 224 pixels and has 1,000 classes. None, as with noise, where activations are `dynamic`: nothing
+            is fitted then.
         weight_bits: Width of every layer's weights, 2 to 8; this or `policy`.
         policy: A `tfmpq.Policy`, its file, or what `search` returned.
         validation: Images with labels to score on, in the form of `data`; None for the test part of a word,
@@ -165,6 +178,11 @@ def _quantize(
     refuse_other_than_model(model)
     held = None if policy is None else policy_of(policy)
     given = check_widths(weight_bits, options.activation_bits, held, target)
+    dynamic = options.activation_bits == DYNAMIC or (given is not None and given.dynamic)
+    if dynamic:
+        options.file.require_floats()
+    elif data is None:
+        raise UsageError(_NO_IMAGES)
     scratch = Scratch()
     network = given_model(model, scratch.path)
     _check(network, data, options)
@@ -190,16 +208,19 @@ def _quantize(
         reporter=reporter,
         name=network.name,
         trains=False,
+        dynamic=dynamic,
     )
     file_ends(options.file, dataset.class_names if dataset else None, task.model)  # refused before any work
-    word = data if isinstance(data, str) else task.dataset.name
+    word = data if isinstance(data, str) else task.dataset.name if data is not None else NO_DATA
     bits = choose_policy(task.network, network.recorded, weight_bits, options.activation_bits, given)
-    warnings = _data_warnings(task) if dataset else (_RANDOM_WARNING,)
+    warnings = _data_warnings(task) if dataset else () if dynamic else (_RANDOM_WARNING,)
+    if dynamic and not task.begins_trained:
+        warnings = (*warnings, _UNTRAINED_WARNING)
     real = dataset is not None and not task.loaded.new_classifier
     fitting = real and options.reconstruct is not False
     if not task.begins_trained:
         measured = with_fitting_statistics(task.model, task.calibration_images(), reporter)
-        network_of_measured = fused(measured, task.preprocessing)
+        network_of_measured = fused(measured, task.preprocessing, dynamic)
         task = replace(task, loaded=replace(task.loaded, model=measured), network=network_of_measured)
     quantized = _quantized(task, bits, real, fitting, reporter)
     report = cost_model(task.network).report(bits.weight_bits, bits.activation_bits(task.network.tensors))
@@ -227,7 +248,7 @@ def _quantize(
         target,
         FileWishes.of(
             options.file,
-            form_choice(options.forms, target, frozen),
+            (None, None) if isinstance(frozen, DynamicModel) else form_choice(options.forms, target, frozen),
             target,
             dataset.class_names if dataset else None,
             task.model,
@@ -272,8 +293,8 @@ def _reference(task: Task) -> Reference:
 
 
 def is_noise(data: Any) -> bool:
-    """Whether it is the word for images of noise."""
-    return isinstance(data, str) and data == RANDOM
+    """Whether it is the word for images of noise; where no images are needed, none stand for that too."""
+    return data is None or (isinstance(data, str) and data == RANDOM)
 
 
 def _check(network: GivenModel, data: Any, options: QuantizeOptions) -> None:
@@ -291,11 +312,18 @@ def _check(network: GivenModel, data: Any, options: QuantizeOptions) -> None:
 
 def _quantized(task: Task, bits: Policy, real: bool, fitting: bool, reporter: Reporter) -> keras.Model:
     model, network = task.model, task.network
+    widths = {name: (width,) for name, width in bits.weight_bits.items()}
+    if network.dynamic and not real:
+        return quantize_dynamic(model, network, widths)
     images = task.calibration_images(affordable_images(network) if real else CALIBRATION_IMAGES)
+    if network.dynamic:
+        quantized = quantize_dynamic(model, network, widths, images=images[:LINKED_IMAGES])
+        reconstruct(quantized, model, network, images, reporter, kernels=fitting)
+        return quantized
     quantized = quantize_model(
         model,
         network,
-        {name: (width,) for name, width in bits.weight_bits.items()},
+        widths,
         {name: (width,) for name, width in bits.activation_bits(network.tensors).items()},
         images[:CALIBRATION_IMAGES],
         value_range(task.preprocessing),
@@ -345,7 +373,9 @@ def _scores(task: Task, quantized: keras.Model, reporter: Reporter) -> Scores:
     )
 
 
-def _frozen(task: Task, quantized: keras.Model, bits: Policy, top1: float | None, data: str) -> FrozenModel:
+def _frozen(
+    task: Task, quantized: keras.Model, bits: Policy, top1: float | None, data: str
+) -> FrozenModel | DynamicModel:
     facts = file_facts(
         task.loaded.name,
         task.preprocessing,
@@ -355,4 +385,5 @@ def _frozen(task: Task, quantized: keras.Model, bits: Policy, top1: float | None
         top1,
         data,
     )
-    return freeze(quantized, fused(quantized, task.preprocessing), facts)
+    network = fused(quantized, task.preprocessing, task.network.dynamic)
+    return (freeze_dynamic if network.dynamic else freeze)(quantized, network, facts)
