@@ -99,7 +99,7 @@ def networks(runs: Sequence[Run], results: Sequence[Any]) -> list[Network]:
         runs: Run folders.
         results: Results of the other verbs, those in the folders included.
     """
-    evaluations = [r for r in results if isinstance(r, Evaluated) and r.value is not None]
+    evaluations = [r for r in results if isinstance(r, Evaluated) and r.scored]
     exports = [result for result in results if isinstance(result, Exported)]
     searches = [run.search for run in runs if run.search]
     found = [network for run in runs for network in _of_run(run, searches, evaluations, _files(run, results))]
@@ -135,7 +135,7 @@ def _of_run(
 def _of_job(run: Run, job: Job, data: str, images: int) -> Iterator[Network]:
     families: dict[str, Family] = {"float32": "float", "int8": "uniform", "mixed": _family(run)}
     for row in job.table:
-        if row.value is None:
+        if not row.scored:
             continue
         whole = [str(run.folder)] if row.model == "mixed" else []
         yield Network(
@@ -150,7 +150,7 @@ def _of_finetune(
 ) -> Iterator[Network]:
     """The trained model, or its files where they were evaluated."""
     tuned = run.finetune
-    if tuned is None or tuned.value is None:
+    if tuned is None or not tuned.scored:
         return
     data = tuned.about(tuned.data)
     network = Network(
@@ -225,7 +225,7 @@ def _untrained(export: Exported, runs: Sequence[Run], evaluations: Sequence[Eval
     uniform = math.isclose(quantized.mean_weight_bits, min(width for _, width in bits))
     family: Family = "uniform" if uniform else _family(alike) if alike else "other"
     scores = [(e.images, e.value, e.count) for e in evaluations if same_file(e.path, export.path)]
-    if not scores and quantized.value is not None:
+    if not scores and quantized.scored:
         scores = [(quantized.about(export.calibration or ""), quantized.value, quantized.count)]
     for data, top1, count in scores:
         yield Network(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator
@@ -26,9 +27,15 @@ class _Scored(_Result):
     score_name: str = ACCURACY
 
     @property
-    def value(self) -> float | None:
-        """The score."""
-        return self.top1 if self.score is None else self.score
+    def value(self) -> float:
+        """The score; NaN where there is none."""
+        found = self.top1 if self.score is None else self.score
+        return math.nan if found is None else found
+
+    @property
+    def scored(self) -> bool:
+        """Whether there is a score."""
+        return not math.isnan(self.value)
 
     def about(self, data: str) -> str:
         """What a score says, for labels that are no classes: scores of other kinds are not compared."""

@@ -98,7 +98,7 @@ def _facts(run: Run) -> Element:
 
 def _score(tuned: Finetune) -> str:
     if tuned.top1 is None or tuned.top5 is None:
-        return f"{tuned.score_name} {100 * (tuned.value or 0.0):.2f} %"
+        return f"{tuned.score_name} {100 * tuned.value:.2f} %"
     return f"top-1 {100 * tuned.top1:.2f} %, top-5 {100 * tuned.top5:.2f} %"
 
 

@@ -90,5 +90,5 @@ def candidate_scores(loaded: LoadedModel, split: Split, classes: int) -> dict[st
             score = score_outputs(predictor(model), outputs, classes, [split], loaded.input_shape, name).first
             if score is None:
                 return {}
-            found[name] = score.top1
+            found[name] = score.value
     return found

@@ -167,10 +167,10 @@ def with_objective(task: Task, answers: bool = False) -> Task:
         UsageError: The labels do not fit the network.
     """
     output, data = outputs_of(task.model)[0], task.dataset
-    objectives = (
+    trained_for, scored_by = (
         objective_for(output, part.labels, data.classes, answers) for part in (data.train, data.test)
     )
-    return replace(task, **dict(zip(("objective", "scored_by"), objectives, strict=True)))
+    return replace(task, objective=trained_for, scored_by=scored_by)
 
 
 def _numbers_wanted(dataset: Dataset) -> int:
