@@ -18,6 +18,7 @@ from tfmpq.data.objects import model_rank, open_data
 from tfmpq.deploy.devices.facts import present
 from tfmpq.errors import UsageError
 from tfmpq.files import write_json
+from tfmpq.graph.dynamic import DYNAMIC
 from tfmpq.methods import load_method
 from tfmpq.methods.latency_budget import latencies, latency_record, with_latency
 from tfmpq.methods.method import Choice, Outcome, Problem
@@ -190,6 +191,7 @@ def _search(
         reporter=reporter,
         name=network.name,
         classes=options.target_classes if options.imitate else None,
+        dynamic=options.dynamic,
     )
     if not dataset.labelled and not options.imitate:
         options = replace(options, imitate=True)
@@ -216,6 +218,7 @@ def _search(
                 seed=options.seed,
                 from_weights=task.begins_trained,
                 reporter=reporter,
+                optimizer=options.optimizer,
             )
         outcome = searcher.run(problem)
         result = _finish(problem, front, outcome, asked)
@@ -237,7 +240,7 @@ def _problem(
     other_classes = classes != task.loaded.classes
     space = (
         weight_candidates(task.network, options.weight_bits, other_classes),
-        activation_candidates(task.network, options.activation_bits),
+        activation_candidates(task.network, options.activation_widths),
     )
     front = sorted((parse_budgets([f"size={v}"], costs)[0] for v in options.pareto), key=lambda b: b.limit)
     budgets = parse_budgets(options.budgets, costs) if options.budgets or not front else ()
@@ -344,7 +347,9 @@ def _policy(problem: Problem, asked: Asked, budgets: Sequence[Budget], chosen: C
         format="tfmpq-policy/1",
         model=asked.model.recorded,
         layers={name: LayerChoice(weight_bits=bits) for name, bits in chosen.weight_bits.items()},
-        activations={name: bits for name, bits in chosen.activation_bits.items() if bits != 8},
+        activations=DYNAMIC
+        if options.dynamic
+        else {name: bits for name, bits in chosen.activation_bits.items() if bits != 8},
         budget=[
             BudgetRecord(
                 key=b.key,
@@ -355,7 +360,7 @@ def _policy(problem: Problem, asked: Asked, budgets: Sequence[Budget], chosen: C
             for b in budgets
         ],
         search_space=SearchSpace(
-            weight_bits=list(options.weight_bits), activation_bits=list(options.activation_bits)
+            weight_bits=list(options.weight_bits), activation_bits=list(options.activation_widths)
         ),
         method=options.description,
         proxy=asked.proxy,

@@ -16,6 +16,7 @@ import numpy as np
 
 from tfmpq.errors import UsageError
 from tfmpq.graph.containers import Container, Operator, container_for
+from tfmpq.graph.dynamic import Kernel, container_bits
 from tfmpq.policy.latency_cost import NANOSECONDS, LatencyCosts
 
 CostKey = Literal["size", "bops", "weight-bits", "latency"]
@@ -42,6 +43,8 @@ class LayerCost:
         channels: Number of output channels.
         fan_in: Number of weights that feed one output channel.
         reads: Name of the activation tensor that it reads.
+        kernel: With float activations, the operator that reads the weights; such a network has one form, and
+            its bytes stand for those of the storage form.
     """
 
     name: str
@@ -51,9 +54,13 @@ class LayerCost:
     channels: int
     fan_in: int
     reads: str
+    kernel: Kernel | None = None
 
     def container(self, bits: int) -> Container:
         """How the storage form holds the weights at this bit-width."""
+        if self.kernel is not None:
+            held = container_bits(bits, self.fan_in, self.kernel)
+            return Container(held, self.kernel, "native", "float activations")
         return container_for(self.operator, bits, self.fan_in, "storage")
 
     def stored_bytes(self, bits: int) -> int:

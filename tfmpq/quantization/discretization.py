@@ -30,6 +30,13 @@ def restrict(model: keras.Model, policy: Policy) -> keras.Model:
         UsageError: The policy asks for bits that were not searched.
     """
     refuse_unsearched(policy)
+    dynamic = all(wrapper.output_quantizer is None for wrapper in quantize_wrappers(model))
+    if policy.dynamic != dynamic:
+        asked, searched = ("dynamic" if so else "integers" for so in (policy.dynamic, dynamic))
+        raise UsageError(
+            "A policy has the kind of activations that was searched. Received: activations that are "
+            f"{asked}, for {policy.model} as it was searched, where they are {searched}. {_ADVICE}"
+        )
     chosen = {w.name: _config(w, policy) for w in quantize_wrappers(model)}
 
     @cache  # one copy of a quantizer that several tensors share
@@ -78,7 +85,12 @@ def _config(wrapper: QuantizeWrapper, policy: Policy) -> MixedPrecisionQuantizeC
                 f"{wrapper.name}, searched: {candidates}. {_ADVICE}"
             )
     return MixedPrecisionQuantizeConfig(
-        weight_bits, output_bits, config.output_signed, config.trainable_output_step
+        weight_bits,
+        output_bits,
+        config.output_signed,
+        config.trainable_output_step,
+        input_grid=config.input_grid,
+        patch=config.patch,
     )
 
 

@@ -13,9 +13,9 @@ from tfmpq.graph.dynamic import (
     DynamicLayer,
     DynamicModel,
     DynamicWeights,
-    Kernel,
     container_bits,
     input_grid,
+    kernel_of,
 )
 from tfmpq.graph.equivalence import noise
 from tfmpq.graph.kinds import WEIGHTED
@@ -120,13 +120,6 @@ def freeze_dynamic(
     return DynamicModel(model.name, network.input_shape, tuple(layers), dict(metadata or {}), outputs)
 
 
-_KERNELS: dict[str, Kernel] = {
-    "depthwise_conv2d": "DEPTHWISE_CONV_2D",
-    "conv2d_transpose": "TRANSPOSE_CONV",
-    "dense": "FULLY_CONNECTED",
-}
-
-
 def _weights(model: keras.Model, node: Node) -> DynamicWeights:
     wrapper: QuantizeWrapper = model.get_layer(node.name)
     quantizer = wrapper.weight_quantizer
@@ -145,7 +138,7 @@ def _weights(model: keras.Model, node: Node) -> DynamicWeights:
         integers = integers * np.sign(np.where(factor == 0, 0.0, factor)).reshape(step.shape)
         scales = np.where(factor == 0, scales, scales * np.abs(factor))
     grid, patch = input_grid(node)
-    kernel = _KERNELS.get(node.kind, "CONV_2D" if grid in (None, "image") else "FULLY_CONNECTED")
+    kernel = kernel_of(node)
     fan_in = integers.size // scales.size
     bits = quantizer.bits[0]
     smallest = float(np.finfo(np.float32).tiny)
