@@ -13,7 +13,10 @@ from keras import layers
 
 import tfmpq
 from tfmpq.errors import TfmpqError, UsageError
+from tfmpq.graph.fusion import analyse
+from tfmpq.graph.lowering import lower
 from tfmpq.methods.options import SearchOptions
+from tfmpq.policy.network_cost import activation_products
 from tfmpq.policy.policy import load_policy, save_policy
 from tfmpq.quantization.discretization import restrict
 from tfmpq.quantizers.choices import quantize_wrappers
@@ -78,6 +81,11 @@ def test_the_promised_bytes_are_those_of_the_file_without_its_graph(run: Path, t
     report = tfmpq.export(run, out=tmp_path / "net.tflite")
     held = sum(layer.stored_bytes for layer in report.layers)
     assert tuned.size == held + 4 * (8 + 8)  # scale and center of the normalization
+
+
+def test_products_of_two_activations_are_named_apart(network: keras.Model) -> None:
+    """Scores and mixtures of four patches with eight channels."""
+    assert activation_products(analyse(lower(network), dynamic=True)) == 2 * 4 * 4 * 8
 
 
 def test_restricting_keeps_what_kernels_read(run: Path) -> None:

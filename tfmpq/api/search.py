@@ -25,7 +25,7 @@ from tfmpq.methods.method import Choice, Outcome, Problem
 from tfmpq.methods.options import SearchOptions
 from tfmpq.policy.allocation import check_feasible_together
 from tfmpq.policy.budget import Budget, parse_budgets
-from tfmpq.policy.network_cost import cost_model
+from tfmpq.policy.network_cost import activation_products, cost_model
 from tfmpq.policy.policy import BudgetRecord, LayerChoice, Policy, SearchSpace, load_policy, save_policy
 from tfmpq.policy.search_space import activation_candidates, weight_candidates
 from tfmpq.progress import Reporter
@@ -237,6 +237,10 @@ def _problem(
     network = target_network(asked.model.word, task, options.target_input, options.target_classes)
     classes = options.target_classes or task.loaded.classes
     costs = with_latency(cost_model(network), network, task.loaded.name, classes, options, present, reporter)
+    if products := activation_products(network):
+        reporter.log(
+            f"{products:,} multiply-accumulates of two activations stay float; bit operations leave them out."
+        )
     other_classes = classes != task.loaded.classes
     space = (
         weight_candidates(task.network, options.weight_bits, other_classes),

@@ -20,6 +20,12 @@ def cost_model(network: Network) -> CostModel:
     )
 
 
+def activation_products(network: Network) -> int:
+    """Multiply-accumulates of two activations for one image, as in attention, which have no weights."""
+    products = [node for node in network.nodes if node.kind == "matmul"]
+    return sum(math.prod(node.output_shape) * int(node.main.input[0].shape[-1]) for node in products)
+
+
 def _float_bytes(node: Node) -> int:
     """Bytes of the float numbers of a node without a kernel: of normalizations and constants."""
     if node.kind in WEIGHTED:

@@ -10,6 +10,7 @@ import keras
 from tfmpq.data.preprocess import pixel_step, value_range
 from tfmpq.errors import UsageError
 from tfmpq.files import read_json
+from tfmpq.graph.dynamic import DYNAMIC
 from tfmpq.models.registry import is_users_code
 from tfmpq.policy.policy import Policy, load_policy
 from tfmpq.progress import Reporter
@@ -125,8 +126,9 @@ def choose_weights(
         UsageError: There are none, or none that the policy can be applied to.
     """
     source = _source(task, origin, model, weights)
-    if source.is_restricted(reconstructing):
-        refuse_unsearched(origin.policy)
+    if source.search is not None and source.is_restricted(reconstructing):
+        searched = read_json(source.search.path(".json"))["activation_bits"]
+        refuse_unsearched(origin.policy, dynamic=searched == [DYNAMIC])
     return source
 
 
