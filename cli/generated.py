@@ -14,8 +14,8 @@ from tfmpq.options import Options, Spec, checked
 from .options import Decorator, Sectioned, finite, skip_damaged, stack
 
 
-class Checked(click.ParamType):
-    """A value that the record of options reads: a comma-separated list, or a word or a number."""
+class Several(click.ParamType):
+    """What a record of options takes apart itself: a list of bit-widths or texts, a word or a number."""
 
     def __init__(self, spec: Spec) -> None:
         self.name = spec.kind
@@ -23,12 +23,13 @@ class Checked(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Parse the text; values that are parsed already pass."""
-        if not isinstance(value, str):
+        if isinstance(value, tuple):
             return value
         try:
-            return checked(self.name, value, self._spec)
+            found: Any = checked(self.name, value, self._spec)
         except UsageError as error:
             self.fail(str(error), param, ctx)
+        return found
 
 
 def options_of(
@@ -100,7 +101,7 @@ def _type(spec: Spec) -> dict[str, Any]:
     if spec.kind == "texts" and spec.many:
         return {"multiple": True}
     if spec.kind in ("texts", "bits", "word-or-whole"):
-        return {"type": Checked(spec)}
+        return {"type": Several(spec)}
     if spec.kind in ("file", "folder"):
         kind = {"dir_okay": False} if spec.kind == "file" else {"file_okay": False}
         return {"type": click.Path(exists=True, path_type=Path, **kind)}

@@ -165,7 +165,7 @@ CASES = {
         2,
         ("--saq-case 3 with --method sam",),
     ),
-    "ends out of range": (f"{FINETUNE.format('uniform:4')} --ends 9", 2, ("--ends", "2 to 8, or same")),
+    "ends out of range": (f"{FINETUNE.format('uniform:4')} --ends 9", 2, ("--ends", "2 to 8")),
     "ends of a policy": (f"{FINETUNE.format('run/policy.yaml')} --ends 8", 2, ("--ends 8 beside one",)),
     "noise as weights": (f"{SEARCH} --weights damaged/noise.weights.h5", 1, ("noise.weights.h5",)),
     "truncated weights": (f"{SEARCH} --weights damaged/cut.keras", 1, ("damaged/cut.keras",)),

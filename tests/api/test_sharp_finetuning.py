@@ -122,7 +122,7 @@ def test_a_stopped_training_ends_bitwise_as_one_that_was_not(
         (lambda: {"method": "saq", "rho": 0.0}, "rho is a number above 0. Received: 0.0"),
         (lambda: {"method": "saq", "second_gradient_every": 0}, "from 1. Received: 0"),
         (lambda: {"weight_decay": -1.0}, "weight_decay is a number from 0"),
-        (lambda: {"ends": 9}, "ends is a whole number of bits from 2 to 8, or same. Received: 9"),
+        (lambda: {"ends": 9}, "ends is a whole number from 2 to 8. Received: 9"),
         (lambda: {"ends": "4,8"}, "Received: '4,8'"),
     ],
 )

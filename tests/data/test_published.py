@@ -29,7 +29,7 @@ def picture(path: Path, shade: int, side: tuple[int, int] = (20, 30)) -> None:
 
 def lines(path: Path, *text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(text) + "\n")
+    path.write_text("\n".join(text) + "\n", encoding="utf-8")
 
 
 def shades(data: Dataset) -> tuple[list[int], list[int]]:

@@ -27,7 +27,7 @@ from tfmpq.methods.common_options import (
     target_option,
     weights_option,
 )
-from tfmpq.options import LEAST_BITS, MOST_BITS, option
+from tfmpq.options import option
 
 FINETUNE_METHODS = ("qat", "sam", "saq")
 _OF_SHARPNESS = ("rho", "norm", "adaptive", "second_gradient_every")
@@ -143,8 +143,8 @@ class FinetuneOptions(SharpnessTuning, PreprocessOptions, DistillationOptions, T
         shown="8",
         metavar="BITS|same",
         choices=("same",),
-        least=LEAST_BITS,
-        most=MOST_BITS,
+        least=2,
+        most=8,
         recorded="never",  # the policy says it
     )
 
