@@ -51,6 +51,7 @@ def everything(image: Any) -> Any:
     """Layers of convolutional networks of all kinds."""
     x = layers.Conv2D(8, 3, padding="same", use_bias=False, name="conv")(image)
     x = layers.ReLU(name="relu")(layers.BatchNormalization(name="norm")(x))
+    x = layers.GroupNormalization(2, name="grouped")(x)
     x = layers.DepthwiseConv2D(3, strides=2, padding="same", depth_multiplier=2, name="depthwise")(x)
     x = layers.Conv2D(16, 3, groups=2, padding="same", activation="relu6", name="groups")(x)
     y = layers.Conv2DTranspose(8, 3, strides=2, padding="same", name="transposed")(x)
