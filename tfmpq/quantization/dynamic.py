@@ -24,6 +24,7 @@ from tfmpq.graph.network import Network, Node
 from tfmpq.graph.recognition import is_a
 from tfmpq.graph.shortcut import PadShortcut
 from tfmpq.policy.search_space import Candidates
+from tfmpq.quantization.dynamic_folding import fold_factors
 from tfmpq.quantization.folding import affine_of, array, norm_factor, norm_offset, normalization_of
 from tfmpq.quantization.freeze import ATTRIBUTES
 from tfmpq.quantization.fused_float import require_fused
@@ -117,7 +118,8 @@ def freeze_dynamic(
             )
         )
     outputs = tuple(alias.get(name, name) for name in network.outputs)
-    return DynamicModel(model.name, network.input_shape, tuple(layers), dict(metadata or {}), outputs)
+    made = DynamicModel(model.name, network.input_shape, tuple(layers), dict(metadata or {}), outputs)
+    return fold_factors(made)
 
 
 def _weights(model: keras.Model, node: Node) -> DynamicWeights:
