@@ -30,7 +30,7 @@ _HUGGING_FACE = (
     (r"classifier\.(\w+)", r"head.\1"),
 )
 _NAMES = tuple((re.compile(known), own) for known, own in (*_TIMM, *_HUGGING_FACE))
-_MODEL = re.compile(r"(?:module\.)?(?:vit\.|deit\.)?")
+_MODEL = re.compile(r"^(?:module\.)?(?:vit\.|deit\.)?")
 """What stands before the names: of parallel training, and of the model inside a classifier."""
 
 _FUSED = "_qkv."
@@ -58,7 +58,7 @@ def of_transformers(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _own_name(name: str) -> str:
-    bare = name[_MODEL.match(name).end() :]  # type: ignore[union-attr] it matches the empty text too
+    bare = _MODEL.sub("", name, count=1)
     for known, own in _NAMES:
         if match := known.fullmatch(bare):
             return match.expand(own)

@@ -25,6 +25,7 @@ from tfmpq.training.step import QuantizedTraining
 
 GENERATOR = np.random.default_rng(0)
 IMAGES, LABELS = GENERATOR.normal(size=(48, 8, 8, 3)).astype("float32"), np.arange(48) % 4
+BUDGET = "size=0.7x"
 SHORT: dict[str, Any] = {"epochs": 2, "steps_per_epoch": 2, "batch_size": 8}
 
 
@@ -48,10 +49,10 @@ def run(network: keras.Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A search, its fine-tuning and its file."""
     folder = tmp_path_factory.mktemp("run")
     found = tfmpq.search(
-        network, (IMAGES, LABELS), method="asga", activation_bits="dynamic", out=folder, **SHORT
+        network, (IMAGES, LABELS), budget=BUDGET, activation_bits="dynamic", out=folder, **SHORT
     )
     assert found.policy.dynamic
-    assert found.size["policy"] <= 0.5 * found.size["int8"]
+    assert found.size["policy"] <= 0.7 * found.size["int8"]
     tuned = tfmpq.finetune(found, (IMAGES, LABELS), **SHORT)
     assert tuned.policy == load_policy(folder / "policy.yaml")
     assert tuned.bops == sum(
@@ -79,7 +80,7 @@ def test_a_searched_and_tuned_network_is_written_as_it_was_trained(run: Path, tm
 def test_the_promised_bytes_are_those_of_the_file_without_its_graph(run: Path, tmp_path: Path) -> None:
     tuned = tfmpq.finetune(run, (IMAGES, LABELS), out=run, **SHORT)
     report = tfmpq.export(run, out=tmp_path / "net.tflite")
-    held = sum(layer.stored_bytes for layer in report.layers)
+    held = sum(layer.bytes for layer in report.layers)
     assert tuned.size == held + 4 * (8 + 8)  # scale and center of the normalization
 
 
@@ -120,7 +121,12 @@ def test_an_edited_policy_is_trained_as_it_says(network: keras.Model, run: Path,
         name="plain",
     )
     found = tfmpq.search(
-        convolutional, (IMAGES, LABELS), method="uniform", out=tmp_path / "a", weights=None, float_epochs=0
+        convolutional,
+        (IMAGES, LABELS),
+        budget="size=1x",
+        method="uniform",
+        out=tmp_path / "a",
+        float_epochs=0,
     )
     path = tmp_path / "policy.yaml"
     save_policy(found.policy.model_copy(update={"activations": "dynamic"}), path)
@@ -135,14 +141,16 @@ def test_an_edited_policy_is_trained_as_it_says(network: keras.Model, run: Path,
         tfmpq.finetune(network, integers, (IMAGES, LABELS), **SHORT)
 
 
-@pytest.mark.parametrize("method", ["sensitivity", "random", "uniform"])
+@pytest.mark.parametrize(
+    "method", ["sensitivity", *(pytest.param(m, marks=pytest.mark.slow) for m in ("random", "uniform"))]
+)
 def test_methods_that_do_not_train_choose_weights_alone(network: keras.Model, method: str) -> None:
     found = tfmpq.search(
-        network, (IMAGES, LABELS), method=method, activation_bits="dynamic", budget="size=0.6x", epochs=1
+        network, (IMAGES, LABELS), method=method, activation_bits="dynamic", budget=BUDGET, epochs=1
     )
     assert found.policy.dynamic
     assert set(found.activation_bits.values()) == {8}
-    assert found.size["policy"] <= 0.6 * found.size["int8"]
+    assert found.size["policy"] <= 0.7 * found.size["int8"]
 
 
 @pytest.mark.slow
@@ -151,6 +159,7 @@ def test_methods_that_train_choose_weights_alone(network: keras.Model, method: s
     test_methods_that_do_not_train_choose_weights_alone(network, method)
 
 
+@pytest.mark.slow
 def test_uniform_widths_may_have_dynamic_activations(network: keras.Model, tmp_path: Path) -> None:
     tuned = tfmpq.finetune(
         network, "uniform:4/dynamic", (IMAGES, LABELS), out=tmp_path, method="saq", **SHORT | {"epochs": 1}
@@ -160,6 +169,7 @@ def test_uniform_widths_may_have_dynamic_activations(network: keras.Model, tmp_p
     assert tuned.policy.weight_bits["logits"] == 8
 
 
+@pytest.mark.slow
 def test_a_resumed_fine_tuning_is_the_one_that_was_not_interrupted(
     network: keras.Model, tmp_path: Path
 ) -> None:

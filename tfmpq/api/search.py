@@ -18,13 +18,13 @@ from tfmpq.data.objects import model_rank, open_data
 from tfmpq.deploy.devices.facts import present
 from tfmpq.errors import UsageError
 from tfmpq.files import write_json
-from tfmpq.graph.dynamic import DYNAMIC
 from tfmpq.methods import load_method
 from tfmpq.methods.latency_budget import latencies, latency_record, with_latency
 from tfmpq.methods.method import Choice, Outcome, Problem
 from tfmpq.methods.options import SearchOptions
 from tfmpq.policy.allocation import check_feasible_together
 from tfmpq.policy.budget import Budget, parse_budgets
+from tfmpq.policy.cost import REFERENCE_BITS
 from tfmpq.policy.network_cost import activation_products, cost_model
 from tfmpq.policy.policy import BudgetRecord, LayerChoice, Policy, SearchSpace, load_policy, save_policy
 from tfmpq.policy.search_space import activation_candidates, weight_candidates
@@ -347,13 +347,12 @@ def _front_row(
 
 def _policy(problem: Problem, asked: Asked, budgets: Sequence[Budget], chosen: Choice) -> Policy:
     options, costs = problem.options, problem.costs
+    narrow = {name: bits for name, bits in chosen.activation_bits.items() if bits != REFERENCE_BITS}
     return Policy(
         format="tfmpq-policy/1",
         model=asked.model.recorded,
         layers={name: LayerChoice(weight_bits=bits) for name, bits in chosen.weight_bits.items()},
-        activations=DYNAMIC
-        if options.dynamic
-        else {name: bits for name, bits in chosen.activation_bits.items() if bits != 8},
+        activations="dynamic" if options.dynamic else narrow,
         budget=[
             BudgetRecord(
                 key=b.key,
