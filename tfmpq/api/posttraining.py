@@ -45,7 +45,7 @@ def float_reference(task: Task) -> Reference:
 
 
 def quantize_without_training(
-    task: Task, bits: Policy, real: bool, fitting: bool, reporter: Reporter
+    task: Task, bits: Policy, real: bool, fitting: bool, reporter: Reporter, *, images: int | None = None
 ) -> keras.Model:
     """A quantized model whose biases lie on their grid, ready to be frozen.
 
@@ -55,20 +55,22 @@ def quantize_without_training(
         real: Whether the images are real ones, on which means and kernels can be fitted.
         fitting: Whether kernels are fitted to the float layers; else only the biases.
         reporter: Told about progress.
+        images: Calibration images; None for as many as are of use.
     """
     model, network = task.model, task.network
-    images = task.calibration_images(affordable_images(network) if real else CALIBRATION_IMAGES)
+    useful = affordable_images(network) if real else CALIBRATION_IMAGES
+    sample = task.calibration_images(images or useful)
     quantized = quantize_model(
         model,
         network,
         {name: (width,) for name, width in bits.weight_bits.items()},
         {name: (width,) for name, width in bits.activation_bits(network.tensors).items()},
-        images[:CALIBRATION_IMAGES],
+        sample[:CALIBRATION_IMAGES],
         value_range(task.preprocessing),
         pixel_step=pixel_step(task.preprocessing),
     )
     if real:
-        reconstruct(quantized, model, network, images, reporter, kernels=fitting)
+        reconstruct(quantized, model, network, sample, reporter, kernels=fitting)
     snap_biases(quantized, fused(quantized, task.preprocessing))
     return quantized
 

@@ -111,6 +111,11 @@ def drop_bound(lost: float, gained: float, count: float, confidence: float) -> f
     return high
 
 
+def standard_error(share: float, count: int) -> float:
+    """Standard error of a share of so many independent images."""
+    return math.sqrt(share * (1 - share) / count)
+
+
 def fewest_images(most: float, confidence: float) -> int:
     """Fewest images on which a network without any loss is known to lose less than `most`."""
     return math.ceil(math.log1p(-confidence) / math.log1p(-most) - 1e-9)

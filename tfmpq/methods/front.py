@@ -1,0 +1,53 @@
+"""The front of a search: for every size the choice that is expected to lose least."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tfmpq.methods.method import Choice, Outcome
+from tfmpq.policy.budget import Budget
+from tfmpq.policy.cost import CostModel
+
+POINTS = 32
+"""Sizes that are asked for, evenly between the smallest and that of 8 bits."""
+
+
+@dataclass(frozen=True, slots=True)
+class FrontPoint:
+    """One choice of the front.
+
+    Attributes:
+        choice: The bit-widths.
+        size: Bytes of weights, scales and biases, as the cost model counts them.
+        expected: How far it is expected to move the network's outputs; None if the method does not say.
+    """
+
+    choice: Choice
+    size: int
+    expected: float | None
+
+
+def size_front(
+    outcome: Outcome, costs: CostModel, weights: dict[str, Sequence[int]], points: int = POINTS
+) -> tuple[FrontPoint, ...]:
+    """Choices from the largest to the smallest, each smaller than the one before and than uniform 8 bits.
+
+    Args:
+        outcome: What a search brought; it is asked once for every size.
+        costs: Counts of the network.
+        weights: Candidate weight bits by layer.
+        points: Sizes that are asked for.
+    """
+    whole = costs.size(costs.uniform()[0])
+    least = costs.size({name: min(bits) for name, bits in weights.items()})
+    found: list[FrontPoint] = []
+    for limit in np.linspace(whole, least, points + 1)[1:]:
+        size = int(limit) if limit > least else least
+        choice = outcome.choose((Budget("size", size, f"size={size}B"),))
+        reached = costs.size(choice.weight_bits)
+        if reached < (found[-1].size if found else whole):
+            found.append(FrontPoint(choice, reached, outcome.expected and outcome.expected(choice)))
+    return tuple(found)
