@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-DEMO := .demo/resnet8_digits
+DEMO := .demo
 # An environment without TensorFlow, so without the package's own list of dependencies.
 JAX_VENV := .venv-jax
 JAX_PACKAGES := click grain jax keras numpy pillow pydantic PyYAML rich scikit-learn scipy hypothesis pytest
@@ -16,10 +16,11 @@ TYPED := build/typed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow test-jax check devices devices-slow bundle clean
+.PHONY: help demo demo-search test test-slow test-jax check devices devices-slow bundle clean
 
 help:
-	@echo "make demo       install and run the whole job on handwritten digits (a few minutes)"
+	@echo "make demo       install, train a small network on handwritten digits and compress it (two minutes)"
+	@echo "make demo-search  the whole job with search and fine-tuning, on the same digits (a few minutes)"
 	@echo "make test       install and run linter, type checker and tests"
 	@echo "make test-slow  the same with the slow tests"
 	@echo "make test-jax   only the tests of the JAX backend, in .venv-jax without TensorFlow (part of make test)"
@@ -52,9 +53,16 @@ $(JAX_VENV)/.installed: pyproject.toml $(VENV)/.created
 	@$(JAX_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $@
 
-# An interrupted demo goes on where it stopped; a finished one only shows its table.
-demo: $(VENV)/.installed
-	$(BIN)/tfmpq run --model resnet8 --proxy digits --target digits --out $(DEMO)
+$(DEMO)/digits.keras: examples/digits.py $(VENV)/.installed
+	$(BIN)/python examples/digits.py $@
+
+demo: $(DEMO)/digits.keras
+	$(BIN)/tfmpq compress $(DEMO)/digits.keras --calibrate digits --max-drop 2% --out $(DEMO)/digits.tflite \
+		--front $(DEMO)/front.html
+
+# An interrupted job goes on where it stopped; a finished one only shows its table.
+demo-search: $(VENV)/.installed
+	$(BIN)/tfmpq run --model resnet8 --proxy digits --target digits --out $(DEMO)/resnet8_digits
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from tfmpq.errors import UsageError
+from tfmpq.policy.smallest import smallest_passing
 from tfmpq.tasks.paired import Pairing, drop_bound, fewest_images, parse_drop
 
 
@@ -104,6 +105,25 @@ def test_of_all_samples_the_promised_share_has_a_bound_above_the_true_drop(
             if drop_bound(part, differing - part, count, 0.95) >= lost - gained
         )
     assert covered >= 0.94
+
+
+@pytest.mark.parametrize("steepest", [0.04, 0.4])
+def test_a_bisection_seldom_chooses_a_file_whose_true_drop_is_beyond_the_limit(steepest: float) -> None:
+    """The true drop rises along the front; candidates share most of the images that they lose."""
+    generator, count, limit, searches = np.random.default_rng(0), 1000, 0.01, 500
+    lost_shares = np.linspace(0.001, steepest, 33)
+    beyond = 0
+    for _ in range(searches):
+        shared = generator.random(count)
+
+        def passes(index: int, shared: np.ndarray = shared) -> bool:
+            own = np.where(generator.random(count) < 0.8, shared, generator.random(count))
+            lost, gained = np.sum(own < lost_shares[index]), np.sum(own > 1 - lost_shares[index] / 2)
+            return index == 0 or drop_bound(int(lost), int(gained), count, 0.95) <= limit
+
+        chosen = smallest_passing(33, passes, 8).passed
+        beyond += chosen is not None and lost_shares[chosen] / 2 > limit
+    assert beyond < 0.06 * searches
 
 
 @given(pairings(), CONFIDENCES, st.sampled_from([0.002, 0.01, 0.05]))

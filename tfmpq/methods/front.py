@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy as np
 from tfmpq.methods.method import Choice, Outcome
 from tfmpq.policy.budget import Budget
 from tfmpq.policy.cost import CostModel
+from tfmpq.policy.search_space import Candidates
 
 POINTS = 32
 """Sizes that are asked for, evenly between the smallest and that of 8 bits."""
@@ -31,7 +31,7 @@ class FrontPoint:
 
 
 def size_front(
-    outcome: Outcome, costs: CostModel, weights: dict[str, Sequence[int]], points: int = POINTS
+    outcome: Outcome, costs: CostModel, weights: Candidates, points: int = POINTS
 ) -> tuple[FrontPoint, ...]:
     """Choices from the largest to the smallest, each smaller than the one before and than uniform 8 bits.
 
@@ -42,7 +42,8 @@ def size_front(
         points: Sizes that are asked for.
     """
     whole = costs.size(costs.uniform()[0])
-    least = costs.size({name: min(bits) for name, bits in weights.items()})
+    cheapest = {layer.name: min(weights[layer.name], key=layer.stored_bytes) for layer in costs.layers}
+    least = costs.size(cheapest)
     found: list[FrontPoint] = []
     for limit in np.linspace(whole, least, points + 1)[1:]:
         size = int(limit) if limit > least else least
