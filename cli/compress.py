@@ -19,7 +19,6 @@ from .perform import perform
     short_help="Make the smallest file that keeps the accuracy.",
     epilog=options.example(
         "tfmpq compress flowers.keras --calibrate folder:photos --max-drop 1% --out flowers.tflite",
-        "tfmpq compress mobilenet_v2 --weights mobilenet_v2.npz --calibrate imagenette --budget size=0.4x",
     ),
 )
 @click.argument("model", metavar="MODEL")

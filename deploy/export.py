@@ -169,11 +169,7 @@ def export_tflite(
     micro = micro or MicroOptions()
     micro.require(target)
     written = as_written(frozen, target, micro.prefer or "flash")
-    core, fidelity = build_tflite(written, target, options, times), None
-    if reference is not None:
-        fidelity = compare_file(written, core, target, reference)
-        core = with_facts(core, {"fidelity": asdict(fidelity)})
-    content = as_app_file(core, written, target, file or FileOptions())
+    core, content, fidelity = assemble(written, target, options, times, file, reference)
     measured = _microcontroller(frozen, content, core, written, images, micro) if target == "tflm" else None
     reporter.advance()
     found: list[tuple[Verification, Agreement | None]] = []
@@ -196,6 +192,27 @@ def export_tflite(
     return ExportReport(
         str(path), len(content), digest, target, size, layers, chosen, proof, agreed, fidelity, measured
     )
+
+
+def assemble(
+    frozen: FrozenModel,
+    target: Target,
+    options: FormOptions | None = None,
+    times: DeviceTimes | None = None,
+    file: FileOptions | None = None,
+    reference: Reference | None = None,
+) -> tuple[bytes, bytes, Fidelity | None]:
+    """The bytes of a file that is not proved yet; arguments as for `export_tflite`.
+
+    Returns:
+        The network on its own codes, the same with the ends that were asked for, and how near it comes to
+        the model that it is of.
+    """
+    core, fidelity = build_tflite(frozen, target, options, times), None
+    if reference is not None:
+        fidelity = compare_file(frozen, core, target, reference)
+        core = with_facts(core, {"fidelity": asdict(fidelity)})
+    return core, as_app_file(core, frozen, target, file or FileOptions()), fidelity
 
 
 def _microcontroller(

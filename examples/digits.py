@@ -17,7 +17,7 @@ from keras import layers
 
 from tfmpq.data import load_dataset
 
-WIDTHS, STRIDES = (64, 128, 256, 256, 512), (2, 1, 2, 1, 2)
+WIDTHS, STRIDES = (64, 128, 256, 256, 512), (1, 2, 1, 2, 1)
 EPOCHS = 12
 
 

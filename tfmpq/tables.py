@@ -114,7 +114,7 @@ def _compress_view(result: Mapping[str, Any]) -> dict[str, Any]:
     shown = {name: result[name] for name in names if result[name] is not None}
     proof = result["export"]["verification"]["passed"]
     shown |= {"score": scored, "proved": proof, "warnings": result["warnings"] or None, "table": rows}
-    return shown | {"what to do next": [{"": text} for text in result["advice"]]}
+    return shown | {"advice": [{"what to do next": text} for text in result["advice"]]}
 
 
 def _evaluate_view(result: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,8 +16,14 @@ def bops_text(value: float) -> str:
 
 
 def points_text(share: float) -> str:
-    """A share of 0 to 1 in points: 1 for 0.01."""
-    return f"{100 * share:.3g}"
+    """A share of 0 to 1 as points: `1 point` for 0.01."""
+    points = f"{100 * share:.3g}"
+    return f"{points} point{'' if points in ('1', '-1') else 's'}"
+
+
+def percent_text(share: float) -> str:
+    """A share of 0 to 1 in percent: `1%` for 0.01."""
+    return f"{100 * share:.3g}%"
 
 
 def _scaled(value: float, units: Sequence[tuple[float, str]]) -> str | None:

@@ -36,7 +36,7 @@ def outcome_of(costs: CostModel, rises: dict[str, tuple[float, ...]]) -> Outcome
 @st.composite
 def networks(draw: st.DrawFn) -> tuple[CostModel, dict[str, tuple[float, ...]]]:
     layers, rises = [], {}
-    for number in range(draw(st.integers(1, 4))):
+    for number in range(draw(st.integers(1, 3))):
         weights = 16 * draw(st.integers(1, 40))
         held = None
         if draw(st.booleans()):  # a form in which bits save what they like
@@ -47,7 +47,7 @@ def networks(draw: st.DrawFn) -> tuple[CostModel, dict[str, tuple[float, ...]]]:
     return CostModel(tuple(layers)), rises
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(networks(), st.integers(1, 12))
 def test_every_point_is_smaller_and_the_best_of_its_size(network: Any, points: int) -> None:
     costs, rises = network

@@ -10,15 +10,17 @@ import numpy as np
 
 from tfmpq.api.form_choice import form_choice
 from tfmpq.api.posttraining import frozen_network, quantize_without_training
+from tfmpq.deploy.conversion.app_file import FileOptions
 from tfmpq.deploy.conversion.chosen_forms import DeviceTimes, bytes_by_width
-from tfmpq.deploy.conversion.surgery import build_tflite
 from tfmpq.deploy.conversion.topology import deployable
+from tfmpq.deploy.export import assemble
 from tfmpq.deploy.runtime.interpreter import load
 from tfmpq.graph.containers import Target
 from tfmpq.graph.forms import FormOptions, FormRequest
 from tfmpq.graph.frozen import FrozenModel
 from tfmpq.policy.policy import Policy
 from tfmpq.progress import Reporter, SilentReporter
+from tfmpq.tasks.fidelity import Reference
 from tfmpq.tasks.held_out import HeldOut
 from tfmpq.tasks.paired import Pairing
 from tfmpq.tasks.task import Task
@@ -71,6 +73,8 @@ class Workbench:
     Attributes:
         task: Float network and images.
         data: What the data are called.
+        reference: What files are held against, which travels in them.
+        ends: Types and labels of the files.
         held_out: Images to score on; None to score nothing.
         folder: Where files go.
         reporter: Told about progress.
@@ -78,12 +82,17 @@ class Workbench:
 
     task: Task
     data: str
+    reference: Reference
+    ends: FileOptions
     held_out: HeldOut | None
     folder: Path
     reporter: Reporter
 
     def make(self, name: str, policy: Policy, forms: Forms) -> Candidate:
         """Quantize, reconstruct and write the network; run the file on every held-out image to score it.
+
+        What is run has the network's own codes at its ends; the proof of the file that is taken in the end
+        covers other ones.
 
         Args:
             name: What its file is called.
@@ -92,12 +101,12 @@ class Workbench:
         """
         model = quantize_without_training(self.task, policy, True, True, self.reporter)
         frozen = frozen_network(self.task, model, policy, None, self.data)
-        content = build_tflite(frozen, TARGET, *forms)
+        core, content, _ = assemble(frozen, TARGET, *forms, self.ends, self.reference)
         path = self.folder / f"{name}.tflite"
         path.write_bytes(content)
         right = pairing = None
         if self.held_out is not None:
-            right = self.held_out.answers_right(load(content).run_all, self.reporter)
+            right = self.held_out.answers_right(load(core).run_all, self.reporter)
             pairing = Pairing.of(self.held_out.right, right)
         return Candidate(policy, frozen, model, path, len(content), right, pairing)
 

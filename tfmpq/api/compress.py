@@ -49,7 +49,7 @@ from tfmpq.tasks.held_out import HeldOut, hold_out
 from tfmpq.tasks.outputs import Output
 from tfmpq.tasks.paired import Pairing, fewest_images, parse_drop, standard_error
 from tfmpq.tasks.task import Task, begins_trained, load_task
-from tfmpq.units import points_text
+from tfmpq.units import percent_text, points_text
 
 
 def compress(
@@ -127,7 +127,7 @@ class _Job:
         """What was asked for, in words."""
         if self.test is None:
             return ", ".join(self.options.budgets)
-        return f"max-drop {points_text(self.test.most)}%"
+        return f"max-drop {percent_text(self.test.most)}"
 
 
 def _compress(job: _Job) -> CompressReport:
@@ -138,7 +138,7 @@ def _compress(job: _Job) -> CompressReport:
     )
     forms, held = forms_of(task, options.forms, uniform)
     problem = problem_of(bench, options, forms, held)
-    warnings = [*data_warnings(task), *_chance_warning(task, held_out)]
+    warnings = [*data_warnings(task), *_score_warning(task, held_out)]
     reporter.log("Candidate of uniform 8 bits")
     int8 = bench.make("int8", uniform, forms)
     if job.test is not None:
@@ -210,10 +210,10 @@ def _prepare(
         trains=False,
     )
     _refuse_unfit(task)
-    file_ends(options.file, task.dataset.class_names, task.model)
+    ends = file_ends(options.file, task.dataset.class_names, task.model)
     held_out = _hold_out(task, test, options, reporter)
     word = data if isinstance(data, str) else task.dataset.name
-    bench = Workbench(task, word, held_out, scratch.path, reporter)
+    bench = Workbench(task, word, float_reference(task), ends, held_out, scratch.path, reporter)
     path = out or scratch.path / f"{network.name}.{TARGET}.tflite"
     return _Job(network, bench, test, options, path, out is not None, page)
 
@@ -289,10 +289,10 @@ def _hold_out(
     if test is not None and count < (needed := fewest_images(test.most, test.confidence)):
         least = 1 - (1 - test.confidence) ** (1 / count)
         raise UsageError(
-            f"A drop of at most {points_text(test.most)} points takes at least {needed} held-out images to "
+            f"A drop of at most {points_text(test.most)} takes at least {needed} held-out images to "
             f"tell with {test.confidence:.4g} confidence. Received: {count} ({task.dataset.name}; "
             f"{len(task.dataset.train)} others calibrate). Give more images, ask for --max-drop "
-            f"{points_text(least + 5e-5)}% or more, or name a size (--budget size=0.5x)."
+            f"{percent_text(least + 5e-5)} or more, or name a size (--budget size=0.5x)."
         )
     found = hold_out(task, outputs, options.limit, reporter)
     if found is None and test is not None:
@@ -307,10 +307,17 @@ def _hold_out(
     return found
 
 
-def _chance_warning(task: Task, held_out: HeldOut | None) -> list[str]:
-    """What to say of labels that the float network does not know."""
-    if held_out is None or not held_out.labelled:
+def _score_warning(task: Task, held_out: HeldOut | None) -> list[str]:
+    """What to say of a score that can hardly drop."""
+    if held_out is None:
         return []
+    if not held_out.labelled:
+        if len(np.unique(held_out.classes)) > 1:
+            return []
+        return [
+            f"The float model gives all {len(held_out.classes)} held-out images the same class, so agreement "
+            "with it says nothing: check its weights and the preprocessing."
+        ]
     chance = 1 / task.dataset.classes
     score, count = float(np.mean(held_out.right)), len(held_out.right)
     if score > chance + 3 * standard_error(chance, count):
@@ -325,8 +332,8 @@ def _write(job: _Job, chosen: Candidate, forms: Forms) -> tuple[ExportReport, li
     """Write and prove the file; and what it has lost, in words."""
     task = job.bench.task
     frozen = replace(chosen.frozen, metadata={**chosen.frozen.metadata, "top1": _top1(job, chosen)})
-    reference = float_reference(task)
-    wishes = FileWishes.of(job.options.file, forms, TARGET, task.dataset.class_names, task.model)
+    reference = job.bench.reference
+    wishes = FileWishes(forms, job.bench.ends, micro_options(job.options.file, TARGET))
     model = chosen.quantized
     held = model if job.bench.held_out is not None and task.loaded.classes > 1 else None
     written = write(frozen, job.path, TARGET, wishes, reference.images, held, job.bench.reporter, reference)

@@ -38,7 +38,7 @@ def _on_the_drop(found: Searched, test: DropTest, path: Path | None) -> list[str
     pairing = failed.pairing
     if pairing is None:
         return []
-    named = f"The next smaller file ({bytes_text(failed.bytes)}) loses {points_text(pairing.drop)} points"
+    named = f"The next smaller file ({bytes_text(failed.bytes)}) loses {points_text(pairing.drop)}"
     policy = (
         f"tfmpq finetune {path.with_suffix('.smaller.yaml')} --model MODEL --target DATA"
         if path

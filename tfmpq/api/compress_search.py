@@ -20,7 +20,7 @@ from tfmpq.policy.search_space import activation_candidates, weight_candidates
 from tfmpq.policy.smallest import smallest_passing
 from tfmpq.tasks.paired import Pairing
 from tfmpq.training.run_folder import Stage
-from tfmpq.units import points_text
+from tfmpq.units import percent_text, points_text
 
 MOST_CANDIDATES = 8
 """Networks that are reconstructed and scored, uniform 8 bits among them."""
@@ -55,22 +55,23 @@ class DropTest:
         if self.passes(candidate):
             return
         found = _pairing(candidate)
-        bound = points_text(found.at_most(self.confidence))
+        bound = found.at_most(self.confidence)
         told = (
-            f"{points_text(found.drop)} points, at most {bound} with {self.confidence:.4g} confidence, on "
-            f"{found.count} held-out images"
+            f"{points_text(found.drop)}, at most {points_text(bound)} with {self.confidence:.4g} confidence, "
+            f"on {found.count} held-out images"
         )
+        least = percent_text(bound + 5e-5)
         needed = found.images_needed(self.most, self.confidence)
         if needed is None:
             raise TfmpqError(
-                f"A smaller file loses more than int8. Received: a drop of at most {points_text(self.most)} "
-                f"points, where int8 alone loses {told}. Ask for --max-drop {bound}% or more, train the "
+                f"A smaller file loses more than int8. Received: a drop of at most {points_text(self.most)}, "
+                f"where int8 alone loses {told}. Ask for --max-drop {least} or more, train the "
                 f"network with quantization (tfmpq finetune), or name a size (--budget size=0.5x)."
             )
         raise TfmpqError(
             "Images have to be enough to tell a drop. Received: a drop of at most "
-            f"{points_text(self.most)} points, where int8 loses {told}. About {needed} held-out images would "
-            f"tell; give them, ask for --max-drop {bound}% or more, or name a size (--budget size=0.5x)."
+            f"{points_text(self.most)}, where int8 loses {told}. About {needed} held-out images would "
+            f"tell; give them, ask for --max-drop {least} or more, or name a size (--budget size=0.5x)."
         )
 
 
@@ -190,11 +191,11 @@ def within_drop(analysis: Analysis, uniform: Candidate, test: DropTest) -> Searc
         if index == 0:
             return True
         candidate = analysis.candidate(index, found.points[index])
-        passed = test.passes(candidate)
-        if passed:
-            found.tried[found.chosen] = found.tried[found.chosen].released
-            found.chosen = index
-        found.tried[index] = candidate if passed else candidate.released
+        passed, best = test.passes(candidate), found.tried[found.chosen]
+        # What a file says of its forms can take more than the weights save in a network of a few kilobytes.
+        if better := passed and candidate.bytes < best.bytes:
+            found.tried[found.chosen], found.chosen = best.released, index
+        found.tried[index] = candidate if better else candidate.released
         return passed
 
     found.failed = smallest_passing(len(found.points), passes, MOST_CANDIDATES).failed
