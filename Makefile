@@ -3,16 +3,20 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# Python 3.10 brings a pip (23.0) whose search for versions that fit does not end within ten minutes.
+NEW_PIP := "pip>=23.1"
 DEMO := .demo
 # An environment without TensorFlow, so without the package's own list of dependencies.
 JAX_VENV := .venv-jax
-JAX_PACKAGES := click grain jax keras numpy pillow pydantic PyYAML rich scikit-learn scipy hypothesis pytest
+JAX_PACKAGES := click filelock grain jax keras numpy pillow pydantic PyYAML rich scikit-learn scipy hypothesis pytest
 HANDOVER := $(CURDIR)/build/handover
 # A phone of this machine's processor, a Raspberry Pi; for slow tests also a 32-bit one, an emulated phone, its Python.
 DEVICES := phone-$(shell dpkg --print-architecture 2>/dev/null) raspberry-arm64
 SLOW_DEVICES := raspberry-armhf phone-arm64 bundle
 # The folders are one package only where they are installed; links show the type checker the same.
 TYPED := build/typed
+# Tests of one file stay in one process, since they share what its fixtures make; a process takes up to 2 GB.
+SHARED_OUT := --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -34,6 +38,7 @@ $(VENV)/.created:
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <= v <= (3, 13) else \
 		"tfmpq needs Python 3.10 to 3.13. Received: %d.%d. Run: make PYTHON=python3.11 ..." % v)'
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
+	@$(PIP) --upgrade $(NEW_PIP)
 	@touch $@
 
 $(VENV)/.installed: pyproject.toml $(VENV)/.created
@@ -66,17 +71,18 @@ demo-search: $(VENV)/.installed
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check
+	$(BIN)/ruff check --preview --select PLW1514
 	$(BIN)/ruff format --check
 	@rm -rf $(TYPED) && mkdir -p $(TYPED)/tfmpq
 	@ln -sfn $(CURDIR)/tfmpq/* $(CURDIR)/models $(CURDIR)/deploy $(CURDIR)/cli $(TYPED)/tfmpq/
 	cd $(TYPED) && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p tfmpq
 
 test: check
-	$(BIN)/pytest -m "not slow" --ignore=tests/jax
+	$(BIN)/pytest -m "not slow" --ignore=tests/jax $(SHARED_OUT)
 	@$(MAKE) --no-print-directory test-jax
 
 test-slow: check
-	$(BIN)/pytest --ignore=tests/jax
+	$(BIN)/pytest --ignore=tests/jax $(SHARED_OUT)
 	@$(MAKE) --no-print-directory test-jax
 	KERAS_BACKEND=jax $(JAX_VENV)/bin/pytest tests/slow/test_workers.py
 

@@ -44,7 +44,7 @@ class Failure(Exception):
 def read(path: str) -> str | None:
     """Text of a small file of the system, None where it is missing or not to be read."""
     try:
-        with open(path, errors="replace") as file:
+        with open(path, encoding="utf-8", errors="replace") as file:
             return file.read().strip().strip("\0")
     except OSError:
         return None

@@ -15,6 +15,7 @@ from keras import layers
 
 import tfmpq
 from tfmpq.api import compress as module
+from tfmpq.api import compress_output as output
 from tfmpq.api.candidates import Candidate
 from tfmpq.api.compress_search import DropTest
 from tfmpq.errors import TfmpqError, UsageError
@@ -41,14 +42,14 @@ def not_timed(paths: list[Path], **_: Any) -> list[Any]:
 
 @pytest.fixture(autouse=True)
 def untimed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "measure_together", not_timed)
+    monkeypatch.setattr(output, "measure_together", not_timed)
 
 
 @pytest.fixture(scope="module")
 def made(notebook: Any, held_out: Arrays, tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("compressed")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "measure_together", not_timed)
+        patch.setattr(output, "measure_together", not_timed)
         return tfmpq.compress(
             notebook.model,
             notebook.train,
@@ -222,6 +223,6 @@ class TestDrops:
 def test_latencies_are_measured(notebook: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from tfmpq.deploy.latency.measure import measure_together
 
-    monkeypatch.setattr(module, "measure_together", measure_together)
+    monkeypatch.setattr(output, "measure_together", measure_together)
     made = tfmpq.compress(notebook.model, notebook.train, budget="size=0.9x")
     assert all(0 < row.median_ms < 100 for row in made.table)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +13,12 @@ import numpy as np
 
 from tfmpq.api.candidates import TARGET, Candidate, Forms, Workbench, forms_of
 from tfmpq.api.compress_advice import advice_of
-from tfmpq.api.compress_report import CompressedRow, CompressReport, compressed_row, front_entries
+from tfmpq.api.compress_output import timed_table, write_page
+from tfmpq.api.compress_report import CompressReport, front_entries
 from tfmpq.api.compress_search import (
     UNIFORM_BITS,
     Analysis,
     DropTest,
-    Searched,
     problem_of,
     within_budget,
     within_drop,
@@ -33,21 +31,17 @@ from tfmpq.api.quantize import is_noise
 from tfmpq.api.search import Asked
 from tfmpq.bars import reporting
 from tfmpq.data.objects import model_rank, open_data
-from tfmpq.deploy.export import ExportReport, export_float, refuse_folder
-from tfmpq.deploy.latency.measure import measure_together
+from tfmpq.deploy.export import ExportReport, refuse_folder
 from tfmpq.errors import UsageError
-from tfmpq.files import refuse_unwritable, write_text
+from tfmpq.files import refuse_unwritable
 from tfmpq.methods import load_method
 from tfmpq.methods.compress_options import DEFAULT_DROP, CompressOptions
-from tfmpq.policy.network_cost import cost_model
 from tfmpq.policy.policy import save_policy, uniform_policy
 from tfmpq.progress import Reporter
-from tfmpq.reports.front_page import FrontFacts, front_page
-from tfmpq.reports.markup import html
 from tfmpq.scratch import Scratch
 from tfmpq.tasks.held_out import HeldOut, hold_out
 from tfmpq.tasks.outputs import Output
-from tfmpq.tasks.paired import Pairing, fewest_images, parse_drop, standard_error
+from tfmpq.tasks.paired import fewest_images, parse_drop, standard_error
 from tfmpq.tasks.task import Task, begins_trained, load_task
 from tfmpq.units import percent_text, points_text
 
@@ -149,7 +143,7 @@ def _compress(job: _Job) -> CompressReport:
     found = within_drop(analysis, int8, job.test) if job.test else within_budget(analysis, int8)
     chosen = found.tried[found.chosen]
     written, lost = _write(job, chosen, forms)
-    table = _table(job, found, written)
+    table = timed_table(bench, found, written, options.confidence)
     smaller = None if found.failed is None else found.tried[found.failed].policy
     if job.stays:
         save_policy(chosen.policy, job.path.with_suffix(".policy.yaml"))
@@ -172,7 +166,7 @@ def _compress(job: _Job) -> CompressReport:
         page=None if job.page is None else str(job.page),
     )
     if job.page is not None:
-        _write_page(job.page, report, analysis)
+        write_page(job.page, report, analysis)
     return report
 
 
@@ -344,50 +338,3 @@ def _write(job: _Job, chosen: Candidate, forms: Forms) -> tuple[ExportReport, li
 def _top1(job: _Job, chosen: Candidate) -> float | None:
     held_out = job.bench.held_out
     return chosen.score if held_out is not None and held_out.labelled else None
-
-
-def _table(job: _Job, found: Searched, written: ExportReport) -> tuple[CompressedRow, ...]:
-    """The files to decide between, timed in alternation."""
-    bench, confidence = job.bench, job.options.confidence
-    costs, held_out = cost_model(bench.task.network), bench.held_out
-    paths: dict[str, Path] = {}
-    if keras.backend.backend() == "tensorflow":  # which the converter of float models needs
-        paths["float32"] = bench.folder / "float32.tflite"
-        export_float(bench.task.model, paths["float32"])
-    pairing = score = None
-    if held_out is not None:
-        pairing, score = Pairing(0, 0, len(held_out.right)), float(np.mean(held_out.right))
-    size = paths["float32"].stat().st_size if paths else costs.float_size
-    rows = [compressed_row("float32", size, 32.0, pairing, score, None)]
-    shown = {"int8": 0, "this file": found.chosen, "next smaller": found.failed}
-    for name, index in shown.items():
-        if index is None:
-            continue
-        tried = found.tried[index]
-        this = name == "this file"
-        paths[name] = Path(written.path) if this else tried.path
-        bits = costs.mean_weight_bits(tried.policy.weight_bits)
-        size = written.bytes if this else tried.bytes
-        rows.append(compressed_row(name, size, bits, tried.pairing, tried.score, confidence))
-    timed = dict(zip(paths, measure_together(list(paths.values()), reporter=bench.reporter), strict=True))
-    return tuple(
-        replace(row, median_ms=timed[row.file].median_ms if row.file in timed else None) for row in rows
-    )
-
-
-def _write_page(path: Path, report: CompressReport, analysis: Analysis) -> None:
-    """Draw the front."""
-    told = report.to_json()
-    weights = {layer.name: float(layer.weights) for layer in analysis.costs.layers}
-    facts = FrontFacts(
-        title=f"tfmpq compress: {Path(report.export.path).name}",
-        made=f"Made by tfmpq {version('tfmpq')} on {datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC.",
-        asked=report.asked,
-        score=report.score,
-        table=told["table"],
-        front=told["front"],
-        confidence=report.confidence,
-        parts=[(name, bits, weights[name]) for name, bits in report.policy.weight_bits.items()],
-        notes=(*report.advice, *report.warnings),
-    )
-    write_text(path, html(front_page(facts)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tfmpq.api.compress_search import Searched
@@ -149,13 +149,19 @@ def front_entries(found: Searched, mean_bits: Sequence[float], confidence: float
     """
     entries = []
     for index, (point, bits) in enumerate(zip(found.points, mean_bits, strict=True)):
-        tried = found.tried.get(index)
-        told: tuple[float | None, ...] = (None,) * 4
-        if tried is not None and tried.pairing is not None and tried.score is not None:
-            pair, score = tried.pairing, tried.score
-            told = (score, standard_error(score, pair.count), pair.drop, pair.at_most(confidence))
-        size = None if tried is None else tried.bytes
-        entries.append(
-            FrontEntry(point.size, bits, point.expected, size, *told, chosen=index == found.chosen)
+        entry = FrontEntry(
+            point.size, bits, point.expected, None, None, None, None, None, index == found.chosen
         )
+        tried = found.tried.get(index)
+        if tried is not None:
+            entry = replace(entry, bytes=tried.bytes)
+            if tried.pairing is not None and tried.score is not None:
+                entry = replace(
+                    entry,
+                    score=tried.score,
+                    error=standard_error(tried.score, tried.pairing.count),
+                    drop=tried.pairing.drop,
+                    drop_at_most=tried.pairing.at_most(confidence),
+                )
+        entries.append(entry)
     return tuple(entries)

@@ -121,7 +121,10 @@ class SshTransport(RemoteTransport):
         end = time.monotonic() + CONTROL_SECONDS
         while not socket.exists():
             if self._master.poll() is not None or time.monotonic() > end:
-                said = log.read_text(errors="replace") or f"no connection in {CONTROL_SECONDS:.0f} s"
+                said = (
+                    log.read_text(encoding="utf-8", errors="replace")
+                    or f"no connection in {CONTROL_SECONDS:.0f} s"
+                )
                 error = self.explain(255, said)
                 self._disconnect()
                 raise error
@@ -173,7 +176,7 @@ class SshTransport(RemoteTransport):
     def explain(self, code: int, text: str) -> DeviceError:
         """Read OpenSSH's messages; without a known one, the link broke."""
         if self._sockets is not None and (log := Path(self._sockets.name, "log")).exists():
-            text += "\n" + log.read_text(errors="replace")
+            text += "\n" + log.read_text(encoding="utf-8", errors="replace")
         lines = [line.strip() for line in text.splitlines()]
         for pattern, error in _LINES:
             for line in lines:

@@ -91,7 +91,7 @@ def test_the_python_of_the_setup_is_preferred(make_pi, files, tmp_path) -> None:
     machine = make_pi(python="exit 1", HOME=str(tmp_path / "home"))
     place.mkdir(parents=True)
     (place / "python").symlink_to(machine.folder / "python")
-    (machine.folder / "python").write_text(Path(_this_python(machine.folder)).read_text())
+    (machine.folder / "python").write_text(Path(_this_python(machine.folder)).read_text(encoding="utf-8"))
     (machine.folder / "python").chmod(0o755)
     assert measure(files[0], on="ssh:pi", ssh_config=machine.config)[0].runs >= 15
 
