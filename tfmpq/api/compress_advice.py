@@ -31,9 +31,7 @@ def advice_of(found: Searched, test: DropTest | None, forms: Forms, path: Path |
 def _on_the_drop(found: Searched, test: DropTest, path: Path | None) -> list[str]:
     """How the next smaller file could be had."""
     if found.failed is None:
-        return [
-            "No smaller policy of these widths is left: --weight-bits 2,3,4,8 and --prefer size give more."
-        ]
+        return ["This is the smallest policy of these widths, and it keeps what was asked."]
     failed = found.tried[found.failed]
     pairing = failed.pairing
     if pairing is None:
