@@ -133,7 +133,7 @@ def _compress(job: _Job) -> CompressReport:
     forms, held = forms_of(task, options.forms, uniform)
     problem = problem_of(bench, options, forms, held)
     warnings = [*data_warnings(task), *_score_warning(task, held_out)]
-    reporter.log("Candidate of uniform 8 bits")
+    reporter.log("Candidate with uniform 8 bits")
     int8 = bench.make("int8", uniform, forms)
     if job.test is not None:
         job.test.refuse_lost(int8)

@@ -20,7 +20,7 @@ from tfmpq.policy.search_space import activation_candidates, weight_candidates
 from tfmpq.policy.smallest import smallest_passing
 from tfmpq.tasks.paired import Pairing
 from tfmpq.training.run_folder import Stage
-from tfmpq.units import percent_text, points_text
+from tfmpq.units import bytes_text, percent_text, points_text
 
 MOST_CANDIDATES = 8
 """Networks that are reconstructed and scored, uniform 8 bits among them."""
@@ -131,7 +131,7 @@ class Analysis:
 
     def candidate(self, index: int, point: FrontPoint) -> Candidate:
         """Quantize, reconstruct, write and score."""
-        self.bench.reporter.log(f"Candidate of {point.size} bytes of weights")
+        self.bench.reporter.log(f"Candidate with {bytes_text(point.size)} of weights")
         policy = policy_of_choice(self.problem, self.asked, self.problem.budgets, point.choice)
         return self.bench.make(f"candidate{index}", policy, self.forms)
 

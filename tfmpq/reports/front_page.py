@@ -82,7 +82,7 @@ def _point(number: int, size: float, row: Mapping[str, Any], family: str, name: 
 def _expected_chart(facts: FrontFacts) -> Element | None:
     """Divergences that the sensitivity analysis predicts, against bytes of weights."""
     points = [
-        Point(number, entry["size"], entry["expected"], _family(number, entry), _name(number, entry))
+        Point(number, entry["size"], 1000 * entry["expected"], _family(number, entry), _name(number, entry))
         for number, entry in _numbered(facts)
         if entry["expected"]
     ]
@@ -91,7 +91,7 @@ def _expected_chart(facts: FrontFacts) -> Element | None:
     title = "Expected divergence of every policy of the front"
     drawing = scatter(
         title, "bytes of weights, scales and biases", points, (), bytes_text, name="expected",
-        y_label="expected divergence, nats", y_log=None,
+        y_label="expected divergence, nats / 1000", y_log=None,
     )  # fmt: skip
     return element("figure", element("figcaption", title), drawing)
 
