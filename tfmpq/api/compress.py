@@ -123,6 +123,17 @@ class _Job:
             return ", ".join(self.options.budgets)
         return f"max-drop {percent_text(self.test.most)}"
 
+    @property
+    def tuning(self) -> str:
+        """The call that fine-tunes the next smaller candidate, as far as words can say it."""
+        if not self.stays or self.bench.task.dataset.seen is not None:
+            return "tfmpq.finetune(model, result.smaller, data)"
+        weights = f" --weights {self.options.weights}" if self.options.weights else ""
+        return (
+            f"tfmpq finetune {self.path.with_suffix('.smaller.yaml')} --model {self.network.recorded} "
+            f"--target {self.bench.data}{weights}"
+        )
+
 
 def _compress(job: _Job) -> CompressReport:
     began, bench, options = time.monotonic(), job.bench, job.options
@@ -160,7 +171,7 @@ def _compress(job: _Job) -> CompressReport:
         confidence=options.confidence,
         table=table,
         front=front_entries(found, mean_bits, options.confidence),
-        advice=advice_of(found, job.test, forms, job.path if job.stays else None),
+        advice=advice_of(found, job.test, forms, job.tuning),
         warnings=(*warnings, *lost),
         seconds=round(time.monotonic() - began, 1),
         page=None if job.page is None else str(job.page),

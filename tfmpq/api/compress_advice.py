@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 from tfmpq.api.candidates import TARGET, Forms
 from tfmpq.api.compress_search import DropTest, Searched
@@ -15,20 +14,20 @@ _WORTH_SAYING = 0.05
 """Share of the bytes that another form has to save."""
 
 
-def advice_of(found: Searched, test: DropTest | None, forms: Forms, path: Path | None) -> tuple[str, ...]:
+def advice_of(found: Searched, test: DropTest | None, forms: Forms, tuning: str) -> tuple[str, ...]:
     """Lines about what to do next.
 
     Args:
         found: What was searched.
         test: What a candidate had to keep; None with a budget.
         forms: What decided between the forms of layers.
-        path: The file that was written; None for a temporary one.
+        tuning: Call that fine-tunes the next smaller candidate.
     """
-    lines = [] if test is None else _on_the_drop(found, test, path)
+    lines = [] if test is None else _on_the_drop(found, test, tuning)
     return (*lines, *_on_the_form(found, forms))
 
 
-def _on_the_drop(found: Searched, test: DropTest, path: Path | None) -> list[str]:
+def _on_the_drop(found: Searched, test: DropTest, tuning: str) -> list[str]:
     """How the next smaller file could be had."""
     if found.failed is None:
         return ["This is the smallest policy of these widths, and it keeps what was asked."]
@@ -37,12 +36,9 @@ def _on_the_drop(found: Searched, test: DropTest, path: Path | None) -> list[str
     if pairing is None:
         return []
     named = f"The next smaller file ({bytes_text(failed.bytes)}) loses {points_text(pairing.drop)}"
-    policy = (
-        f"tfmpq finetune {path.with_suffix('.smaller.yaml')} --model MODEL --target DATA"
-        if path
-        else ("tfmpq.finetune(model, result.smaller, data)")
-    )
-    lines = [f"{named}; a few epochs of fine-tuning may win them back: {policy}"]
+    lines = []
+    if pairing.drop > 0:
+        lines.append(f"{named}; a few epochs of fine-tuning may win them back: {tuning}")
     needed = pairing.images_needed(test.most, test.confidence)
     if needed is not None:
         lines.append(
