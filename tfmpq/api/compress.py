@@ -26,11 +26,9 @@ from tfmpq.api.compress_search import (
 from tfmpq.api.export import check_export, write
 from tfmpq.api.file_wishes import FileWishes, file_ends, micro_options
 from tfmpq.api.given import GivenModel, given_model, refuse_other_than_model
-from tfmpq.api.posttraining import cut_of, data_warnings, float_reference, what_was_lost
-from tfmpq.api.quantize import is_noise
+from tfmpq.api.posttraining import cut_of, data_warnings, float_reference, is_noise, task_of, what_was_lost
 from tfmpq.api.search import Asked
 from tfmpq.bars import reporting
-from tfmpq.data.objects import model_rank, open_data
 from tfmpq.deploy.export import ExportReport, refuse_folder
 from tfmpq.errors import UsageError
 from tfmpq.files import refuse_unwritable
@@ -42,7 +40,7 @@ from tfmpq.scratch import Scratch
 from tfmpq.tasks.held_out import HeldOut, hold_out
 from tfmpq.tasks.outputs import Output
 from tfmpq.tasks.paired import fewest_images, parse_drop, standard_error
-from tfmpq.tasks.task import Task, begins_trained, load_task
+from tfmpq.tasks.task import Task, begins_trained
 from tfmpq.units import percent_text, points_text
 
 
@@ -197,23 +195,7 @@ def _prepare(
     out, page = places
     _check(network, data, out, page, options)
     keras.utils.set_random_seed(0)
-    dataset = open_data(
-        data,
-        validation,
-        data_dir=options.data_dir,
-        rank=model_rank(model),
-        sampled=True,
-        reporter=reporter,
-    )
-    task = load_task(
-        network.word,
-        dataset,
-        weights=options.weights,
-        preprocessing=options.preprocessing,
-        reporter=reporter,
-        name=network.name,
-        trains=False,
-    )
+    task = task_of(network, model, data, validation, options, reporter)
     _refuse_unfit(task)
     ends = file_ends(options.file, task.dataset.class_names, task.model)
     held_out = _hold_out(task, test, options, reporter)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 import numpy as np
 
 from tfmpq.api.export import AGREEMENT_IMAGES
+from tfmpq.api.given import GivenModel
+from tfmpq.data.objects import model_rank, open_data
 from tfmpq.data.preprocess import pixel_step, value_range
 from tfmpq.graph.frozen import FrozenModel
+from tfmpq.methods.compress_options import CompressOptions
+from tfmpq.methods.job_options import QuantizeOptions
 from tfmpq.policy.policy import Policy
 from tfmpq.progress import Reporter
 from tfmpq.quantization.finished_runs import file_facts
@@ -18,9 +24,57 @@ from tfmpq.quantization.reconstruction import affordable_images, reconstruct
 from tfmpq.quantization.unchanging import unchanging_tensors, unchanging_warning
 from tfmpq.tasks.fidelity import Fidelity, Reference
 from tfmpq.tasks.image_checks import image_warnings
+from tfmpq.tasks.noise import RANDOM
 from tfmpq.tasks.sampling import drawn
 from tfmpq.tasks.scoring import predictor
-from tfmpq.tasks.task import CALIBRATION_IMAGES, Task, fused
+from tfmpq.tasks.task import CALIBRATION_IMAGES, Task, fused, load_task
+
+
+def is_noise(data: Any) -> bool:
+    """Whether it is the word for images of noise."""
+    return isinstance(data, str) and data == RANDOM
+
+
+def task_of(
+    network: GivenModel,
+    model: Any,
+    data: Any,
+    validation: Any,
+    options: CompressOptions | QuantizeOptions,
+    reporter: Reporter,
+) -> Task:
+    """The float network with the images that are given; nothing is learned from their labels.
+
+    Args:
+        network: The network.
+        model: It as it was given.
+        data: Images to calibrate with, or `random`.
+        validation: Images to score on; None for a part of the data.
+        options: Weights, preprocessing, folder of data.
+        reporter: Told about progress.
+
+    Raises:
+        UsageError: The two do not fit.
+    """
+    dataset = None
+    if not is_noise(data):
+        dataset = open_data(
+            data,
+            validation,
+            data_dir=options.data_dir,
+            rank=model_rank(model),
+            sampled=True,
+            reporter=reporter,
+        )
+    return load_task(
+        network.word,
+        dataset,
+        weights=options.weights,
+        preprocessing=options.preprocessing,
+        reporter=reporter,
+        name=network.name,
+        trains=False,
+    )
 
 
 def data_warnings(task: Task) -> tuple[str, ...]:

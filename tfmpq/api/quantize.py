@@ -17,11 +17,12 @@ from tfmpq.api.posttraining import (
     data_warnings,
     float_reference,
     frozen_network,
+    is_noise,
     quantize_without_training,
+    task_of,
     what_was_lost,
 )
 from tfmpq.bars import reporting
-from tfmpq.data.objects import model_rank, open_data
 from tfmpq.errors import UsageError
 from tfmpq.methods.job_options import QuantizeOptions
 from tfmpq.policy.fixed_widths import check_widths, choose_policy
@@ -33,7 +34,7 @@ from tfmpq.scratch import Scratch
 from tfmpq.tasks.noise import RANDOM
 from tfmpq.tasks.outputs import Output
 from tfmpq.tasks.scoring import OutputScore, Scores, predictor, score_outputs
-from tfmpq.tasks.task import Task, begins_trained, fused, load_task
+from tfmpq.tasks.task import Task, begins_trained, fused
 
 if TYPE_CHECKING:
     from tfmpq.deploy.export import ExportReport
@@ -162,25 +163,8 @@ def _quantize(
     options.forms.require(target)
     micro_options(options.file, target)
     keras.utils.set_random_seed(0)
-    dataset = None
-    if not is_noise(data):
-        dataset = open_data(
-            data,
-            validation,
-            data_dir=options.data_dir,
-            rank=model_rank(model),
-            sampled=True,
-            reporter=reporter,
-        )
-    task = load_task(
-        network.word,
-        dataset,
-        weights=options.weights,
-        preprocessing=options.preprocessing,
-        reporter=reporter,
-        name=network.name,
-        trains=False,
-    )
+    task = task_of(network, model, data, validation, options, reporter)
+    dataset = None if is_noise(data) else task.dataset
     file_ends(options.file, dataset.class_names if dataset else None, task.model)  # refused before any work
     word = data if isinstance(data, str) else task.dataset.name
     bits = choose_policy(task.network, network.recorded, weight_bits, options.activation_bits, given)
@@ -232,11 +216,6 @@ def _quantize(
     if out is None:
         written.keeping(scratch)
     return PosttrainingReport(written, facts, word, warnings).keeping(*written.kept)
-
-
-def is_noise(data: Any) -> bool:
-    """Whether it is the word for images of noise."""
-    return isinstance(data, str) and data == RANDOM
 
 
 def _check(network: GivenModel, data: Any, options: QuantizeOptions) -> None:
