@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfmpq.methods.front import size_front
+from tfmpq.methods.front import WORTH, size_front
 from tfmpq.methods.method import Choice, Outcome
 from tfmpq.policy.allocation import select
 from tfmpq.policy.cost import CostModel, LayerCost
@@ -53,7 +53,7 @@ def test_every_point_is_smaller_and_the_best_of_its_size(network: Any, points: i
     costs, rises = network
     found = size_front(outcome_of(costs, rises), costs, dict.fromkeys(rises, BITS), points)
     sizes = [costs.size(costs.uniform()[0]), *(point.size for point in found)]
-    assert all(second < first for first, second in itertools.pairwise(sizes))
+    assert all(second <= first - WORTH * sizes[0] for first, second in itertools.pairwise(sizes))
     every = [dict(zip(rises, widths, strict=True)) for widths in itertools.product(BITS, repeat=len(rises))]
     for point in found:
         assert point.size == costs.size(point.choice.weight_bits)
@@ -65,4 +65,4 @@ def test_every_point_is_smaller_and_the_best_of_its_size(network: Any, points: i
         assert point.expected is not None
         assert point.expected <= best + 1e-6
     least = min(costs.size(widths) for widths in every)
-    assert (found[-1].size if found else sizes[0]) == least
+    assert sizes[-1] - least < WORTH * sizes[0]

@@ -14,6 +14,9 @@ from tfmpq.policy.search_space import Candidates
 POINTS = 32
 """Sizes that are asked for, evenly between the smallest and that of 8 bits."""
 
+WORTH = 0.01
+"""Share of the size at 8 bits by which each choice is smaller than the one before: less is not worth a trial."""
+
 
 @dataclass(frozen=True, slots=True)
 class FrontPoint:
@@ -33,7 +36,7 @@ class FrontPoint:
 def size_front(
     outcome: Outcome, costs: CostModel, weights: Candidates, points: int = POINTS
 ) -> tuple[FrontPoint, ...]:
-    """Choices from the largest to the smallest, each smaller than the one before and than uniform 8 bits.
+    """Choices from the largest to the smallest, each clearly smaller than the one before and than 8 bits.
 
     Args:
         outcome: What a search brought; it is asked once for every size.
@@ -49,6 +52,6 @@ def size_front(
         size = int(limit) if limit > least else least
         choice = outcome.choose((Budget("size", size, f"size={size}B"),))
         reached = costs.size(choice.weight_bits)
-        if reached < (found[-1].size if found else whole):
+        if reached <= (found[-1].size if found else whole) - WORTH * whole:
             found.append(FrontPoint(choice, reached, outcome.expected and outcome.expected(choice)))
     return tuple(found)
