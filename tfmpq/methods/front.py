@@ -15,7 +15,7 @@ POINTS = 32
 """Sizes that are asked for, evenly between the smallest and that of 8 bits."""
 
 WORTH = 0.01
-"""Share of the size at 8 bits by which each choice is smaller than the one before: less is not worth a trial."""
+"""Share of the size at 8 bits by which each choice is smaller than the one before; less is worth no trial."""
 
 
 @dataclass(frozen=True, slots=True)
