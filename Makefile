@@ -73,6 +73,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff check --preview --select PLW1514
 	$(BIN)/ruff format --check
+	@$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	@rm -rf $(TYPED) && mkdir -p $(TYPED)/tfmpq
 	@ln -sfn $(CURDIR)/tfmpq/* $(CURDIR)/models $(CURDIR)/deploy $(CURDIR)/cli $(TYPED)/tfmpq/
 	cd $(TYPED) && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p tfmpq
