@@ -5,6 +5,7 @@ A Keras model and data go in as they are; results hand on:
     import keras, tfmpq
 
     model = keras.saving.load_model("flowers.keras")
+    small = tfmpq.compress(model, (x, y), max_drop="1%", out="flowers.tflite")  # no training
     found = tfmpq.search(model, (x, y), budget="size=0.5x", method="sensitivity")
     tuned = tfmpq.finetune(model, found.policy, (x, y), validation=(x_test, y_test), epochs=3)
     report = tfmpq.export(tuned, out="flowers.tflite")

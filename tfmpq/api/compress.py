@@ -68,7 +68,7 @@ def compress(
             `MODULE:FUNCTION`.
         data: Images to calibrate with: `(x, y)`, `x`, a `tf.data.Dataset`, a `keras.utils.PyDataset`, an
             iterable of batches, whose values are the model's inputs as they are; or a word.
-        budget: `KEY=VALUE` or several, such as `size=0.4x`; instead of `max_drop`. `size` is that of the
+        budget: `KEY=VALUE` or several, such as `size=0.6x`; instead of `max_drop`. `size` is that of the
             weights, scales and biases in the very file, relative to the int8 file.
         validation: Images with labels to score on, in the form of `data`; None for the test part of a word,
             or a fifth of the data.
@@ -156,6 +156,7 @@ def _compress(job: _Job) -> CompressReport:
     smaller = None if found.failed is None else found.tried[found.failed].policy
     if job.stays:
         save_policy(chosen.policy, job.path.with_suffix(".policy.yaml"))
+        job.path.with_suffix(".smaller.yaml").unlink(missing_ok=True)  # of an earlier compression
         if smaller is not None:
             save_policy(smaller, job.path.with_suffix(".smaller.yaml"))
     mean_bits = [problem.costs.mean_weight_bits(point.choice.weight_bits) for point in found.points]
