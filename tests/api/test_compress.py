@@ -103,7 +103,7 @@ def test_the_policies_lie_beside_the_file(made: Any) -> None:
 
 
 def test_the_page_draws_the_whole_front(made: Any) -> None:
-    page = Path(made.page).read_text()
+    page = Path(made.page).read_text(encoding="utf-8")
     assert page.count("<svg") == 3
     assert page.count('scope="row"') == len(made.front)
     assert "top-1 against bytes of the file" in page
