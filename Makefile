@@ -8,6 +8,7 @@ NEW_PIP := "pip>=23.1"
 DEMO := .demo
 # An environment without TensorFlow, so without the package's own list of dependencies.
 JAX_VENV := .venv-jax
+LOWEST_VENV := .venv-lowest
 JAX_PACKAGES := click filelock grain jax keras numpy pillow pydantic PyYAML rich scikit-learn scipy hypothesis pytest
 HANDOVER := $(CURDIR)/build/handover
 # A phone of this machine's processor, a Raspberry Pi; for slow tests also a 32-bit one, an emulated phone, its Python.
@@ -20,7 +21,7 @@ SHARED_OUT := --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-search test test-slow test-jax check devices devices-slow bundle clean
+.PHONY: help demo demo-search test test-slow test-jax test-lowest check devices devices-slow bundle clean
 
 help:
 	@echo "make demo       install, train a small network on handwritten digits and compress it (two minutes)"
@@ -28,10 +29,11 @@ help:
 	@echo "make test       install and run linter, type checker and tests"
 	@echo "make test-slow  the same with the slow tests"
 	@echo "make test-jax   only the tests of the JAX backend, in .venv-jax without TensorFlow (part of make test)"
+	@echo "make test-lowest the fast tests with the lowest versions that pyproject.toml allows, in .venv-lowest"
 	@echo "make devices    stand-ins of a phone and of a Raspberry Pi for tests/deploy/devices (Debian, as root);"
 	@echo "                make devices-slow also makes those of the slow tests"
 	@echo "make bundle     Python with LiteRT for 64-bit Android phones, experimental (Debian, as root)"
-	@echo "make clean      remove .venv, .venv-jax, .demo and all caches"
+	@echo "make clean      remove .venv, .venv-jax, .venv-lowest, .demo and all caches"
 
 # The stamps depend on pyproject.toml, so that packages are installed again only when they change.
 $(VENV)/.created:
@@ -87,6 +89,16 @@ test-slow: check
 	@$(MAKE) --no-print-directory test-jax
 	KERAS_BACKEND=jax $(JAX_VENV)/bin/pytest tests/slow/test_workers.py
 
+# The lowest versions that pyproject.toml allows of what it names itself; a bound that fails here is raised there.
+$(LOWEST_VENV)/.installed: pyproject.toml $(VENV)/.installed-dev
+	@echo "Installing the lowest versions that are allowed into $(LOWEST_VENV)"
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(LOWEST_VENV)
+	@$(BIN)/uv pip install --quiet --python $(LOWEST_VENV)/bin/python --resolution lowest-direct -e '.[dev]'
+	@touch $@
+
+test-lowest: $(LOWEST_VENV)/.installed
+	$(LOWEST_VENV)/bin/pytest -m "not slow" --ignore=tests/jax $(SHARED_OUT)
+
 # The first half leaves a run that the second one reads.
 test-jax: $(JAX_VENV)/.installed $(VENV)/.installed-dev
 	@rm -rf $(HANDOVER)
@@ -111,5 +123,5 @@ build/devices/%: $(VENV)/.created $(STAND_INS)/common.sh $(STAND_INS)/$$(firstwo
 	@rm -rf $@ && mv $@.new $@ && touch $@
 
 clean:
-	rm -rf $(VENV) $(JAX_VENV) .demo build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(JAX_VENV) $(LOWEST_VENV) .demo build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,31 @@ def test_the_users_configuration_is_used(pi, files, host, monkeypatch) -> None:
     assert pi.folders() == []
     # A connection that the user's configuration shares is used and left alone.
     assert (pi.folder / "shared").exists() == (host == "pi-shared")
+
+
+SHARES_NOTHING = """#!/bin/sh
+for argument in "$@"; do
+  case "$argument" in
+    -M|-S|ControlPath=*) echo "getsockname failed: Not a socket" >&2; exit 255;;
+  esac
+done
+exec {ssh} "$@"
+"""
+
+
+def test_a_client_that_cannot_share_a_connection_makes_one_for_each_command(
+    pi, files, tmp_path, monkeypatch
+) -> None:
+    client = tmp_path / "ssh"
+    client.write_text(SHARES_NOTHING.format(ssh=shutil.which("ssh")), encoding="utf-8")
+    client.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    line = ["measure", str(files[0]), "--on", "ssh:pi", "--ssh-config", str(pi.config), "--json"]
+    done = CliRunner().invoke(main, line, prog_name="tfmpq")
+    assert done.exit_code == 0, done.stderr
+    assert "each logs in anew" in json.loads(done.stdout)["target"]["connections"]
+    assert pi.folders() == []
+    assert _no_clients(pi)
 
 
 def test_files_arrive_as_they_are_and_come_back(pi, tmp_path) -> None:
