@@ -89,9 +89,6 @@ class _Termination:
 
     def _interrupt(self, number: int, frame: FrameType | None) -> NoReturn:
         self.came = True
-        noted = signal.getsignal(signal.SIGINT)  # a training has its own while it runs
-        if callable(noted):
-            noted(number, frame)
         raise KeyboardInterrupt
 
 

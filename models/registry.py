@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 class _Network:
     module: str
     preprocessing: str
+    composite: bool = False  # whether its layers have to be lowered, behind the weights
 
 
 # The function that builds a network has the network's name.
@@ -32,6 +33,12 @@ _NETWORKS = {
     "resnet50": _Network("resnet", "torch"),
     "mobilenet_v2": _Network("mobilenet", "tf"),
     "vgg16": _Network("vgg", "torch"),
+    "vit_tiny": _Network("vit", "tf", composite=True),
+    "deit_tiny": _Network("vit", "torch", composite=True),
+    "vit_s16": _Network("vit", "tf", composite=True),
+    "vit_b16": _Network("vit", "tf", composite=True),
+    "vit_cifar": _Network("vit", "torch", composite=True),
+    "convnext_tiny": _Network("vit", "torch", composite=True),
 }
 
 IMAGENET_CLASSES = 1000
@@ -139,7 +146,7 @@ def load_model(
         loaded = _with_weights(loaded, weights, skip_classifier)
     refuse_unfinite(loaded.model, loaded.name)
     # Behind the weights, which are for the layers that the user's model has.
-    return loaded if spec in _NETWORKS else _lowered(loaded)
+    return loaded if spec in _NETWORKS and not _NETWORKS[spec].composite else _lowered(loaded)
 
 
 def _lowered(loaded: LoadedModel) -> LoadedModel:
@@ -250,6 +257,8 @@ def _built_in(model: keras.Model) -> bool:
         return False
     _, height, width, channels = model.inputs[0].shape
     built = _build(model.name, (height, width, channels), int(model.outputs[0].shape[-1]))
+    if _NETWORKS[model.name].composite:
+        built = _lowered(LoadedModel(built, model.name, "none", 0)).model
     pairs = zip(built.layers, model.layers, strict=False)
     return len(built.layers) == len(model.layers) and all(
         type(one) is type(other) and one.name == other.name for one, other in pairs

@@ -17,8 +17,21 @@ from typing import Any, Literal, TypeVar
 
 from tfmpq.errors import UsageError
 
-Kind = Literal["whole", "number", "yes-no", "switch", "text", "texts", "bits", "file", "folder", "object"]
-"""What an option holds. `yes-no` has two flags on the command line, `switch` one, an `object` none."""
+Kind = Literal[
+    "whole",
+    "number",
+    "word-or-whole",
+    "yes-no",
+    "switch",
+    "text",
+    "texts",
+    "bits",
+    "file",
+    "folder",
+    "object",
+]
+"""What an option holds. `yes-no` has two flags on the command line, `switch` one, an `object` none.
+`word-or-whole` is one of `choices`, or a number."""
 
 Recorded = Literal["always", "given", "never"]
 """Whether a run folder records an option: always, where it is not the default, or never."""
@@ -152,6 +165,8 @@ def checked(name: str, value: Any, spec: Spec) -> Any:
         return value
     if spec.kind in ("file", "folder"):
         return _of_type(name, value, str | Path, "a path")
+    if spec.kind == "word-or-whole":
+        return _word_or_whole(name, value, spec)
     if spec.kind == "text":
         value = _of_type(name, value, str, "a text")
         if spec.choices and value not in spec.choices:
@@ -169,7 +184,7 @@ def _of_type(name: str, value: Any, kind: Any, what: str) -> Any:
 
 
 def _number(name: str, value: Any, spec: Spec) -> Any:
-    whole = spec.kind == "whole"
+    whole = spec.kind != "number"
     fits = isinstance(value, numbers.Integral if whole else numbers.Real) and not isinstance(value, bool)
     if fits and math.isfinite(value):
         below = spec.least is not None and (value < spec.least or (spec.open and value == spec.least))
@@ -180,6 +195,20 @@ def _number(name: str, value: Any, spec: Spec) -> Any:
     least = f" {'above' if spec.open else 'from'} {spec.least:g}" if spec.least is not None else ""
     most = f" {'below' if spec.open else 'to'} {spec.most:g}" if spec.most is not None else ""
     raise UsageError(f"{name} is {what}{least}{most}. Received: {value!r}. Correct it.")
+
+
+def _word_or_whole(name: str, value: Any, spec: Spec) -> Any:
+    words = spec.choices or ()
+    if value in words:
+        return value
+    if isinstance(value, str) and value.strip().isdigit():
+        value = int(value)
+    if isinstance(value, str):
+        raise UsageError(
+            f"{name} is a whole number from {spec.least:g} to {spec.most:g}, or {' or '.join(words)}. "
+            f"Received: {value!r}. Correct it."
+        )
+    return _number(name, value, spec)
 
 
 def _texts(name: str, value: Any) -> tuple[str, ...]:

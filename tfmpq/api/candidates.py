@@ -13,9 +13,10 @@ from tfmpq.api.posttraining import frozen_network, quantize_without_training
 from tfmpq.deploy.conversion.app_file import FileOptions
 from tfmpq.deploy.conversion.chosen_forms import DeviceTimes, bytes_by_width
 from tfmpq.deploy.conversion.topology import deployable
-from tfmpq.deploy.export import assemble
+from tfmpq.deploy.proof.assembly import assemble
 from tfmpq.deploy.runtime.interpreter import load
 from tfmpq.graph.containers import Target
+from tfmpq.graph.dynamic import DynamicModel
 from tfmpq.graph.forms import FormOptions, FormRequest
 from tfmpq.graph.frozen import FrozenModel
 from tfmpq.policy.policy import Policy
@@ -100,7 +101,7 @@ class Workbench:
             forms: What decides between the forms of layers.
         """
         model = quantize_without_training(self.task, policy, True, True, self.reporter)
-        frozen = frozen_network(self.task, model, policy, None, self.data)
+        frozen = _static(frozen_network(self.task, model, policy, None, self.data))
         core, content, _ = assemble(frozen, TARGET, *forms, self.ends, self.reference)
         path = self.folder / f"{name}.tflite"
         path.write_bytes(content)
@@ -123,6 +124,11 @@ def forms_of(task: Task, request: FormRequest, policy: Policy) -> tuple[Forms, d
         UsageError: The latency table is no such file or that of another network.
     """
     sketch = quantize_without_training(task, policy, False, False, SilentReporter(), images=1)
-    frozen = frozen_network(task, sketch, policy, None, "")
+    frozen = _static(frozen_network(task, sketch, policy, None, ""))
     forms = form_choice(request, TARGET, frozen)
     return forms, bytes_by_width(deployable(frozen), TARGET, *forms)
+
+
+def _static(frozen: FrozenModel | DynamicModel) -> FrozenModel:
+    assert isinstance(frozen, FrozenModel)  # noqa: S101 narrowed for the type checker; activations are quantized
+    return frozen

@@ -18,6 +18,7 @@ from tfmpq.data.objects import open_test
 from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.files import write_json
 from tfmpq.graph.containers import TARGETS, Target, require_wide_target
+from tfmpq.graph.dynamic import DynamicModel
 from tfmpq.graph.file_request import NO_FILE_WISHES, FileRequest
 from tfmpq.graph.forms import NO_WISHES, FormRequest
 from tfmpq.graph.frozen import FrozenModel
@@ -146,7 +147,7 @@ def check_export(target: str) -> None:
 
 
 def write(
-    frozen: FrozenModel,
+    frozen: FrozenModel | DynamicModel,
     path: Path,
     target: Target,
     wishes: FileWishes,
@@ -170,11 +171,14 @@ def write(
     Raises:
         TfmpqError: The written file is not the network; it is not left behind.
     """
-    from tfmpq.deploy.export import export_tflite
+    from tfmpq.deploy.export import export_dynamic, export_tflite
 
     logits = None if model is None else np.asarray(model.predict_on_batch(images))
     if reference is None and logits is not None:
         reference = Reference("fine-tuned model", images, (logits,))
+    agreement = None if logits is None else (images, logits)
+    if isinstance(frozen, DynamicModel):
+        return export_dynamic(frozen, path, images[:PROOF_IMAGES], agreement, reference, reporter)
     return export_tflite(
         frozen,
         path,
@@ -184,7 +188,7 @@ def write(
         file=wishes.ends,
         micro=wishes.microcontroller,
         images=images[:PROOF_IMAGES],
-        agreement=None if logits is None else (images, logits),
+        agreement=agreement,
         reference=reference,
         reporter=reporter,
     )

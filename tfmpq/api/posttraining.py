@@ -11,14 +11,16 @@ from tfmpq.api.export import AGREEMENT_IMAGES
 from tfmpq.api.given import GivenModel
 from tfmpq.data.objects import model_rank, open_data
 from tfmpq.data.preprocess import pixel_step, value_range
+from tfmpq.graph.dynamic import DynamicModel
 from tfmpq.graph.frozen import FrozenModel
 from tfmpq.methods.compress_options import CompressOptions
 from tfmpq.methods.job_options import QuantizeOptions
 from tfmpq.policy.policy import Policy
 from tfmpq.progress import Reporter
+from tfmpq.quantization.dynamic import freeze_dynamic, quantize_dynamic
 from tfmpq.quantization.finished_runs import file_facts
 from tfmpq.quantization.freeze import freeze, snap_biases
-from tfmpq.quantization.insertion import quantize_model
+from tfmpq.quantization.insertion import LINKED_IMAGES, quantize_model
 from tfmpq.quantization.loss import loss_warnings
 from tfmpq.quantization.reconstruction import affordable_images, reconstruct
 from tfmpq.quantization.unchanging import unchanging_tensors, unchanging_warning
@@ -31,8 +33,8 @@ from tfmpq.tasks.task import CALIBRATION_IMAGES, Task, fused, load_task
 
 
 def is_noise(data: Any) -> bool:
-    """Whether it is the word for images of noise."""
-    return isinstance(data, str) and data == RANDOM
+    """Whether it is the word for images of noise; where no images are needed, none stand for that too."""
+    return data is None or (isinstance(data, str) and data == RANDOM)
 
 
 def task_of(
@@ -42,6 +44,7 @@ def task_of(
     validation: Any,
     options: CompressOptions | QuantizeOptions,
     reporter: Reporter,
+    dynamic: bool = False,
 ) -> Task:
     """The float network with the images that are given; nothing is learned from their labels.
 
@@ -52,6 +55,7 @@ def task_of(
         validation: Images to score on; None for a part of the data.
         options: Weights, preprocessing, folder of data.
         reporter: Told about progress.
+        dynamic: Whether activations stay float.
 
     Raises:
         UsageError: The two do not fit.
@@ -74,6 +78,7 @@ def task_of(
         reporter=reporter,
         name=network.name,
         trains=False,
+        dynamic=dynamic,
     )
 
 
@@ -112,12 +117,19 @@ def quantize_without_training(
         images: Calibration images; None for as many as are of use.
     """
     model, network = task.model, task.network
+    widths = {name: (width,) for name, width in bits.weight_bits.items()}
+    if network.dynamic and not real:
+        return quantize_dynamic(model, network, widths)
     useful = affordable_images(network) if real else CALIBRATION_IMAGES
     sample = task.calibration_images(images or useful)
+    if network.dynamic:
+        quantized = quantize_dynamic(model, network, widths, images=sample[:LINKED_IMAGES])
+        reconstruct(quantized, model, network, sample, reporter, kernels=fitting)
+        return quantized
     quantized = quantize_model(
         model,
         network,
-        {name: (width,) for name, width in bits.weight_bits.items()},
+        widths,
         {name: (width,) for name, width in bits.activation_bits(network.tensors).items()},
         sample[:CALIBRATION_IMAGES],
         value_range(task.preprocessing),
@@ -131,7 +143,7 @@ def quantize_without_training(
 
 def frozen_network(
     task: Task, quantized: keras.Model, bits: Policy, top1: float | None, data: str
-) -> FrozenModel:
+) -> FrozenModel | DynamicModel:
     """The quantized model as integers.
 
     Args:
@@ -150,7 +162,8 @@ def frozen_network(
         top1,
         data,
     )
-    return freeze(quantized, fused(quantized, task.preprocessing), facts)
+    network = fused(quantized, task.preprocessing, task.network.dynamic)
+    return (freeze_dynamic if network.dynamic else freeze)(quantized, network, facts)
 
 
 def cut_of(task: Task, name: str) -> float:

@@ -24,6 +24,7 @@ from tfmpq.api.posttraining import (
 )
 from tfmpq.bars import reporting
 from tfmpq.errors import UsageError
+from tfmpq.graph.dynamic import DYNAMIC, NO_DATA, DynamicModel
 from tfmpq.methods.job_options import QuantizeOptions
 from tfmpq.policy.fixed_widths import check_widths, choose_policy
 from tfmpq.policy.network_cost import cost_model
@@ -42,6 +43,16 @@ if TYPE_CHECKING:
 _RANDOM_WARNING = (
     "Ranges of activations come from random images: size and speed are those of the network, but its answers "
     "and any accuracy mean nothing. Calibrate with real images before the file is used."
+)
+_UNTRAINED_WARNING = (
+    "The network has no learned weights: size and speed are those of the network, but its answers mean "
+    "nothing. "
+    "Give --weights FILE."
+)
+_NO_IMAGES = (
+    "Ranges of integer activations come from images. Received: a model and no images. Give --calibrate "
+    "DATA, or "
+    "--activation-bits dynamic, which needs none."
 )
 
 
@@ -100,7 +111,7 @@ class PosttrainingReport(Result, verb="quantize"):
 
 def quantize(
     model: Any,
-    data: Any,
+    data: Any = None,
     *,
     weight_bits: int | None = None,
     policy: Any = None,
@@ -123,7 +134,8 @@ def quantize(
             a `keras.utils.PyDataset`, an iterable of batches, whose values are the model's inputs as they
             are; or a word. Labels are used only to say how many test images come out right. `random` is
             noise, with which a network needs no learned weights either; then a built-in network takes images
-            of 224 pixels and has 1,000 classes.
+            of 224 pixels and has 1,000 classes. None, as with noise, where activations are `dynamic`: nothing
+            is fitted then.
         weight_bits: Width of every layer's weights, 2 to 8; this or `policy`.
         policy: A `tfmpq.Policy`, its file, or what `search` returned.
         validation: Images with labels to score on, in the form of `data`; None for the test part of a word,
@@ -156,6 +168,11 @@ def _quantize(
     refuse_other_than_model(model)
     held = None if policy is None else policy_of(policy)
     given = check_widths(weight_bits, options.activation_bits, held, target)
+    dynamic = options.activation_bits == DYNAMIC or (given is not None and given.dynamic)
+    if dynamic:
+        options.file.require_floats()
+    elif data is None:
+        raise UsageError(_NO_IMAGES)
     scratch = Scratch()
     network = given_model(model, scratch.path)
     _check(network, data, options)
@@ -163,17 +180,19 @@ def _quantize(
     options.forms.require(target)
     micro_options(options.file, target)
     keras.utils.set_random_seed(0)
-    task = task_of(network, model, data, validation, options, reporter)
+    task = task_of(network, model, data, validation, options, reporter, dynamic)
     dataset = None if is_noise(data) else task.dataset
     file_ends(options.file, dataset.class_names if dataset else None, task.model)  # refused before any work
-    word = data if isinstance(data, str) else task.dataset.name
+    word = data if isinstance(data, str) else task.dataset.name if data is not None else NO_DATA
     bits = choose_policy(task.network, network.recorded, weight_bits, options.activation_bits, given)
-    warnings = data_warnings(task) if dataset else (_RANDOM_WARNING,)
+    warnings = data_warnings(task) if dataset else () if dynamic else (_RANDOM_WARNING,)
+    if dynamic and not task.begins_trained:
+        warnings = (*warnings, _UNTRAINED_WARNING)
     real = dataset is not None and not task.loaded.new_classifier
     fitting = real and options.reconstruct is not False
     if not task.begins_trained:
         measured = with_fitting_statistics(task.model, task.calibration_images(), reporter)
-        network_of_measured = fused(measured, task.preprocessing)
+        network_of_measured = fused(measured, task.preprocessing, dynamic)
         task = replace(task, loaded=replace(task.loaded, model=measured), network=network_of_measured)
     quantized = quantize_without_training(task, bits, real, fitting, reporter)
     report = cost_model(task.network).report(bits.weight_bits, bits.activation_bits(task.network.tensors))
@@ -199,7 +218,7 @@ def _quantize(
         target,
         FileWishes.of(
             options.file,
-            form_choice(options.forms, target, frozen),
+            (None, None) if isinstance(frozen, DynamicModel) else form_choice(options.forms, target, frozen),
             target,
             dataset.class_names if dataset else None,
             task.model,

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
+from tfmpq.api.dynamic_proof import prove_dynamic
 from tfmpq.api.proof_reference import batches_of, reference_for
 from tfmpq.api.sources import file_of
 from tfmpq.bars import reporting
 from tfmpq.deploy.proof.verified_layers import VerifiedLayer, verified_layers
 from tfmpq.errors import TfmpqError
 from tfmpq.graph.containers import DELEGATED, TARGETS, WIDE_TARGET, Target
+from tfmpq.graph.dynamic import DynamicModel
 from tfmpq.graph.frozen import FrozenModel
 from tfmpq.progress import Reporter
 from tfmpq.results import Result
@@ -165,6 +167,23 @@ def _verify(
     core, interface = split_interface(content, str(path))
     reference = reference_for(against, weights, model, core, path, asked[:2], reporter)
     frozen = reference.frozen
+    if isinstance(frozen, DynamicModel):
+        proof, failures, notes = prove_dynamic(path, content, frozen, reference, asked[2])
+        return FileVerification(
+            not failures,
+            str(path),
+            reference.name,
+            proof.target,
+            len(content),
+            hashlib.sha256(content).hexdigest(),
+            proof.integers,
+            proof.delegate_partitions,
+            tuple(asdict(check) for check in proof.operators),
+            (),
+            None,
+            failures,
+            notes,
+        )
     with reading(path):
         refuse_wrong(model, path)
         inner = read_model(core, path)

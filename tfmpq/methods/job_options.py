@@ -97,12 +97,14 @@ class QuantizeOptions(PreprocessOptions, DataOptions):
     file: FileRequest = option(
         NO_FILE_WISHES, "object", "Types, labels, and what a microcontroller has room for.", recorded="never"
     )
-    activation_bits: int | None = option(
+    activation_bits: int | str | None = option(
         None,
-        "whole",
-        "With --weight-bits: 2 to 8, or 16, which is exact to 16 bits and 3 to 100 times slower.",
+        "word-or-whole",
+        "With --weight-bits: 2 to 8, or 16, which is exact to 16 bits and 3 to 100 times slower. Or dynamic: "
+        "floats that kernels quantize to 8 bits as they read them; needs no images, and takes transformers.",
         shown="8",
-        metavar="N",
+        metavar="N|dynamic",
+        choices=("dynamic",),
         least=2,
         most=16,
     )

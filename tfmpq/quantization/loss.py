@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
-from tfmpq.graph.network import INPUT_QUANTIZER, Network, Node
-from tfmpq.quantization.reconstruction import run_layers
+from tfmpq.graph.network import Network, Node
+from tfmpq.quantization.reconstruction import on_grid, run_layers
 from tfmpq.tasks.fidelity import Fidelity, snr_db
 
 LEAST_DB = {8: 15.0, 4: 6.0, 2: 0.0}
@@ -119,11 +119,11 @@ def _ratios(quantized: keras.Model, network: Network, images: np.ndarray) -> lis
     found = []
     for node in network.nodes:
         if node.kind == "input":
-            values = (images, run_layers([quantized.get_layer(INPUT_QUANTIZER)], [images]))
+            values = (images, on_grid(quantized, images))
         else:
             wanted, given = zip(*(tensors[name] for name in node.inputs), strict=True)
             copies = [quantized.get_layer(layer.name) for layer in node.layers]
-            if node.rounds and node.grid_of != node.tensor:
+            if node.rounds and node.grid_of != node.tensor and not network.dynamic:
                 copies.append(quantized.get_layer(node.grid_of))
             values = (run_layers(node.layers, wanted), run_layers(copies, given))
         tensors[node.name] = values

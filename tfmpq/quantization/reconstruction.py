@@ -79,13 +79,14 @@ def reconstruct(
     for node in network.nodes:
         reporter.advance()
         if node.kind == "input":
-            tensors[node.name] = (images, run_layers([quantized.get_layer(INPUT_QUANTIZER)], [images]))
+            tensors[node.name] = (images, on_grid(quantized, images))
             continue
         wanted, given = zip(*(tensors[name] for name in node.inputs), strict=True)
         copies = [quantized.get_layer(layer.name) for layer in node.layers]
         if node.kind in WEIGHTED:
-            _fit(node, copies, _rows(node, wanted[0], given[0], generator), kernels)
-        if node.rounds and node.grid_of != node.tensor:
+            read = run_layers([copies[0].quantized_input], given)
+            _fit(node, copies, _rows(node, wanted[0], read, generator), kernels)
+        if node.rounds and node.grid_of != node.tensor and not network.dynamic:
             copies.append(quantized.get_layer(node.grid_of))  # a quantizer that several tensors share
         tensors[node.name] = (run_layers(node.layers, wanted), run_layers(copies, given))
         for name in node.inputs:  # a tensor is held no longer than until its last reader has run
@@ -93,6 +94,12 @@ def reconstruct(
             if name not in readers:
                 tensors.pop(name, None)
     reporter.finish()
+
+
+def on_grid(quantized: keras.Model, images: np.ndarray) -> np.ndarray:
+    """Images as the quantized network reads them; with float activations as they are."""
+    found = [layer for layer in quantized.layers if layer.name == INPUT_QUANTIZER]
+    return run_layers(found, [images]) if found else images
 
 
 def affordable_images(network: Network) -> int:

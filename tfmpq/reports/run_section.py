@@ -131,6 +131,8 @@ def _activations(policy: Policy) -> str:
     """The widths of activations in words."""
     if isinstance(policy.activations, int):
         return f"all but the image of {policy.activations} bits"
+    if isinstance(policy.activations, str):
+        return "float, quantized to 8 bits where a kernel reads them"
     narrow = {tensor: width for tensor, width in policy.activations.items() if width != 8}
     return ", ".join(f"{tensor} {width}" for tensor, width in narrow.items()) or "all of 8 bits"
 

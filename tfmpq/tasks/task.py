@@ -103,6 +103,7 @@ def load_task(
     name: str | None = None,
     classes: int | None = None,
     trains: bool = True,
+    dynamic: bool = False,
 ) -> Task:
     """Load a float network for data.
 
@@ -116,6 +117,7 @@ def load_task(
         classes: Outputs of the network; None for the classes of the data.
         trains: Whether labels are learned: data without labels get the answers of the float network. Else
             the network may have several outputs.
+        dynamic: Whether activations are float.
 
     Raises:
         UsageError: A name is unknown, the two do not fit, or the data have one class only or a part without
@@ -137,7 +139,7 @@ def load_task(
     learned, noise = begins_trained(model, weights), dataset is None
     dataset = fitted(dataset, loaded.input_shape) if dataset else random_dataset(loaded.input_shape)
     chosen = chosen_preprocessing(dataset, loaded, preprocessing)
-    network = fused(loaded.model, chosen)
+    network = fused(loaded.model, chosen, dynamic)
     if preprocessing is None and dataset.seen is None:
         knows = learned and not loaded.new_classifier and not noise
         check_choice(loaded, dataset if knows else None, reporter, learns=trains)
@@ -145,13 +147,18 @@ def load_task(
     return task if dataset.labelled or not trains else _with_answers(task, reporter)
 
 
-def fused(model: keras.Model, preprocessing: str) -> Network:
+def fused(model: keras.Model, preprocessing: str, dynamic: bool = False) -> Network:
     """The analysis of a model, float or quantized, for inputs of a preprocessing.
+
+    Args:
+        model: Functional model.
+        preprocessing: Name of the preprocessing.
+        dynamic: Whether activations are float.
 
     Raises:
         TfmpqError: It has layers that cannot be quantized.
     """
-    return analyse(model, input_signed=value_range(preprocessing)[0] < 0)
+    return analyse(model, value_range(preprocessing)[0] < 0, dynamic)
 
 
 def _refuse_unusable(dataset: Dataset, trains: bool) -> None:
