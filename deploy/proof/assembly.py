@@ -23,8 +23,7 @@ def assemble(
     file: FileOptions | None = None,
     reference: Reference | None = None,
 ) -> tuple[bytes, bytes, Fidelity | None]:
-    """The bytes of a file that is not proved yet; arguments as for
-    `tfmpq.deploy.export.export_tflite`.
+    """The bytes of a file that is not proved yet; arguments as for `export_tflite`.
 
     Returns:
         The network on its own codes, the same with the ends that were asked for, and how near it comes to
