@@ -21,7 +21,7 @@ SHARED_OUT := --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-search test test-slow test-jax test-lowest check devices devices-slow bundle clean
+.PHONY: help demo demo-search test test-slow test-jax test-lowest check docs devices devices-slow bundle clean
 
 help:
 	@echo "make demo       install, train a small network on handwritten digits and compress it (two minutes)"
@@ -30,6 +30,7 @@ help:
 	@echo "make test-slow  the same with the slow tests"
 	@echo "make test-jax   only the tests of the JAX backend, in .venv-jax without TensorFlow (part of make test)"
 	@echo "make test-lowest the fast tests with the lowest versions that pyproject.toml allows, in .venv-lowest"
+	@echo "make docs       the site of the documentation, in build/site"
 	@echo "make devices    stand-ins of a phone and of a Raspberry Pi for tests/deploy/devices (Debian, as root);"
 	@echo "                make devices-slow also makes those of the slow tests"
 	@echo "make bundle     Python with LiteRT for 64-bit Android phones, experimental (Debian, as root)"
@@ -76,9 +77,13 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff check --preview --select PLW1514
 	$(BIN)/ruff format --check
 	@$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	@$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 	@rm -rf $(TYPED) && mkdir -p $(TYPED)/tfmpq
 	@ln -sfn $(CURDIR)/tfmpq/* $(CURDIR)/models $(CURDIR)/deploy $(CURDIR)/cli $(TYPED)/tfmpq/
 	cd $(TYPED) && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p tfmpq
+
+docs: $(VENV)/.installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 test: check
 	$(BIN)/pytest -m "not slow" --ignore=tests/jax $(SHARED_OUT)

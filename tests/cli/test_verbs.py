@@ -105,7 +105,9 @@ DEFAULTS = {
         (Path("r"), "digits"),
         FINETUNE_DEFAULTS
         | {"reconstruct": True, "distill_weight": 0.5, "frozen_statistics_epochs": None}
-        | {"precision": "float32"},
+        | {"precision": "float32", "method": "qat", "saq_case": None, "rho": None, "norm": "global"}
+        | {"adaptive": False, "second_gradient_every": 1, "optimizer": "sgd", "weight_decay": None}
+        | {"ends": None},
     ),
     "export": (
         (Path("r"),),
@@ -287,6 +289,17 @@ def test_options_of_the_other_verbs_arrive(calls, tfmpq):
     assert calls["finetune"].args == ("resnet20", Path("p.yaml"), "cifar10")
     assert calls["finetune"].kwargs["learning_rate"] == 1e-3
     assert calls["finetune"].kwargs["distill"] is False
+    tfmpq(
+        "finetune uniform:2/4 --target cifar10 --model resnet20 --ends same --method saq --saq-case 1"
+        " --rho 0.1 --adaptive --norm layer --second-gradient-every 5 --optimizer adamw --weight-decay 0"
+        " --out o"
+    )
+    assert calls["finetune"].args == ("resnet20", "uniform:2/4", "cifar10")
+    wanted = {
+        "ends": "same", "method": "saq", "saq_case": 1, "rho": 0.1, "adaptive": True, "norm": "layer",
+        "second_gradient_every": 5, "optimizer": "adamw", "weight_decay": 0.0,
+    }  # fmt: skip
+    assert calls["finetune"].kwargs.items() >= wanted.items()
     tfmpq("export r --tflite --target storage --out x.tflite")
     assert calls["export"].kwargs["target"] == "storage"
     assert calls["export"].kwargs["out"] == Path("x.tflite")

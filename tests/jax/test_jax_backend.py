@@ -166,8 +166,21 @@ def test_frozen_integers_are_written_for_tensorflow(chain, handover: Path) -> No
 
 
 def test_steps_are_written_for_tensorflow(chain, handover: Path, trainer_of: Callable) -> None:
-    """Single ASGA steps, all from the searched weights, compiled once; named "BATCH KIND NAME"."""
-    trainer = trainer_of(load_keras(chain.folder / "search.keras"))
+    """Single ASGA steps, all from the searched weights."""
+    write_steps(trainer_of(load_keras(chain.folder / "search.keras")), handover / "steps.npz")
+
+
+@pytest.mark.parametrize("name", ["saq-1", "saq-3"])
+def test_steps_of_saq_are_written_for_tensorflow(
+    chain, handover: Path, saq_trainer_of: Callable, name: str
+) -> None:
+    """Single steps, all from the fine-tuned weights."""
+    trainer = saq_trainer_of(load_keras(chain.folder / "finetune.keras"), name)
+    write_steps(trainer, handover / f"steps-{name}.npz")
+
+
+def write_steps(trainer: QuantizedTraining, path: Path) -> None:
+    """Single steps, all from the present variables, compiled once; named "BATCH KIND NAME"."""
     trainer.optimizer.build(trainer.trainable_variables)
 
     @jax.jit
@@ -187,7 +200,7 @@ def test_steps_are_written_for_tensorflow(chain, handover: Path, trainer_of: Cal
     for batch in range(COMPARED_BATCHES):
         part = slice(batch * COMPARED_IMAGES, (batch + 1) * COMPARED_IMAGES)
         arrays |= {f"{batch} {k}": np.asarray(v) for k, v in step(images[part], labels[part]).items()}
-    np.savez(handover / "steps.npz", **arrays)
+    np.savez(path, **arrays)
 
 
 def test_sharpness_is_written_for_tensorflow(chain, handover: Path) -> None:

@@ -168,6 +168,7 @@ def _run(job: Job, reporter: Reporter) -> JobResult:
     asked = job.stage_options(SearchOptions) | form
     # On the target, the weights are those of the search.
     training = job.stage_options(FinetuneOptions) | ({"weights": None} if job.same else {})
+    del training["method"]  # it is that of the search
     found = search(
         job.model,
         job.proxy,

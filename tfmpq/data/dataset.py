@@ -96,6 +96,7 @@ class Dataset:
         fingerprint: Hash of name, labels and a sample of the images; the same wherever the files are.
         seen: Of a user's own arrays, which are model inputs as they are, the smallest and largest value; None
             for pixels, which a preprocessing scales.
+        side: Height and width in pixels of the networks that compressed images are for; None for 224.
     """
 
     name: str
@@ -105,6 +106,7 @@ class Dataset:
     test: Split
     fingerprint: str
     seen: tuple[float, float] | None = None
+    side: int | None = None
 
     @property
     def labelled(self) -> bool:

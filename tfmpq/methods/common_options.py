@@ -21,6 +21,10 @@ PREPROCESSINGS = ("none", "unit", "tf", "torch", "caffe")
 
 PRECISIONS = ("float32", "bfloat16")
 JITS = ("auto", "on", "off")
+NORMS = ("global", "layer")
+
+SHARPNESS = "Sharpness-aware methods"
+"""Heading of the options that such methods alone have."""
 
 
 def weights_option(default: str) -> Any:
@@ -155,3 +159,33 @@ class DistillationOptions(Options):
     """Learning from the float model."""
 
     distill: bool = option(True, "yes-no", "Learn from the float model's outputs as well.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerturbationOptions(Options):
+    """How sharpness-aware methods perturb, in a search as in a fine-tuning."""
+
+    norm: str = option(
+        "global",
+        "text",
+        "One gradient norm over all layers, or one in each.",
+        choices=NORMS,
+        section=SHARPNESS,
+        recorded="given",
+    )
+    adaptive: bool = option(
+        False,
+        "yes-no",
+        "Perturb in proportion to the magnitude of the weights (ASAM).",
+        section=SHARPNESS,
+        recorded="given",
+    )
+    second_gradient_every: int = option(
+        1,
+        "whole",
+        "Take the second gradient every K steps and reuse a part of it in between (LookSAM).",
+        metavar="K",
+        least=1,
+        section=SHARPNESS,
+        recorded="given",
+    )

@@ -29,7 +29,7 @@ from tfmpq.training.compiling import compile_step
 from tfmpq.training.loop import train
 from tfmpq.training.optimizer import QuantizationOptimizer
 from tfmpq.training.precision import computing_in
-from tfmpq.training.presets import PRESETS
+from tfmpq.training.presets import ADAPTIVE_RHO, PRESETS
 from tfmpq.training.sharpness import RadiusSchedule
 from tfmpq.training.step import Distillation, QuantizedTraining, SharpnessOptions
 
@@ -38,9 +38,6 @@ _LOGIT_TRAVEL = 12.0
 
 _DUAL_TRAVEL = 5.0
 """How far a budget's multiplier can move in a whole search at a relative violation of 1."""
-
-_ADAPTIVE_RHO_MAX = 0.5
-"""ASAM's radius for CIFAR-10; it is relative to the weights, unlike that of the other forms."""
 
 _COMMON = ("select", "precision")
 _SHARPNESS = ("perturb", "rho_max", "norm", "adaptive", "second_gradient_every")
@@ -79,7 +76,7 @@ class GradientMethod:
             return None
         knobs = {k: v for k, v in options.knobs.items() if k not in self._common}
         if options.adaptive:
-            knobs.setdefault("rho_max", _ADAPTIVE_RHO_MAX)
+            knobs.setdefault("rho_max", ADAPTIVE_RHO)
         in_radius = {"radius": "kind", "rho_max": "rho_max", "phi": "phi"}
         radius = {field: knobs.pop(name) for name, field in in_radius.items() if name in knobs}
         return replace(self.sharpness, radius=replace(self.sharpness.radius, **radius), **knobs)

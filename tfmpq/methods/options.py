@@ -12,9 +12,11 @@ from typing import Any
 
 from tfmpq.methods.common_options import (
     PRECISIONS,
+    SHARPNESS,
     BudgetOptions,
     DataOptions,
     MethodOptions,
+    PerturbationOptions,
     PreprocessOptions,
     TrainingOptions,
     WidthOptions,
@@ -24,11 +26,9 @@ from tfmpq.options import Options, option
 
 RADII = ("inverse", "direct", "fixed")
 PERTURBED = ("quantized", "latent")
-NORMS = ("global", "layer")
 SELECTIONS = ("argmax", "knapsack", "least-sharp")
 
 
-_SHARPNESS = "Sharpness-aware methods"
 _LATENCY = "Budgets of latency"
 
 
@@ -42,7 +42,7 @@ class SharpnessKnobs(Options):
         "How asga's radius follows the surrogate gap h: phi / ln(1 + h), ln(1 + h), or not at all.",
         shown="inverse",
         choices=RADII,
-        section=_SHARPNESS,
+        section=SHARPNESS,
         recorded="given",
     )
     rho_max: float | None = option(
@@ -53,7 +53,7 @@ class SharpnessKnobs(Options):
         metavar="RHO",
         least=0,
         open=True,
-        section=_SHARPNESS,
+        section=SHARPNESS,
         recorded="given",
     )
     phi: float | None = option(
@@ -64,7 +64,7 @@ class SharpnessKnobs(Options):
         metavar="PHI",
         least=0,
         open=True,
-        section=_SHARPNESS,
+        section=SHARPNESS,
         recorded="given",
     )
     alpha: float | None = option(
@@ -74,7 +74,7 @@ class SharpnessKnobs(Options):
         shown="0.001; gsam: 0.4",
         metavar="ALPHA",
         least=0,
-        section=_SHARPNESS,
+        section=SHARPNESS,
         recorded="given",
     )
     perturb: str = option(
@@ -82,31 +82,7 @@ class SharpnessKnobs(Options):
         "text",
         "What is perturbed: kernels after quantization, or before.",
         choices=PERTURBED,
-        section=_SHARPNESS,
-    )
-    norm: str = option(
-        "global",
-        "text",
-        "One gradient norm over all layers, or one in each.",
-        choices=NORMS,
-        section=_SHARPNESS,
-        recorded="given",
-    )
-    adaptive: bool = option(
-        False,
-        "yes-no",
-        "Perturb in proportion to the magnitude of the weights (ASAM).",
-        section=_SHARPNESS,
-        recorded="given",
-    )
-    second_gradient_every: int = option(
-        1,
-        "whole",
-        "Take the second gradient every K steps and reuse a part of it in between (LookSAM).",
-        metavar="K",
-        least=1,
-        section=_SHARPNESS,
-        recorded="given",
+        section=SHARPNESS,
     )
 
 
@@ -189,6 +165,7 @@ class LatencyOptions(Options):
 @dataclass(frozen=True, kw_only=True)
 class SearchOptions(
     LatencyOptions,
+    PerturbationOptions,
     SharpnessKnobs,
     PreprocessOptions,
     TrainingOptions,
@@ -254,8 +231,6 @@ class SearchOptions(
         return f"{self.method} ({knobs})" if knobs else self.method
 
 
-KNOBS: Mapping[str, Any] = {
-    name: (SharpnessKnobs.defaults() | SelectionKnobs.defaults())[name]
-    for name in ("perturb", *SharpnessKnobs.defaults(), *SelectionKnobs.defaults())
-}
+_DEFAULTS = SharpnessKnobs.defaults() | PerturbationOptions.defaults() | SelectionKnobs.defaults()
+KNOBS: Mapping[str, Any] = {name: _DEFAULTS[name] for name in ("perturb", *_DEFAULTS)}
 """Options that not every method has, with their defaults; None stands for the method's own value."""

@@ -86,12 +86,14 @@ def _activations(network: Network, bits: int | str) -> Activations:
         return "dynamic"
     if bits == WIDE:
         return WIDE
-    pinned = {
-        network.tensors[0],
-        *(network.node(name).grid_of for name in network.outputs),
-        *network.fixed_tensors,
-    }
+    pinned = pinned_tensors(network)
     return {name: bits for name in network.tensors if name not in pinned}
+
+
+def pinned_tensors(network: Network) -> set[str]:
+    """Tensors that have 8 bits whatever the others have: the image, the logits, and grids that are given."""
+    outputs = (network.node(name).grid_of for name in network.outputs)
+    return {network.tensors[0], *outputs, *network.fixed_tensors}
 
 
 def refuse_inexact(network: Network, model: str) -> None:

@@ -216,10 +216,23 @@ class Policy(_Record):
 
 
 def uniform_policy(
-    model: str, layer_names: Iterable[str], bits: int, activations: Activations | None = None
+    model: str,
+    layer_names: Iterable[str],
+    bits: int,
+    activations: Activations | None = None,
+    others: Mapping[str, int] | None = None,
 ) -> Policy:
-    """The policy that gives every layer the same weight bits, and activations 8 bits if none are given."""
-    layers = {name: LayerChoice(weight_bits=bits) for name in layer_names}
+    """The policy that gives every layer the same weight bits, and activations 8 bits if none are given.
+
+    Args:
+        model: Network name.
+        layer_names: Layers in graph order.
+        bits: Weight bits of all layers but the `others`.
+        activations: Bits of activation tensors.
+        others: Weight bits of layers that have their own.
+    """
+    own = others or {}
+    layers = {name: LayerChoice(weight_bits=own.get(name, bits)) for name in layer_names}
     return Policy(
         format="tfmpq-policy/1", model=model, layers=layers, activations=activations or {}, method="uniform"
     )

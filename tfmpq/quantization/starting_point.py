@@ -68,6 +68,11 @@ class Origin:
                 "A policy alone stands for a built-in network or a model file. "
                 f"Received: {named} of '{policy.model}', and no model. Give --model {policy.model}."
             )
+        return cls.of_policy(policy)
+
+    @classmethod
+    def of_policy(cls, policy: Policy) -> Origin:
+        """A policy that comes from no search."""
         return cls(policy, policy.model, policy.model, None, None)
 
 

@@ -90,6 +90,10 @@ class Finetune(_Result):
     started_from: str = ""
     source: str | None = None
     data_dir: str | None = None
+    method: str = "qat"
+    saq_case: int | None = None
+    rho: FiniteFloat | None = None
+    second_gradient_every: int | None = None
 
 
 class ProcessRecord(_Result):

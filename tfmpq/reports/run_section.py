@@ -12,7 +12,7 @@ from tfmpq.reports.charts import Format, course, strip
 from tfmpq.reports.folders import Run, Steps
 from tfmpq.reports.markup import SHORT, Child, Element, bar, element, table
 from tfmpq.reports.provenance import FOLDER, UNRECORDED, commands, digests, source
-from tfmpq.reports.results import Budget
+from tfmpq.reports.results import Budget, Finetune
 from tfmpq.units import bops_text, bytes_text
 
 _SEARCH_COURSE: tuple[tuple[str, tuple[tuple[str, str], ...], Format], ...] = (
@@ -27,7 +27,12 @@ _SEARCH_COURSE: tuple[tuple[str, tuple[tuple[str, str], ...], Format], ...] = (
 )
 """Title, columns of the step log with their names, and the form of values."""
 
-_FINETUNE_COURSE = (_SEARCH_COURSE[0], _SEARCH_COURSE[-1])
+_FINETUNE_COURSE: tuple[tuple[str, tuple[tuple[str, str], ...], Format], ...] = (
+    *_SEARCH_COURSE[:2],
+    ("Gradient norm", (("gradient_norm", "norm"),), lambda v: f"{v:.3g}"),
+    ("Cosine of both gradients", (("gradient_cosine", "cosine"),), lambda v: f"{v:.3f}"),
+    _SEARCH_COURSE[-1],
+)
 
 
 def run_section(run: Run, index: int, *, alone: bool) -> Element:
@@ -80,7 +85,7 @@ def _facts(run: Run) -> Element:
         tuned = run.finetune
         facts.append(
             f"Fine-tuned on {tuned.data} for {_counted(tuned.epochs, 'epoch')} "
-            f"({_counted(tuned.steps, 'step')}): top-1 "
+            f"({_counted(tuned.steps, 'step')}){_method(tuned)}: top-1 "
             f"{100 * tuned.top1:.2f} %, top-5 {100 * tuned.top5:.2f} % of {tuned.count:,} test images."
         )
     return element("ul", *(element("li", fact) for fact in facts))
@@ -91,6 +96,17 @@ def _reached(budget: Budget) -> str:
     if budget.key in ("size", "bops"):
         return f"{budget.reached:,.0f} of at most {math.floor(budget.limit):,}"
     return f"{budget.reached:,.6g} of at most {budget.limit:,.6g}"
+
+
+def _method(tuned: Finetune) -> str:
+    """The method of a fine-tuning with what it was told; nothing for plain gradients."""
+    if tuned.method == "qat":
+        return ""
+    told = [f"case {tuned.saq_case}"] if tuned.saq_case else []
+    told += [f"rho {tuned.rho:g}"] if tuned.rho else []
+    every = tuned.second_gradient_every or 1
+    told += [f"second gradient every {every} steps"] if every > 1 else []
+    return f" by {tuned.method} ({', '.join(told)})"
 
 
 def _counted(count: int, name: str) -> str:

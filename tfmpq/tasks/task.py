@@ -230,7 +230,8 @@ def image_shape(dataset: Dataset) -> tuple[int, int, int]:
     """(height, width, channels) of a network for these images."""
     array = dataset.test.array
     if array is None:
-        return (IMAGENET_SIDE, IMAGENET_SIDE, 3)
+        side = dataset.side or IMAGENET_SIDE
+        return (side, side, 3)
     height, width, channels = array.shape[1:]
     return (int(height), int(width), int(channels))
 
