@@ -18,13 +18,14 @@ from tfmpq.data.objects import model_rank, open_data
 from tfmpq.deploy.devices.facts import present
 from tfmpq.errors import UsageError
 from tfmpq.files import write_json
+from tfmpq.graph.dynamic import DYNAMIC
 from tfmpq.methods import load_method
 from tfmpq.methods.latency_budget import latencies, latency_record, with_latency
 from tfmpq.methods.method import Choice, Outcome, Problem
 from tfmpq.methods.options import SearchOptions
 from tfmpq.policy.allocation import check_feasible_together
 from tfmpq.policy.budget import Budget, parse_budgets
-from tfmpq.policy.network_cost import cost_model
+from tfmpq.policy.network_cost import activation_products, cost_model
 from tfmpq.policy.policy import BudgetRecord, LayerChoice, Policy, SearchSpace, load_policy, save_policy
 from tfmpq.policy.search_space import activation_candidates, weight_candidates
 from tfmpq.progress import Reporter
@@ -190,6 +191,7 @@ def _search(
         reporter=reporter,
         name=network.name,
         classes=options.target_classes if options.imitate else None,
+        dynamic=options.dynamic,
     )
     if not dataset.labelled and not options.imitate:
         options = replace(options, imitate=True)
@@ -216,6 +218,7 @@ def _search(
                 seed=options.seed,
                 from_weights=task.begins_trained,
                 reporter=reporter,
+                optimizer=options.optimizer,
             )
         outcome = searcher.run(problem)
         result = _finish(problem, front, outcome, asked)
@@ -234,10 +237,14 @@ def _problem(
     network = target_network(asked.model.word, task, options.target_input, options.target_classes)
     classes = options.target_classes or task.loaded.classes
     costs = with_latency(cost_model(network), network, task.loaded.name, classes, options, present, reporter)
+    if products := activation_products(network):
+        reporter.log(
+            f"{products:,} multiply-accumulates of two activations stay float; bit operations leave them out."
+        )
     other_classes = classes != task.loaded.classes
     space = (
         weight_candidates(task.network, options.weight_bits, other_classes),
-        activation_candidates(task.network, options.activation_bits),
+        activation_candidates(task.network, options.activation_widths),
     )
     front = sorted((parse_budgets([f"size={v}"], costs)[0] for v in options.pareto), key=lambda b: b.limit)
     budgets = parse_budgets(options.budgets, costs) if options.budgets or not front else ()
@@ -352,7 +359,9 @@ def policy_of_choice(problem: Problem, asked: Asked, budgets: Sequence[Budget], 
         format="tfmpq-policy/1",
         model=asked.model.recorded,
         layers={name: LayerChoice(weight_bits=bits) for name, bits in chosen.weight_bits.items()},
-        activations={name: bits for name, bits in chosen.activation_bits.items() if bits != 8},
+        activations=DYNAMIC
+        if options.dynamic
+        else {name: bits for name, bits in chosen.activation_bits.items() if bits != 8},
         budget=[
             BudgetRecord(
                 key=b.key,
@@ -363,7 +372,7 @@ def policy_of_choice(problem: Problem, asked: Asked, budgets: Sequence[Budget], 
             for b in budgets
         ],
         search_space=SearchSpace(
-            weight_bits=list(options.weight_bits), activation_bits=list(options.activation_bits)
+            weight_bits=list(options.weight_bits), activation_bits=list(options.activation_widths)
         ),
         method=options.description,
         proxy=asked.proxy,

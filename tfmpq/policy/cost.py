@@ -17,6 +17,7 @@ import numpy as np
 
 from tfmpq.errors import UsageError
 from tfmpq.graph.containers import Container, Operator, container_for
+from tfmpq.graph.dynamic import Kernel, container_bits
 from tfmpq.policy.latency_cost import NANOSECONDS, LatencyCosts
 
 CostKey = Literal["size", "bops", "weight-bits", "latency"]
@@ -44,6 +45,8 @@ class LayerCost:
         fan_in: Number of weights that feed one output channel.
         reads: Name of the activation tensor that it reads.
         held: Its bytes by weight bits in a file whose form is known; None for the storage form.
+        kernel: With float activations, the operator that reads the weights; such a network has one form, and
+            its bytes stand for those of the storage form.
     """
 
     name: str
@@ -54,9 +57,13 @@ class LayerCost:
     fan_in: int
     reads: str
     held: Mapping[int, int] | None = None
+    kernel: Kernel | None = None
 
     def container(self, bits: int) -> Container:
         """How the storage form holds the weights at this bit-width."""
+        if self.kernel is not None:
+            held = container_bits(bits, self.fan_in, self.kernel)
+            return Container(held, self.kernel, "native", "float activations")
         return container_for(self.operator, bits, self.fan_in, "storage")
 
     def stored_bytes(self, bits: int) -> int:
