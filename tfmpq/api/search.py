@@ -287,7 +287,7 @@ def _finish(problem: Problem, front: Sequence[Budget], outcome: Outcome, asked: 
     size, *others = problem.budgets
     along = {budget.text: outcome.choose((budget, *others)) for budget in front}
     chosen = along[size.text] if front else outcome.choose(problem.budgets)
-    policy = _policy(problem, asked, problem.budgets, chosen)
+    policy = policy_of_choice(problem, asked, problem.budgets, chosen)
     rows = [_front_row(problem, asked, outcome, (budget, *others), along[budget.text]) for budget in front]
     reports = {
         "int8": costs.report(*costs.uniform()),
@@ -329,7 +329,7 @@ def _front_row(
     """Write one policy of a front and say what it is."""
     value = budgets[0].text.partition("=")[2].strip()
     path = problem.stage.folder / f"policy-{value}.yaml"
-    policy = _policy(problem, asked, budgets, chosen)
+    policy = policy_of_choice(problem, asked, budgets, chosen)
     save_policy(policy, path)
     report = problem.costs.report(chosen.weight_bits, chosen.activation_bits)
     predicted = latencies(problem.costs, chosen.weight_bits, chosen.activation_bits)
@@ -345,7 +345,15 @@ def _front_row(
     }
 
 
-def _policy(problem: Problem, asked: Asked, budgets: Sequence[Budget], chosen: Choice) -> Policy:
+def policy_of_choice(problem: Problem, asked: Asked, budgets: Sequence[Budget], chosen: Choice) -> Policy:
+    """Bit-widths with where they come from.
+
+    Args:
+        problem: What was searched.
+        asked: What for.
+        budgets: The budgets that they meet.
+        chosen: The bit-widths.
+    """
     options, costs = problem.options, problem.costs
     narrow = {name: bits for name, bits in chosen.activation_bits.items() if bits != REFERENCE_BITS}
     return Policy(

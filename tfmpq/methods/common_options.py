@@ -41,14 +41,14 @@ def weights_option(default: str) -> Any:
     )
 
 
-def budgets_option(keys: str, example: str = "") -> Any:
-    """Budgets; `keys` says which there are."""
+def budgets_option(keys: str, example: str = "", shown: str = "size=0.5x") -> Any:
+    """Budgets; `keys` says which there are, `shown` what is taken without."""
     return option(
         (),
         "texts",
         f"{keys}: absolute (size=1.2MB, bops=3.2G, weight-bits=4.0{example}) or relative to uniform 8 bits "
         "(size=0.5x). May be repeated: all are met.",
-        shown="size=0.5x",
+        shown=shown,
         flag="--budget",
         metavar="KEY=VALUE",
         many=True,

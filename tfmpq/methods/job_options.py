@@ -60,7 +60,7 @@ class SharpnessTuning(PerturbationOptions):
         None,
         "number",
         "How far away the sharpest point is looked for.",
-        shown="0.05; with --adaptive 0.5",
+        shown="saq: 0.01, sam: 0.05; with --adaptive 0.5",
         metavar="RHO",
         least=0,
         open=True,

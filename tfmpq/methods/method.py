@@ -94,11 +94,14 @@ class Outcome:
         model: The searchable model as the search leaves it; fine-tuning begins with it.
         choose: Bit-widths that meet any feasible budgets, those of the problem among them.
         seconds: Wall-clock time of the search itself, since it was last resumed.
+        expected: How far a choice moves the network's outputs, as the method expects; None for methods that
+            do not say.
     """
 
     model: keras.Model
     choose: Callable[[Sequence[Budget]], Choice]
     seconds: float
+    expected: Callable[[Choice], float] | None = None
 
 
 class Method(Protocol):
