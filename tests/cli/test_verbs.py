@@ -58,6 +58,7 @@ SEARCH_DEFAULTS = {
     "batch_size": 128,
     "learning_rate": None,
     "seed": 0,
+    "optimizer": None,
     "jit": "auto",
     "float_epochs": None,
     "preprocessing": None,
@@ -70,6 +71,7 @@ FINETUNE_DEFAULTS = {
     "steps_per_epoch": None,
     "batch_size": 128,
     "learning_rate": None,
+    "optimizer": None,
     "jit": "auto",
     "distill": True,
     "seed": 0,
@@ -106,7 +108,7 @@ DEFAULTS = {
         FINETUNE_DEFAULTS
         | {"reconstruct": True, "distill_weight": 0.5, "frozen_statistics_epochs": None}
         | {"precision": "float32", "method": "qat", "saq_case": None, "rho": None, "norm": "global"}
-        | {"adaptive": False, "second_gradient_every": 1, "optimizer": "sgd", "weight_decay": None}
+        | {"adaptive": False, "second_gradient_every": 1, "weight_decay": None}
         | {"ends": None},
     ),
     "export": (
@@ -249,7 +251,7 @@ def test_every_option_of_search_arrives(calls, tfmpq):
         "search --model keras.applications:ResNet50 --proxy cifar10 --data-dir r --weights none"
         " --budget size=0.5x --budget bops=3.2G --weight-bits 8,3,3 --activation-bits 4,8 --method sgd"
         " --perturb latent --learning-rate 1e-2 --epochs 0 --steps-per-epoch 7 --batch-size 32 --seed 5"
-        " --float-epochs 2 --preprocess torch --target-input 224 --target-classes 1000 --imitate --out o"
+        " --optimizer adamw --float-epochs 2 --preprocess torch --target-input 224 --target-classes 1000 --imitate --out o"
         " --latency-table p.yaml --on ssh:pi --threads 4 --ssh-config m.tflite"
     )
     assert tfmpq(line).exit_code == 0
@@ -257,6 +259,7 @@ def test_every_option_of_search_arrives(calls, tfmpq):
     call.kwargs.pop("progress")
     assert call.args == ("keras.applications:ResNet50", "cifar10")
     assert call.kwargs == KNOBS | {
+        "optimizer": "adamw",
         "pareto": (),
         "imitate": True,
         "out": Path("o"),
