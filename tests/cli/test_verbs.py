@@ -251,8 +251,8 @@ def test_every_option_of_search_arrives(calls, tfmpq):
         "search --model keras.applications:ResNet50 --proxy cifar10 --data-dir r --weights none"
         " --budget size=0.5x --budget bops=3.2G --weight-bits 8,3,3 --activation-bits 4,8 --method sgd"
         " --perturb latent --learning-rate 1e-2 --epochs 0 --steps-per-epoch 7 --batch-size 32 --seed 5"
-        " --optimizer adamw --float-epochs 2 --preprocess torch --target-input 224 --target-classes 1000 --imitate --out o"
-        " --latency-table p.yaml --on ssh:pi --threads 4 --ssh-config m.tflite"
+        " --float-epochs 2 --preprocess torch --target-input 224 --target-classes 1000 --imitate --out o"
+        " --optimizer adamw --latency-table p.yaml --on ssh:pi --threads 4 --ssh-config m.tflite"
     )
     assert tfmpq(line).exit_code == 0
     call = calls["search"]
