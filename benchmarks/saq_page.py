@@ -73,11 +73,14 @@ class Difference:
 def written(lines: Sequence[Line]) -> str:
     """The page in Markdown."""
     arms = [line for line in lines if line["part"] == "arms"]
-    steps = min(line["steps"] for line in arms)
     seeds = _whole_seeds(arms)
     of_seeds = [line for line in arms if line["seed"] in seeds]
-    head = HEAD.format(steps=steps, asked=len(seeds), made=_made(lines))
-    parts = [head, _radius(lines), _arms(of_seeds, seeds)]
+    steps = 2 * next(line["steps"] for line in lines if line["part"] == "radius")
+    parts = [HEAD.format(steps=steps, asked=len(seeds) or 6, made=_made(lines)), _radius(lines)]
+    if seeds:
+        parts.append(_arms(of_seeds, seeds))
+    else:
+        parts.append("\nThe arms A to D have not been measured to the end yet.\n")
     if len(seeds) > 1:
         parts += [_differences(of_seeds, seeds), _verdict(of_seeds, seeds)]
     practice = [line for line in lines if line["part"] == "practice"]

@@ -60,8 +60,8 @@ sharp() { # name, then the arguments of tfmpq finetune: qat as long, twice as lo
         local length=$epochs how=()
         case $arm in
             B) length=$((2 * epochs)) ;;
-            C) how=(--method saq --rho "${RHO:-0.01}") ;;
-            D) how=(--method saq --rho "${RHO:-0.01}" --second-gradient-every 5) ;;
+            C) how=(--method saq --rho "${RHO:-0.005}") ;;
+            D) how=(--method saq --rho "${RHO:-0.005}" --second-gradient-every 5) ;;
         esac
         tfmpq finetune "$@" --epochs $length "${how[@]}" --out "$RUNS/$name-$arm" --json > "$RUNS/$name-$arm.finetune.json"
     done
