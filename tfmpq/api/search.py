@@ -388,7 +388,7 @@ def policy_of_choice(problem: Problem, asked: Asked, budgets: Sequence[Budget], 
 def _untuned(problem: Problem, model: keras.Model) -> float:
     """Score of a policy's network; of an imitation of classes, the share of images with the same class."""
     task = problem.task
-    if not problem.options.imitate or not task.scored_by.of_classes:
+    if not (problem.options.imitate and task.scored_by.of_classes):
         return _accuracy(task, model)
     images = task.test_images(_EVALUATED_IMAGES)
     wanted, given = (np.argmax(m.predict_on_batch(images), axis=-1) for m in (task.model, model))
@@ -396,7 +396,5 @@ def _untuned(problem: Problem, model: keras.Model) -> float:
 
 
 def _accuracy(task: Task, model: keras.Model) -> float:
-    score = score_model(
-        model, task.dataset.test, task.preprocessing, _EVALUATED_IMAGES, objective=task.scored_by
-    )
-    return score.value
+    where = (task.dataset.test, task.preprocessing, _EVALUATED_IMAGES)
+    return score_model(model, *where, objective=task.scored_by).value
