@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfmpq.deploy.conversion.app_file import FileOptions, as_app_file
+from tfmpq.deploy.conversion.app_file import FileOptions
 from tfmpq.deploy.conversion.chosen_forms import DeviceTimes, choose_forms
 from tfmpq.deploy.conversion.dynamic_form import build_dynamic
 from tfmpq.deploy.conversion.keras_float import convert_float
@@ -20,8 +20,8 @@ from tfmpq.deploy.conversion.surgery import build_tflite
 from tfmpq.deploy.microcontroller.c_source import write_c_source
 from tfmpq.deploy.microcontroller.options import MicroOptions
 from tfmpq.deploy.microcontroller.report import MicroReport, micro_report, refuse_arena
+from tfmpq.deploy.proof.assembly import assemble
 from tfmpq.deploy.proof.dynamic_verify import verify_dynamic
-from tfmpq.deploy.proof.fidelity import compare_file
 from tfmpq.deploy.proof.interface import interface_failures, split_interface
 from tfmpq.deploy.proof.verify import Verification, verify
 from tfmpq.deploy.runtime.interpreter import load
@@ -170,11 +170,7 @@ def export_tflite(
     micro = micro or MicroOptions()
     micro.require(target)
     written = as_written(frozen, target, micro.prefer or "flash")
-    core, fidelity = build_tflite(written, target, options, times), None
-    if reference is not None:
-        fidelity = compare_file(written, core, target, reference)
-        core = with_facts(core, {"fidelity": asdict(fidelity)})
-    content = as_app_file(core, written, target, file or FileOptions())
+    core, content, fidelity = assemble(written, target, options, times, file, reference)
     measured = _microcontroller(frozen, content, core, written, images, micro) if target == "tflm" else None
     reporter.advance()
     found: list[tuple[Verification, Agreement | None]] = []

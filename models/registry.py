@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class _Network:
     module: str
     preprocessing: str
-    composite: bool = False  # whether its layers have to be lowered, behind the weights
+    composite: bool = False  # whether its layers have to be lowered
 
 
 # The function that builds a network has the network's name.
@@ -140,13 +140,15 @@ def load_model(
         TfmpqError: A file cannot be read, or the user's function fails.
     """
     loaded = _load(spec, input_shape, classes, several_outputs)
+    if spec in _NETWORKS and _NETWORKS[spec].composite:
+        loaded = _lowered(loaded)  # before its weights, which have the names of the layers that layers hold
     if str(weights) == PUBLISHED_WEIGHTS:
         loaded = _with_published(spec, loaded, skip_classifier)
     elif weights is not None and str(weights) != "none":
         loaded = _with_weights(loaded, weights, skip_classifier)
     refuse_unfinite(loaded.model, loaded.name)
     # Behind the weights, which are for the layers that the user's model has.
-    return loaded if spec in _NETWORKS and not _NETWORKS[spec].composite else _lowered(loaded)
+    return loaded if spec in _NETWORKS else _lowered(loaded)
 
 
 def _lowered(loaded: LoadedModel) -> LoadedModel:

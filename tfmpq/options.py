@@ -156,7 +156,7 @@ def checked(name: str, value: Any, spec: Spec) -> Any:
     if value is None and spec.kind not in ("bits", "texts"):
         return None
     if spec.kind == "bits":
-        return _bits(name, value)
+        return _bits(name, value, spec.choices or ())
     if spec.kind == "texts":
         return _texts(name, value)
     if spec.kind in ("yes-no", "switch"):
@@ -222,7 +222,10 @@ def _texts(name: str, value: Any) -> tuple[str, ...]:
     return texts
 
 
-def _bits(name: str, value: Any) -> tuple[int, ...]:
+def _bits(name: str, value: Any, choices: tuple[str, ...]) -> tuple[Any, ...]:
+    for word in choices:
+        if value in (word, (word,), [word]):
+            return (word,)
     several = (value,) if isinstance(value, numbers.Integral) else value
     if isinstance(value, str):
         several = value.split(",")
@@ -231,8 +234,9 @@ def _bits(name: str, value: Any) -> tuple[int, ...]:
     except (TypeError, ValueError):
         bits = []
     if not bits or bits[0] < LEAST_BITS or bits[-1] > MOST_BITS:
+        words = "".join(f", or {word} alone" for word in choices)
         raise UsageError(
-            f"Bit-widths are whole numbers from {LEAST_BITS} to {MOST_BITS}. Received: {name}={value!r}. "
-            "Write 2,4,8."
+            f"Bit-widths are whole numbers from {LEAST_BITS} to {MOST_BITS}{words}. Received: "
+            f"{name}={value!r}. Write 2,4,8."
         )
     return tuple(bits)

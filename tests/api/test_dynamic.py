@@ -114,6 +114,9 @@ def test_a_file_is_verified_against_the_model_that_it_was_made_of(model: keras.M
     assert found.passed, found.failures
     assert found.delegate_partitions == 1
     assert "the model's class on" in found.notes[0]
+    kernels = {layer.name: layer.kernel for layer in found.layers if layer.container}
+    assert len(kernels) == 6
+    assert all("F32, QC4W" in str(kernel) for kernel in kernels.values())
     other = composite_networks.build("fused")
     for weight in other.weights:
         weight.assign(np.random.default_rng(3).normal(size=weight.shape))

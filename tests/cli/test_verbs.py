@@ -18,12 +18,14 @@ from tfmpq.cli.main import VERBS, main
 from tfmpq.graph.file_request import NO_FILE_WISHES
 from tfmpq.graph.forms import NO_WISHES
 from tfmpq.methods import METHODS, common_options
+from tfmpq.methods.compress_options import CompressOptions
 from tfmpq.methods.job_options import FinetuneOptions, RunOptions
 from tfmpq.methods.options import KNOBS, SearchOptions
 from tfmpq.options import Options
 from tfmpq.progress import SilentReporter
 
 COMMANDS = {
+    "compress": "compress resnet8 --calibrate digits --out o.tflite",
     "run": "run --model resnet8 --proxy digits --target digits --out o",
     "search": "search --model resnet8 --proxy digits --out o",
     "finetune": "finetune r --target digits --out o",
@@ -74,6 +76,23 @@ FINETUNE_DEFAULTS = {
     "preprocessing": None,
 }
 DEFAULTS = {
+    "compress": (
+        ("resnet8", "digits"),
+        {
+            "out": Path("o.tflite"),
+            "front": None,
+            "budgets": (),
+            "max_drop": None,
+            "confidence": 0.95,
+            "limit": 5000,
+            "weight_bits": (2, 4, 8),
+            "forms": NO_WISHES,
+            "file": NO_FILE_WISHES,
+            "weights": None,
+            "preprocessing": None,
+            "data_dir": None,
+        },
+    ),
     "run": (("resnet8", "digits", "digits"), SEARCH_DEFAULTS | FINETUNE_DEFAULTS),
     "search": (
         ("resnet8", "digits"),
@@ -168,6 +187,7 @@ def test_defaults_reach_the_function(verb, calls, tfmpq):
 
 
 RECORDS: dict[str, type[Options]] = {
+    "compress": CompressOptions,
     "search": SearchOptions,
     "finetune": FinetuneOptions,
     "run": RunOptions,

@@ -51,6 +51,27 @@ def test_parts_are_named_after_the_layer_and_its_attributes_in_every_session() -
     ]
 
 
+@pytest.mark.parametrize(
+    ("groups", "scale", "center"), [(2, True, True), (-1, False, True), (1, True, False)]
+)
+def test_groups_are_normalized_as_rows(groups: int, scale: bool, center: bool) -> None:
+    image = keras.Input((6, 4, 3))
+    x = layers.Conv2D(8, 3, padding="same", name="conv")(image)
+    x = layers.GroupNormalization(groups, scale=scale, center=center, name="norm")(x)
+    model = keras.Model(image, layers.Dense(5, name="logits")(layers.Flatten()(x)))
+    generator = np.random.default_rng(0)
+    model.set_weights([generator.normal(size=w.shape) for w in model.get_weights()])
+    images = noise((6, 4, 3))
+    wanted, lowered = _outputs(model, images), lower(model)
+    scale_of = np.abs(wanted).max()
+    assert lowered.count_params() == model.count_params()
+    assert np.abs(_outputs(lowered, images) - wanted).max() <= 2e-6 * scale_of
+    network = analyse(lowered, dynamic=True)
+    assert np.abs(run_fused(network, images)[0] - wanted).max() <= 1e-5 * scale_of
+    with pytest.raises(TfmpqError, match="--activation-bits dynamic"):
+        analyse(lowered)
+
+
 def test_a_network_of_layer_normalization_is_refused_with_integer_activations_and_told_what_to_do() -> None:
     lowered = lower(composite_networks.build("convnext"))
     with pytest.raises(TfmpqError, match="--activation-bits dynamic"):

@@ -22,6 +22,7 @@ from tfmpq.methods.gradient import search_trainer
 from tfmpq.policy.budget import parse_budgets
 from tfmpq.policy.network_cost import cost_model
 from tfmpq.quantizers.choices import quantize_wrappers
+from tfmpq.training.descent import Descent
 from tfmpq.training.optimizer import QuantizationOptimizer
 from tfmpq.training.presets import of_fine_tuning
 from tfmpq.training.step import QuantizedTraining
@@ -50,7 +51,9 @@ def trainer_of() -> Callable[[keras.Model], QuantizedTraining]:
         weights = {node.name: configs[node.name].weight_bits for node in network.weighted}
         space = (weights, dict.fromkeys(network.tensors, (8,)))
         limits = parse_budgets(["size=0.4x"], costs)
-        return search_trainer(quantized, costs, limits, space, load_method("asga").sharpness, 0.01, STEPS)
+        return search_trainer(
+            quantized, costs, limits, space, load_method("asga").sharpness, Descent(0.01, STEPS)
+        )
 
     return make
 

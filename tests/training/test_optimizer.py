@@ -35,7 +35,7 @@ def test_weights_follow_nesterov_sgd_and_the_quantizers_adam() -> None:
     np.testing.assert_allclose(logits, fast, rtol=2e-5)
 
 
-@pytest.mark.parametrize("name", ["gamma", "beta", "bias", "weight_log_step", "output_bit_logits"])
+@pytest.mark.parametrize("name", ["gamma", "beta", "bias", "value", "weight_log_step", "output_bit_logits"])
 def test_only_kernels_decay(name: str) -> None:
     kernel, other = variable("kernel"), variable(name)
     optimizer = QuantizationOptimizer(0.1, weight_decay=0.5)

@@ -18,7 +18,7 @@ from tfmpq.data.objects import open_test
 from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.files import write_json
 from tfmpq.graph.containers import TARGETS, Target, require_wide_target
-from tfmpq.graph.dynamic import DynamicModel
+from tfmpq.graph.dynamic import DynamicModel, require_dynamic_target
 from tfmpq.graph.file_request import NO_FILE_WISHES, FileRequest
 from tfmpq.graph.forms import NO_WISHES, FormRequest
 from tfmpq.graph.frozen import FrozenModel
@@ -83,11 +83,16 @@ def export(
             quantize_search(folder, data, data_dir, reporter)
         finetuned = Finetuned.load(folder)
         frozen = finetuned.frozen()
-        if frozen.wide:
-            require_wide_target(target)
-            reporter.log(WIDE_WARNING)
+        if isinstance(frozen, DynamicModel):
+            require_dynamic_target(target)
+            file.require_floats()
+            choice: tuple[Any, Any] = (None, None)
+        else:
+            if frozen.wide:
+                require_wide_target(target)
+                reporter.log(WIDE_WARNING)
+            choice = form_choice(forms, target, frozen)
         path = Path(out) if out else folder / f"{finetuned.result['model']}.{target}.tflite"
-        choice = form_choice(forms, target, frozen)
         dataset = data_of_proof(finetuned, folder, data, data_dir, reporter)
         wishes = FileWishes.of(file, choice, target, dataset.class_names, finetuned.model)
         height, width, channels = finetuned.model.input_shape[1:]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import keras
 
@@ -28,9 +28,10 @@ from tfmpq.results import Result
 from tfmpq.tasks.scoring import Score, score_model
 from tfmpq.tasks.task import Task, fused
 from tfmpq.training.compiling import compile_step, compiling
+from tfmpq.training.descent import RATES, Descent, suited_rule
 from tfmpq.training.distribution import run_folder
 from tfmpq.training.loop import train
-from tfmpq.training.optimizer import QuantizationOptimizer, Rule
+from tfmpq.training.optimizer import Rule
 from tfmpq.training.precision import computing_in
 from tfmpq.training.presets import of_fine_tuning
 from tfmpq.training.run_folder import Stage
@@ -38,18 +39,6 @@ from tfmpq.training.step import Distillation, QuantizedTraining, SharpnessOption
 
 _RECONSTRUCTED_SHARE = 0.5
 """A reconstructed network begins close to the float one, and larger steps lead away from it first."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Rates:
-    """What an optimizer of the weights takes if nothing is given; quantizers' steps get the same rate."""
-
-    learning_rate: float
-    step_multiplier: float
-    weight_decay: float
-
-
-_RATES = {"sgd": _Rates(0.01, 0.1, 1e-4), "adamw": _Rates(0.001, 1.0, 0.01)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +248,8 @@ def _train(task: Task, started: Start, options: FinetuneOptions, stage: Stage, r
     trainer.configure(_sharpness(options), None, teacher and Distillation(teacher, options.distill_weight))
     batches = task.batches(options.batch_size, options.seed, options.steps_per_epoch)
     steps = options.epochs * len(batches)
-    compile_step(trainer, _optimizer(options, steps, started.reconstructed))
+    rule = suited_rule(task.network, options.optimizer)
+    compile_step(trainer, _descent(options, rule, steps, started.reconstructed).optimizer())
     still = options.frozen_statistics_epochs
     if still is None:
         still = round(0.2 * options.epochs)
@@ -273,7 +263,8 @@ def _train(task: Task, started: Start, options: FinetuneOptions, stage: Stage, r
             label="fine-tuning",
             frozen_statistics_epochs=min(still, options.epochs),
         )
-    snap_biases(quantized, fused(quantized, task.preprocessing))
+    if not task.network.dynamic:  # else biases are floats
+        snap_biases(quantized, fused(quantized, task.preprocessing))
     return steps
 
 
@@ -288,17 +279,10 @@ def _sharpness(options: FinetuneOptions) -> SharpnessOptions | None:
     )
 
 
-def _optimizer(options: FinetuneOptions, steps: int, reconstructed: bool) -> QuantizationOptimizer:
-    """The optimizer with what was given, or else what suits it and the start; the rate falls by a cosine."""
-    rates = _RATES[options.optimizer]
-    rate = options.learning_rate or rates.learning_rate * (_RECONSTRUCTED_SHARE if reconstructed else 1.0)
-    decay = rates.weight_decay if options.weight_decay is None else options.weight_decay
-    return QuantizationOptimizer(
-        keras.optimizers.schedules.CosineDecay(rate, max(1, steps), alpha=0.01),
-        step_multiplier=rates.step_multiplier,
-        weight_decay=decay or None,
-        weights=cast(Rule, options.optimizer),
-    )
+def _descent(options: FinetuneOptions, rule: Rule, steps: int, reconstructed: bool) -> Descent:
+    """The descent with what was given, or else what suits the rule and the start."""
+    usual = RATES[rule].finetuning * (_RECONSTRUCTED_SHARE if reconstructed else 1.0)
+    return Descent(options.learning_rate or usual, steps, rule, options.weight_decay)
 
 
 def _keep_policy(policy: Policy, path: Path) -> None:

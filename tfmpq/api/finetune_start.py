@@ -79,6 +79,7 @@ def opened(
             preprocessing=options.preprocessing,
             reporter=reporter,
             name=given.name,
+            dynamic=source.dynamic,
         )
         return task, Origin.of_policy(source.policy(task.network, given.recorded))
     origin = Origin.of(source, given.recorded if given else None)
@@ -89,6 +90,7 @@ def opened(
         preprocessing=options.preprocessing or (None if given else origin.preprocessing),
         reporter=reporter,
         name=given.name if given else _name(origin),
+        dynamic=origin.policy.dynamic,
     )
     return task, origin
 

@@ -7,40 +7,35 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import keras
-import numpy as np
 
-from tfmpq.api.export import AGREEMENT_IMAGES, WIDE_WARNING, check_export, write
+from tfmpq.api.export import WIDE_WARNING, check_export, write
 from tfmpq.api.file_wishes import FileWishes, file_ends, micro_options
 from tfmpq.api.form_choice import form_choice
 from tfmpq.api.given import GivenModel, given_model, policy_of, refuse_other_than_model
+from tfmpq.api.posttraining import (
+    cut_of,
+    data_warnings,
+    float_reference,
+    frozen_network,
+    is_noise,
+    quantize_without_training,
+    task_of,
+    what_was_lost,
+)
 from tfmpq.bars import reporting
-from tfmpq.data.objects import model_rank, open_data
-from tfmpq.data.preprocess import pixel_step, value_range
 from tfmpq.errors import UsageError
 from tfmpq.graph.dynamic import DYNAMIC, NO_DATA, DynamicModel
-from tfmpq.graph.frozen import FrozenModel
 from tfmpq.methods.job_options import QuantizeOptions
 from tfmpq.policy.fixed_widths import check_widths, choose_policy
 from tfmpq.policy.network_cost import cost_model
-from tfmpq.policy.policy import Policy
 from tfmpq.progress import Reporter
 from tfmpq.quantization.batch_statistics import with_fitting_statistics
-from tfmpq.quantization.dynamic import freeze_dynamic, quantize_dynamic
-from tfmpq.quantization.finished_runs import file_facts
-from tfmpq.quantization.freeze import freeze, snap_biases
-from tfmpq.quantization.insertion import LINKED_IMAGES, quantize_model
-from tfmpq.quantization.loss import loss_warnings
-from tfmpq.quantization.reconstruction import affordable_images, reconstruct
-from tfmpq.quantization.unchanging import unchanging_tensors, unchanging_warning
 from tfmpq.results import Result
 from tfmpq.scratch import Scratch
-from tfmpq.tasks.fidelity import Reference
-from tfmpq.tasks.image_checks import image_warnings
 from tfmpq.tasks.noise import RANDOM
 from tfmpq.tasks.outputs import Output
-from tfmpq.tasks.sampling import drawn
 from tfmpq.tasks.scoring import OutputScore, Scores, predictor, score_outputs
-from tfmpq.tasks.task import CALIBRATION_IMAGES, Task, begins_trained, fused, load_task
+from tfmpq.tasks.task import Task, begins_trained, fused
 
 if TYPE_CHECKING:
     from tfmpq.deploy.export import ExportReport
@@ -185,30 +180,12 @@ def _quantize(
     options.forms.require(target)
     micro_options(options.file, target)
     keras.utils.set_random_seed(0)
-    dataset = None
-    if not is_noise(data):
-        dataset = open_data(
-            data,
-            validation,
-            data_dir=options.data_dir,
-            rank=model_rank(model),
-            sampled=True,
-            reporter=reporter,
-        )
-    task = load_task(
-        network.word,
-        dataset,
-        weights=options.weights,
-        preprocessing=options.preprocessing,
-        reporter=reporter,
-        name=network.name,
-        trains=False,
-        dynamic=dynamic,
-    )
+    task = task_of(network, model, data, validation, options, reporter, dynamic)
+    dataset = None if is_noise(data) else task.dataset
     file_ends(options.file, dataset.class_names if dataset else None, task.model)  # refused before any work
     word = data if isinstance(data, str) else task.dataset.name if data is not None else NO_DATA
     bits = choose_policy(task.network, network.recorded, weight_bits, options.activation_bits, given)
-    warnings = _data_warnings(task) if dataset else () if dynamic else (_RANDOM_WARNING,)
+    warnings = data_warnings(task) if dataset else () if dynamic else (_RANDOM_WARNING,)
     if dynamic and not task.begins_trained:
         warnings = (*warnings, _UNTRAINED_WARNING)
     real = dataset is not None and not task.loaded.new_classifier
@@ -217,7 +194,7 @@ def _quantize(
         measured = with_fitting_statistics(task.model, task.calibration_images(), reporter)
         network_of_measured = fused(measured, task.preprocessing, dynamic)
         task = replace(task, loaded=replace(task.loaded, model=measured), network=network_of_measured)
-    quantized = _quantized(task, bits, real, fitting, reporter)
+    quantized = quantize_without_training(task, bits, real, fitting, reporter)
     report = cost_model(task.network).report(bits.weight_bits, bits.activation_bits(task.network.tensors))
     scores = _scores(task, quantized, reporter)
     reached = scores.first
@@ -233,8 +210,8 @@ def _quantize(
         scores.outputs,
     )
     path = Path(out) if out is not None else scratch.path / f"{network.name}.{target}.tflite"
-    frozen = _frozen(task, quantized, bits, facts.top1, word)
-    reference = _reference(task)
+    frozen = frozen_network(task, quantized, bits, facts.top1, word)
+    reference = float_reference(task)
     written = write(
         frozen,
         path,
@@ -251,43 +228,13 @@ def _quantize(
         reporter,
         reference,
     )
-    if written.fidelity is not None:
-        smallest = min((*bits.weight_bits.values(), *bits.activation_bits(task.network.tensors).values()))
-        lost = loss_warnings(
-            written.fidelity, smallest, quantized, task.model, task.network, reference.images
-        )
-        warnings = (*warnings, *lost)
+    lost = what_was_lost(task, quantized, bits, written.fidelity, reference.images)
+    warnings = (*warnings, *lost)
     if bits.wide:
         warnings = (*warnings, WIDE_WARNING)
     if out is None:
         written.keeping(scratch)
     return PosttrainingReport(written, facts, word, warnings).keeping(*written.kept)
-
-
-def _data_warnings(task: Task) -> tuple[str, ...]:
-    """What is wrong with the images that ranges come from.
-
-    Raises:
-        UsageError: They do not differ at all.
-    """
-    train = task.dataset.train
-    found = image_warnings(train.take(drawn(train, CALIBRATION_IMAGES)), task.dataset.name)
-    same = unchanging_tensors(task.model, task.network, task.calibration_images())
-    return (*found, *([unchanging_warning(same)] if same else []))
-
-
-def _reference(task: Task) -> Reference:
-    """The float network's answers to a sample of the test images."""
-    images, labels = task.test_sample(AGREEMENT_IMAGES)
-    outputs = tuple(np.asarray(x) for x in predictor(task.model)(images))
-    known = labels if task.dataset.labelled else None
-    cuts = tuple(_cut(task, name) for name in task.network.outputs)
-    return Reference("float model", images, outputs, known, task.dataset.classes, cuts)
-
-
-def is_noise(data: Any) -> bool:
-    """Whether it is the word for images of noise; where no images are needed, none stand for that too."""
-    return data is None or (isinstance(data, str) and data == RANDOM)
 
 
 def _check(network: GivenModel, data: Any, options: QuantizeOptions) -> None:
@@ -303,36 +250,6 @@ def _check(network: GivenModel, data: Any, options: QuantizeOptions) -> None:
         )
 
 
-def _quantized(task: Task, bits: Policy, real: bool, fitting: bool, reporter: Reporter) -> keras.Model:
-    model, network = task.model, task.network
-    widths = {name: (width,) for name, width in bits.weight_bits.items()}
-    if network.dynamic and not real:
-        return quantize_dynamic(model, network, widths)
-    images = task.calibration_images(affordable_images(network) if real else CALIBRATION_IMAGES)
-    if network.dynamic:
-        quantized = quantize_dynamic(model, network, widths, images=images[:LINKED_IMAGES])
-        reconstruct(quantized, model, network, images, reporter, kernels=fitting)
-        return quantized
-    quantized = quantize_model(
-        model,
-        network,
-        widths,
-        {name: (width,) for name, width in bits.activation_bits(network.tensors).items()},
-        images[:CALIBRATION_IMAGES],
-        value_range(task.preprocessing),
-        pixel_step=pixel_step(task.preprocessing),
-    )
-    if real:
-        reconstruct(quantized, model, network, images, reporter, kernels=fitting)
-    snap_biases(quantized, fused(quantized, task.preprocessing))
-    return quantized
-
-
-def _cut(task: Task, name: str) -> float:
-    """What tells two classes apart in an output of a single number: a half behind a sigmoid."""
-    return 0.0 if task.network.node(name).fixed_step is None else 0.5
-
-
 def _scores(task: Task, quantized: keras.Model, reporter: Reporter) -> Scores:
     """Scores of the outputs, named as in the file; none without labels."""
     if not task.dataset.labelled:
@@ -340,26 +257,10 @@ def _scores(task: Task, quantized: keras.Model, reporter: Reporter) -> Scores:
     named = zip(task.network.outputs, quantized.outputs, strict=True)
     return score_outputs(
         predictor(quantized),
-        [Output(name, tuple(tensor.shape[1:]), _cut(task, name)) for name, tensor in named],
+        [Output(name, tuple(tensor.shape[1:]), cut_of(task, name)) for name, tensor in named],
         task.dataset.classes,
         [task.dataset.test],
         task.network.input_shape,
         task.preprocessing,
         reporter=reporter,
     )
-
-
-def _frozen(
-    task: Task, quantized: keras.Model, bits: Policy, top1: float | None, data: str
-) -> FrozenModel | DynamicModel:
-    facts = file_facts(
-        task.loaded.name,
-        task.preprocessing,
-        task.loaded.classes,
-        bits.weight_bits,
-        bits.activation_bits(task.network.tensors),
-        top1,
-        data,
-    )
-    network = fused(quantized, task.preprocessing, task.network.dynamic)
-    return (freeze_dynamic if network.dynamic else freeze)(quantized, network, facts)

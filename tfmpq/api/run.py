@@ -42,7 +42,8 @@ class Row:
         top1: Top-1 of the file, 0 to 1.
         bytes: Bytes of the file.
         size: Bytes of weights, scales and biases in the storage form (float32: of weights and biases).
-        storage_bytes: Bytes of the storage file; None for float32 and with 16-bit activations.
+        storage_bytes: Bytes of the storage file; None for float32, and where activations have 16 bits or are
+            float.
         mean_weight_bits: Mean bits of a weight.
         bops: Bit operations for one image.
         median_ms: Median latency of one image on this machine, one thread.
@@ -223,7 +224,7 @@ def _word(data: Any) -> str:
 def _baseline(job: Job, found: SearchResult, training: dict[str, Any], reporter: Reporter) -> FinetuneResult:
     """The uniform 8-bit network, trained from the float weights that the search began with."""
     policy = load_policy(job.folder / "policy.yaml")
-    uniform = uniform_policy(policy.model, policy.layers, 8)
+    uniform = uniform_policy(policy.model, policy.layers, 8, "dynamic" if policy.dynamic else None)
     folder = job.folder / "int8"
     folder.mkdir(exist_ok=True)
     save_policy(uniform, folder / "uniform8.yaml")
@@ -258,6 +259,7 @@ def _float_model(job: Job, reporter: Reporter) -> keras.Model:
         weights=job.options.weights,
         preprocessing=job.options.preprocessing,
         reporter=reporter,
+        dynamic=job.options.dynamic,
     ).model
 
 
@@ -310,7 +312,8 @@ def _top1(job: Job, tuned: FinetuneResult, path: Path, reporter: Reporter) -> fl
 
 
 def _storage_bytes(run: Path, out: Path, data_dir: str | Path | None) -> int | None:
-    """Bytes of the storage file of a run, which is written; networks with 16-bit activations have none."""
-    if load_policy(run / "policy.yaml").wide:
+    """Bytes of the storage file of a run, which is written; None where activations are no 8-bit integers."""
+    policy = load_policy(run / "policy.yaml")
+    if policy.wide or policy.dynamic:
         return None
     return export(run, target="storage", out=out, data_dir=data_dir, progress=False).bytes

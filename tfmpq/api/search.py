@@ -24,7 +24,8 @@ from tfmpq.methods.method import Choice, Outcome, Problem
 from tfmpq.methods.options import SearchOptions
 from tfmpq.policy.allocation import check_feasible_together
 from tfmpq.policy.budget import Budget, parse_budgets
-from tfmpq.policy.network_cost import cost_model
+from tfmpq.policy.cost import REFERENCE_BITS
+from tfmpq.policy.network_cost import activation_products, cost_model
 from tfmpq.policy.policy import BudgetRecord, LayerChoice, Policy, SearchSpace, load_policy, save_policy
 from tfmpq.policy.search_space import activation_candidates, weight_candidates
 from tfmpq.progress import Reporter
@@ -190,6 +191,7 @@ def _search(
         reporter=reporter,
         name=network.name,
         classes=options.target_classes if options.imitate else None,
+        dynamic=options.dynamic,
     )
     if not dataset.labelled and not options.imitate:
         options = replace(options, imitate=True)
@@ -216,6 +218,7 @@ def _search(
                 seed=options.seed,
                 from_weights=task.begins_trained,
                 reporter=reporter,
+                optimizer=options.optimizer,
             )
         outcome = searcher.run(problem)
         result = _finish(problem, front, outcome, asked)
@@ -234,10 +237,14 @@ def _problem(
     network = target_network(asked.model.word, task, options.target_input, options.target_classes)
     classes = options.target_classes or task.loaded.classes
     costs = with_latency(cost_model(network), network, task.loaded.name, classes, options, present, reporter)
+    if products := activation_products(network):
+        reporter.log(
+            f"{products:,} multiply-accumulates of two activations stay float; bit operations leave them out."
+        )
     other_classes = classes != task.loaded.classes
     space = (
         weight_candidates(task.network, options.weight_bits, other_classes),
-        activation_candidates(task.network, options.activation_bits),
+        activation_candidates(task.network, options.activation_widths),
     )
     front = sorted((parse_budgets([f"size={v}"], costs)[0] for v in options.pareto), key=lambda b: b.limit)
     budgets = parse_budgets(options.budgets, costs) if options.budgets or not front else ()
@@ -280,7 +287,7 @@ def _finish(problem: Problem, front: Sequence[Budget], outcome: Outcome, asked: 
     size, *others = problem.budgets
     along = {budget.text: outcome.choose((budget, *others)) for budget in front}
     chosen = along[size.text] if front else outcome.choose(problem.budgets)
-    policy = _policy(problem, asked, problem.budgets, chosen)
+    policy = policy_of_choice(problem, asked, problem.budgets, chosen)
     rows = [_front_row(problem, asked, outcome, (budget, *others), along[budget.text]) for budget in front]
     reports = {
         "int8": costs.report(*costs.uniform()),
@@ -322,7 +329,7 @@ def _front_row(
     """Write one policy of a front and say what it is."""
     value = budgets[0].text.partition("=")[2].strip()
     path = problem.stage.folder / f"policy-{value}.yaml"
-    policy = _policy(problem, asked, budgets, chosen)
+    policy = policy_of_choice(problem, asked, budgets, chosen)
     save_policy(policy, path)
     report = problem.costs.report(chosen.weight_bits, chosen.activation_bits)
     predicted = latencies(problem.costs, chosen.weight_bits, chosen.activation_bits)
@@ -338,13 +345,22 @@ def _front_row(
     }
 
 
-def _policy(problem: Problem, asked: Asked, budgets: Sequence[Budget], chosen: Choice) -> Policy:
+def policy_of_choice(problem: Problem, asked: Asked, budgets: Sequence[Budget], chosen: Choice) -> Policy:
+    """Bit-widths with where they come from.
+
+    Args:
+        problem: What was searched.
+        asked: What for.
+        budgets: The budgets that they meet.
+        chosen: The bit-widths.
+    """
     options, costs = problem.options, problem.costs
+    narrow = {name: bits for name, bits in chosen.activation_bits.items() if bits != REFERENCE_BITS}
     return Policy(
         format="tfmpq-policy/1",
         model=asked.model.recorded,
         layers={name: LayerChoice(weight_bits=bits) for name, bits in chosen.weight_bits.items()},
-        activations={name: bits for name, bits in chosen.activation_bits.items() if bits != 8},
+        activations="dynamic" if options.dynamic else narrow,
         budget=[
             BudgetRecord(
                 key=b.key,
@@ -355,7 +371,7 @@ def _policy(problem: Problem, asked: Asked, budgets: Sequence[Budget], chosen: C
             for b in budgets
         ],
         search_space=SearchSpace(
-            weight_bits=list(options.weight_bits), activation_bits=list(options.activation_bits)
+            weight_bits=list(options.weight_bits), activation_bits=list(options.activation_widths)
         ),
         method=options.description,
         proxy=asked.proxy,

@@ -168,9 +168,10 @@ def _verify(
     reference = reference_for(against, weights, model, core, path, asked[:2], reporter)
     frozen = reference.frozen
     if isinstance(frozen, DynamicModel):
-        proof, failures, notes = prove_dynamic(path, content, frozen, reference, asked[2])
+        found_out = prove_dynamic(path, content, frozen, reference, asked[2])
+        proof = found_out.verification
         return FileVerification(
-            not failures,
+            not found_out.failures,
             str(path),
             reference.name,
             proof.target,
@@ -179,10 +180,10 @@ def _verify(
             proof.integers,
             proof.delegate_partitions,
             tuple(asdict(check) for check in proof.operators),
-            (),
+            found_out.layers,
             None,
-            failures,
-            notes,
+            found_out.failures,
+            found_out.notes,
         )
     with reading(path):
         refuse_wrong(model, path)

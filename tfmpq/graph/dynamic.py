@@ -172,6 +172,18 @@ def input_grid(node: Node) -> tuple[InputGrid | None, tuple[int, int]]:
     return None, (1, 1)
 
 
+_KERNELS: dict[str, Kernel] = {
+    "depthwise_conv2d": "DEPTHWISE_CONV_2D",
+    "conv2d_transpose": "TRANSPOSE_CONV",
+}
+
+
+def kernel_of(node: Node) -> Kernel:
+    """The operator that reads the weights of a node."""
+    reads_matrix = input_grid(node)[0] in ("row", "patch")
+    return _KERNELS.get(node.kind, "FULLY_CONNECTED" if reads_matrix else "CONV_2D")
+
+
 def container_bits(bits: int, fan_in: int, kernel: Kernel) -> int:
     """Bits that hold a weight: kernels with packed weights are those of FULLY_CONNECTED."""
     if kernel != "FULLY_CONNECTED" or bits > 4:

@@ -14,6 +14,7 @@ import numpy as np
 from keras import layers
 
 from tfmpq.graph.activations import gelu_tanh
+from tfmpq.graph.groups import group_normalization
 from tfmpq.graph.layers import activation_of
 from tfmpq.graph.recognition import is_a, known_function
 from tfmpq.graph.replay import Replay, config_of, weights_of
@@ -299,6 +300,7 @@ _REWRITES: dict[type, Rewrite] = {
     layers.Add: _pairwise,
     layers.Multiply: _pairwise,
     layers.GlobalMaxPooling2D: _global_max,
+    layers.GroupNormalization: group_normalization,
 }
 _OF_OPERATIONS: dict[str, Rewrite] = {
     "Add": _pairwise,

@@ -21,8 +21,8 @@ from tfmpq.methods.common_options import (
     MethodOptions,
     PerturbationOptions,
     PreprocessOptions,
+    SearchedWidthOptions,
     TrainingOptions,
-    WidthOptions,
     budgets_option,
     target_option,
     weights_option,
@@ -30,7 +30,6 @@ from tfmpq.methods.common_options import (
 from tfmpq.options import option
 
 FINETUNE_METHODS = ("qat", "sam", "saq")
-OPTIMIZERS = ("sgd", "adamw")
 _OF_SHARPNESS = ("rho", "norm", "adaptive", "second_gradient_every")
 
 
@@ -127,13 +126,6 @@ class FinetuneOptions(SharpnessTuning, PreprocessOptions, DistillationOptions, T
         metavar="N",
         least=0,
     )
-    optimizer: str = option(
-        "sgd",
-        "text",
-        "Optimizer of the weights; steps of quantizers have Adam.",
-        choices=OPTIMIZERS,
-        recorded="given",
-    )
     weight_decay: float | None = option(
         None,
         "number",
@@ -163,7 +155,7 @@ class RunOptions(
     DistillationOptions,
     TrainingOptions,
     MethodOptions,
-    WidthOptions,
+    SearchedWidthOptions,
     BudgetOptions,
     DataOptions,
 ):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tfmpq.errors import UsageError
 from tfmpq.methods.common_options import (
     PRECISIONS,
     SHARPNESS,
@@ -18,8 +19,8 @@ from tfmpq.methods.common_options import (
     MethodOptions,
     PerturbationOptions,
     PreprocessOptions,
+    SearchedWidthOptions,
     TrainingOptions,
-    WidthOptions,
     weights_option,
 )
 from tfmpq.options import Options, option
@@ -171,7 +172,7 @@ class SearchOptions(
     TrainingOptions,
     SelectionKnobs,
     MethodOptions,
-    WidthOptions,
+    SearchedWidthOptions,
     BudgetOptions,
     DataOptions,
 ):
@@ -217,6 +218,14 @@ class SearchOptions(
         "classes of its weights (--target-classes).",
         recorded="given",
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.dynamic and self.latency_table is not None:
+            raise UsageError(
+                "A table of tfmpq profile has the times of integer activations. Received: "
+                f"{self.latency_table} with --activation-bits dynamic. Leave one out."
+            )
 
     @property
     def knobs(self) -> dict[str, Any]:

@@ -52,7 +52,12 @@ class _Sensitivity:
             problem.stage.folder / "sensitivity.json",
             {kind: {n: v.tolist() for n, v in found.items()} for kind, found in table.items()},
         )
-        return Outcome(model, lambda budgets: _least(problem, weights, activations, budgets), seconds)
+        return Outcome(
+            model,
+            lambda budgets: _least(problem, weights, activations, budgets),
+            seconds,
+            lambda choice: _expected(problem, weights, activations, choice),
+        )
 
 
 def measure(problem: Problem, model: keras.Model) -> tuple[Increases, Increases]:
@@ -108,6 +113,19 @@ def _least(problem: Problem, weights: Increases, activations: Increases, budgets
     scores = [{name: -unit * v for name, v in found.items()} for found in (weights, activations)]
     found = select(problem.costs, budgets, problem.weights, scores[0], problem.activations, scores[1])
     return Choice(found.weight_bits, found.activation_bits, found.repaired)
+
+
+def _expected(problem: Problem, weights: Increases, activations: Increases, choice: Choice) -> float:
+    """The sum that the program makes small, in nats."""
+    parts = (
+        (weights, problem.weights, choice.weight_bits),
+        (activations, problem.activations, choice.activation_bits),
+    )
+    return sum(
+        float(rises[list(candidates[name]).index(bits[name])])
+        for found, candidates, bits in parts
+        for name, rises in found.items()
+    )
 
 
 METHODS = {"sensitivity": _Sensitivity()}

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 
 from tfmpq.errors import UsageError
 from tfmpq.graph.containers import WEIGHT_BITS
+from tfmpq.graph.dynamic import DYNAMIC
 from tfmpq.graph.network import Network
 from tfmpq.policy.cost import REFERENCE_BITS
 from tfmpq.policy.fixed_widths import pinned_tensors
-from tfmpq.policy.policy import Policy, uniform_policy
+from tfmpq.policy.policy import Activations, Policy, uniform_policy
 from tfmpq.policy.search_space import PINNED_BITS
 
 _PREFIX = "uniform:"
-_FORM = re.compile(r"uniform:(\d{1,3})(?:/(\d{1,3}))?")
+_FORM = re.compile(r"uniform:(\d{1,3})(?:/(\d{1,3}|dynamic))?")
 SAME_ENDS = "same"
 """What stands for ends without a width of their own."""
 
@@ -30,18 +31,19 @@ class UniformWidths:
 
     Attributes:
         weights: Bits of weights.
-        activations: Bits of activation tensors. The image, the logits and grids that are given have 8.
+        activations: Bits of activation tensors. The image, the logits and grids that are given have 8. Or
+            `dynamic`: floats, which kernels quantize.
         ends: Bits of the first and last layers' weights and of the tensor that the last layer reads (SAQ's
             rule, arXiv 2111.12273); None for those of the others.
     """
 
     weights: int
-    activations: int
+    activations: int | str
     ends: int | None
 
     @classmethod
     def read(cls, text: str, ends: int | str | None) -> UniformWidths:
-        """Read `uniform:4` (activations of 8 bits) or `uniform:2/4`.
+        """Read `uniform:4` (activations of 8 bits), `uniform:2/4` or `uniform:4/dynamic`.
 
         Args:
             text: The text.
@@ -51,14 +53,21 @@ class UniformWidths:
             UsageError: The text has another form, or a width is not one of 2 to 8.
         """
         match = _FORM.fullmatch(text)
-        widths = [int(width) for width in match.groups(default=str(REFERENCE_BITS))] if match else []
-        if not widths or not all(width in WEIGHT_BITS for width in widths):
+        found = match.groups(default=str(REFERENCE_BITS)) if match else ()
+        widths = [DYNAMIC if width == DYNAMIC else int(width) for width in found]
+        if not widths or not all(width == DYNAMIC or width in WEIGHT_BITS for width in widths):
             raise UsageError(
                 f"Uniform widths are uniform:WEIGHTS[/ACTIVATIONS], each {WEIGHT_BITS[0]} to "
-                f"{WEIGHT_BITS[-1]} bits. Received: {text!r}. Write uniform:4 or uniform:2/4."
+                f"{WEIGHT_BITS[-1]} bits, or activations {DYNAMIC}. Received: {text!r}. Write uniform:4, "
+                f"uniform:2/4 or uniform:4/{DYNAMIC}."
             )
         kept = PINNED_BITS if ends is None else None if ends == SAME_ENDS else int(ends)
-        return cls(widths[0], widths[1], kept)
+        return cls(int(widths[0]), widths[1], kept)
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether activations are float."""
+        return self.activations == DYNAMIC
 
     def policy(self, network: Network, model: str) -> Policy:
         """The widths of a network, by name.
@@ -72,7 +81,8 @@ class UniformWidths:
         """
         names = [node.name for node in network.weighted]
         pinned = pinned_tensors(network)
-        tensors = {name: self.activations for name in network.tensors if name not in pinned}
+        bits = REFERENCE_BITS if isinstance(self.activations, str) else self.activations
+        tensors = {name: bits for name in network.tensors if name not in pinned}
         layers: dict[str, int] = {}
         if self.ends is not None:
             if len(names) < 3:
@@ -83,4 +93,5 @@ class UniformWidths:
             layers = {names[0]: self.ends, names[-1]: self.ends}
             tensors[network.node(network.weighted[-1].inputs[0]).grid_of] = self.ends
         told = {name: bits for name, bits in tensors.items() if name not in pinned and bits != REFERENCE_BITS}
-        return uniform_policy(model, names, self.weights, told, layers)
+        activations: Activations = "dynamic" if self.dynamic else told
+        return uniform_policy(model, names, self.weights, activations, layers)

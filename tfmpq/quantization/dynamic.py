@@ -13,9 +13,9 @@ from tfmpq.graph.dynamic import (
     DynamicLayer,
     DynamicModel,
     DynamicWeights,
-    Kernel,
     container_bits,
     input_grid,
+    kernel_of,
 )
 from tfmpq.graph.equivalence import noise
 from tfmpq.graph.kinds import WEIGHTED
@@ -24,6 +24,7 @@ from tfmpq.graph.network import Network, Node
 from tfmpq.graph.recognition import is_a
 from tfmpq.graph.shortcut import PadShortcut
 from tfmpq.policy.search_space import Candidates
+from tfmpq.quantization.dynamic_folding import fold_factors
 from tfmpq.quantization.folding import affine_of, array, norm_factor, norm_offset, normalization_of
 from tfmpq.quantization.freeze import ATTRIBUTES
 from tfmpq.quantization.fused_float import require_fused
@@ -117,14 +118,8 @@ def freeze_dynamic(
             )
         )
     outputs = tuple(alias.get(name, name) for name in network.outputs)
-    return DynamicModel(model.name, network.input_shape, tuple(layers), dict(metadata or {}), outputs)
-
-
-_KERNELS: dict[str, Kernel] = {
-    "depthwise_conv2d": "DEPTHWISE_CONV_2D",
-    "conv2d_transpose": "TRANSPOSE_CONV",
-    "dense": "FULLY_CONNECTED",
-}
+    made = DynamicModel(model.name, network.input_shape, tuple(layers), dict(metadata or {}), outputs)
+    return fold_factors(made)
 
 
 def _weights(model: keras.Model, node: Node) -> DynamicWeights:
@@ -145,7 +140,7 @@ def _weights(model: keras.Model, node: Node) -> DynamicWeights:
         integers = integers * np.sign(np.where(factor == 0, 0.0, factor)).reshape(step.shape)
         scales = np.where(factor == 0, scales, scales * np.abs(factor))
     grid, patch = input_grid(node)
-    kernel = _KERNELS.get(node.kind, "CONV_2D" if grid in (None, "image") else "FULLY_CONNECTED")
+    kernel = kernel_of(node)
     fan_in = integers.size // scales.size
     bits = quantizer.bits[0]
     smallest = float(np.finfo(np.float32).tiny)

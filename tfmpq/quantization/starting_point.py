@@ -10,12 +10,14 @@ import keras
 from tfmpq.data.preprocess import pixel_step, value_range
 from tfmpq.errors import UsageError
 from tfmpq.files import read_json
+from tfmpq.graph.dynamic import DYNAMIC
 from tfmpq.models.registry import is_users_code
 from tfmpq.policy.policy import Policy, load_policy
 from tfmpq.progress import Reporter
 from tfmpq.quantization.batch_statistics import with_fitting_statistics
 from tfmpq.quantization.discretization import refuse_unsearched, restrict
-from tfmpq.quantization.insertion import quantize_model
+from tfmpq.quantization.dynamic import quantize_dynamic
+from tfmpq.quantization.insertion import LINKED_IMAGES, quantize_model
 from tfmpq.quantization.reconstruction import affordable_images, reconstruct
 from tfmpq.tasks.task import CALIBRATION_IMAGES, Task, begins_trained, fused
 from tfmpq.training.run_folder import OWN_MODEL, Stage, load_keras
@@ -124,8 +126,9 @@ def choose_weights(
         UsageError: There are none, or none that the policy can be applied to.
     """
     source = _source(task, origin, model, weights)
-    if source.is_restricted(reconstructing):
-        refuse_unsearched(origin.policy)
+    if source.search is not None and source.is_restricted(reconstructing):
+        searched = read_json(source.search.path(".json"))["activation_bits"]
+        refuse_unsearched(origin.policy, dynamic=searched == [DYNAMIC])
     return source
 
 
@@ -169,7 +172,8 @@ def begin(
     if source.search is not None and source.is_restricted(reconstructing):
         quantized = restrict(source.search.load_model(), origin.policy)
         return Start(quantized, model if source.trained else None, "search", False)
-    network = fused(model, task.preprocessing)
+    dynamic = task.network.dynamic
+    network = fused(model, task.preprocessing, dynamic)
     bits = origin.policy.weight_bits
     activations = origin.policy.activation_bits(network.tensors)
     reconstructing = reconstructing and source.trained
@@ -177,15 +181,20 @@ def begin(
     images = task.calibration_images(affordable_images(network) if fitting else CALIBRATION_IMAGES)
     calibration = images[:CALIBRATION_IMAGES]
     begun = model if source.trained else with_fitting_statistics(model, calibration, reporter)
-    quantized = quantize_model(
-        begun,
-        network if begun is model else fused(begun, task.preprocessing),
-        {name: (bits[name],) for name in bits},
-        {name: (value,) for name, value in activations.items()},
-        calibration,
-        value_range(task.preprocessing),
-        pixel_step=pixel_step(task.preprocessing),
-    )
+    begun_network = network if begun is model else fused(begun, task.preprocessing, dynamic)
+    widths = {name: (bits[name],) for name in bits}
+    if dynamic:
+        quantized = quantize_dynamic(begun, begun_network, widths, images=calibration[:LINKED_IMAGES])
+    else:
+        quantized = quantize_model(
+            begun,
+            begun_network,
+            widths,
+            {name: (value,) for name, value in activations.items()},
+            calibration,
+            value_range(task.preprocessing),
+            pixel_step=pixel_step(task.preprocessing),
+        )
     if fitting:
         reconstruct(quantized, model, network, images, reporter)
     return Start(quantized, model if source.trained else None, source.name, reconstructing)

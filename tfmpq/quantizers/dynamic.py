@@ -82,11 +82,12 @@ def quantize_input(x: Any, what: InputGrid, patch: tuple[int, int] = (1, 1)) -> 
 def _passed(x: Any, axes: tuple[int, ...]) -> Any:
     @ops.custom_gradient
     def held(values: Any) -> Any:
+        given, values = values.dtype, ops.cast(values, "float32")
         grid = grid_of(values, axes)
 
         def gradient(*args: Any, upstream: Any = None) -> Any:
             return args[0] if upstream is None else upstream
 
-        return (codes_of(values, grid) - grid.zero_point) * grid.step, gradient
+        return ops.cast((codes_of(values, grid) - grid.zero_point) * grid.step, given), gradient
 
     return held(x)

@@ -246,7 +246,7 @@ def target_network(model: str, task: Task, side: int | None, classes: int | None
         return task.network
     shape = (side, side, task.network.input_shape[2]) if side else task.network.input_shape
     loaded = load_model(model, input_shape=shape, classes=classes or task.loaded.classes)
-    network = fused(loaded.model, task.preprocessing)
+    network = fused(loaded.model, task.preprocessing, task.network.dynamic)
     names, found = ([node.name for node in n.weighted] for n in (task.network, network))
     if names != found:
         raise UsageError(

@@ -20,6 +20,7 @@ from tfmpq.graph.dynamic import DynamicModel
 from tfmpq.graph.fusion import analyse
 from tfmpq.graph.lowering import lower
 from tfmpq.graph.shortcut import PadShortcut
+from tfmpq.graph.tensors import Constant
 from tfmpq.quantization.dynamic import freeze_dynamic, quantize_dynamic
 
 from ... import composite_networks
@@ -51,6 +52,7 @@ def everything(image: Any) -> Any:
     """Layers of convolutional networks of all kinds."""
     x = layers.Conv2D(8, 3, padding="same", use_bias=False, name="conv")(image)
     x = layers.ReLU(name="relu")(layers.BatchNormalization(name="norm")(x))
+    x = layers.GroupNormalization(2, name="grouped")(x)
     x = layers.DepthwiseConv2D(3, strides=2, padding="same", depth_multiplier=2, name="depthwise")(x)
     x = layers.Conv2D(16, 3, groups=2, padding="same", activation="relu6", name="groups")(x)
     y = layers.Conv2DTranspose(8, 3, strides=2, padding="same", name="transposed")(x)
@@ -107,6 +109,25 @@ def test_every_operator_of_integer_networks_is_proved_with_float_activations(nam
     image = keras.Input((8, 8, 3), name="image")
     logits = layers.Dense(4)(layers.Flatten()(_operators()[name](image)))
     prove(keras.Model(image, logits, name="net"), bits)
+
+
+@pytest.mark.parametrize("factor", [[0.5, -2.0, 0.0, 1.0], [-1.0, 3.0, 1e-3, 2.0]])
+def test_factors_of_channels_behind_weights_go_into_scales_and_signs(factor: list[float]) -> None:
+    keras.utils.set_random_seed(0)
+    image = keras.Input((4, 4, 3), name="image")
+    x = layers.Conv2D(4, 1, bias_initializer="normal", name="conv")(image)
+    scale = Constant((1, 1, 4), name="gamma")
+    x = layers.Multiply(name="scaled")([scale(x), x])
+    y = layers.Rescaling([1.0, -1.0, 2.0, 0.5], [0.1, 0.2, 0.3, 0.4], name="shifted")(x)
+    other = layers.Conv2D(4, 3, padding="same", name="read_twice")(y)
+    kept = layers.Multiply(name="kept")([other, Constant((1, 1, 4), name="delta")(other)])
+    y = layers.Add(name="sum")([kept, other])
+    model = keras.Model(image, layers.Dense(3, name="head")(layers.Flatten()(y)), name="net")
+    scale.set_weights([np.asarray(factor).reshape(1, 1, 4)])
+    frozen, _ = frozen_of(model, 8)
+    kinds = [layer.kind for layer in frozen.layers]
+    assert ("affine" in kinds, kinds.count("multiply")) == (False, 1)
+    prove(model, 8)
 
 
 def _damaged(content: bytes, name: str) -> bytes:
