@@ -81,7 +81,7 @@ FIXED_STEPS = {"sigmoid": 1.0 / 256, "hard_sigmoid": 1.0 / 255, "tanh": 1.0 / 12
 steps is the upper bound of a hard sigmoid."""
 
 
-FLOAT_ONLY = "exists with float activations only; export with --activation-bits dynamic"
+FLOAT_ONLY = "exists with float activations only; tfmpq export, search and run have --activation-bits dynamic"
 """Why a layer is not supported where activations are integers."""
 
 
