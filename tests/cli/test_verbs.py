@@ -57,6 +57,7 @@ SEARCH_DEFAULTS = {
     "steps_per_epoch": None,
     "batch_size": 128,
     "learning_rate": None,
+    "optimizer": None,
     "seed": 0,
     "jit": "auto",
     "float_epochs": None,
@@ -70,6 +71,7 @@ FINETUNE_DEFAULTS = {
     "steps_per_epoch": None,
     "batch_size": 128,
     "learning_rate": None,
+    "optimizer": None,
     "jit": "auto",
     "distill": True,
     "seed": 0,
@@ -106,7 +108,7 @@ DEFAULTS = {
         FINETUNE_DEFAULTS
         | {"reconstruct": True, "distill_weight": 0.5, "frozen_statistics_epochs": None}
         | {"precision": "float32", "method": "qat", "saq_case": None, "rho": None, "norm": "global"}
-        | {"adaptive": False, "second_gradient_every": 1, "optimizer": "sgd", "weight_decay": None}
+        | {"adaptive": False, "second_gradient_every": 1, "weight_decay": None}
         | {"ends": None},
     ),
     "export": (
@@ -248,7 +250,7 @@ def test_every_option_of_search_arrives(calls, tfmpq):
     line = (
         "search --model keras.applications:ResNet50 --proxy cifar10 --data-dir r --weights none"
         " --budget size=0.5x --budget bops=3.2G --weight-bits 8,3,3 --activation-bits 4,8 --method sgd"
-        " --perturb latent --learning-rate 1e-2 --epochs 0 --steps-per-epoch 7 --batch-size 32 --seed 5"
+        " --perturb latent --learning-rate 1e-2 --optimizer sgd --epochs 0 --steps-per-epoch 7 --batch-size 32 --seed 5"
         " --float-epochs 2 --preprocess torch --target-input 224 --target-classes 1000 --imitate --out o"
         " --latency-table p.yaml --on ssh:pi --threads 4 --ssh-config m.tflite"
     )
@@ -271,6 +273,7 @@ def test_every_option_of_search_arrives(calls, tfmpq):
         "steps_per_epoch": 7,
         "batch_size": 32,
         "learning_rate": 0.01,
+        "optimizer": "sgd",
         "seed": 5,
         "jit": "auto",
         "float_epochs": 2,
