@@ -87,7 +87,7 @@ def attempt(name: str) -> dict[str, Any]:
     """Export one network in every plan, or say why not."""
     side = SIDES[name]
     keras.utils.set_random_seed(0)
-    record: dict[str, Any] = {"side": side}
+    record: dict[str, Any] = {"side": side, "when": f"{date.today()}, commit {commit()}"}
     images = noise(side)
     loaded = load_model(
         f"keras.applications:{name}", input_shape=(side, side, 3), classes=CLASSES, weights=None
@@ -182,7 +182,7 @@ def page(records: dict[str, Any]) -> str:
         "# Networks of keras.applications",
         "",
         "Written by `python benchmarks/applications.py` (random weights, images of noise; "
-        f"{date.today()}, commit {commit()}, {versions}; x86-64).",
+        f"{occasions(records)}; {versions}; x86-64).",
         "A network is proved when the file holds the quantized integers and every operator, recomputed from",
         "the runtime's own inputs, is within the bounds of the proof. Elements off by one are those of all",
         "tensors of one image under XNNPACK. `mixed` repeats "
@@ -194,6 +194,16 @@ def page(records: dict[str, Any]) -> str:
     for name, record in records.items():
         lines += rows(name, record)
     return "\n".join([*lines, "", *remarks(records)]) + "\n"
+
+
+def occasions(records: dict[str, Any]) -> str:
+    """When which networks were tried."""
+    names: dict[str, list[str]] = {}
+    for name, record in records.items():
+        names.setdefault(record["when"], []).append(name)
+    usual = max(names, key=lambda when: len(names[when]))
+    others = [f"{', '.join(found)}: {when}" for when, found in names.items() if when != usual]
+    return "; ".join([usual, *others])
 
 
 def rows(name: str, record: dict[str, Any]) -> list[str]:

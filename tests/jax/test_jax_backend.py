@@ -186,8 +186,8 @@ def test_a_transformer_of_float_activations_is_searched_tuned_and_written_for_te
 
     folder = handover / "dynamic"
     shutil.rmtree(folder, ignore_errors=True)
-    image = keras.Input((8, 8, 1), name="image")
-    x = layers.Reshape((4, 8), name="tokens")(layers.Conv2D(8, 4, 4, name="patch")(image))
+    image = keras.Input((16, 16, 3), name="image")
+    x = layers.Reshape((16, 8), name="tokens")(layers.Conv2D(8, 4, 4, name="patch")(image))
     y = layers.LayerNormalization(name="norm")(x)
     x = layers.Add(name="add")([x, layers.MultiHeadAttention(2, 4, name="attn")(y, y)])
     x = layers.GlobalAveragePooling1D(name="pool")(x)

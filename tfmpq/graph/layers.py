@@ -86,7 +86,7 @@ _REASONS: dict[type, str] = {
 }
 """Why layers that users will look for are not supported."""
 
-FLOAT_ONLY = "exists with float activations only; export with --activation-bits dynamic"
+FLOAT_ONLY = "exists with float activations only; tfmpq export, search and run have --activation-bits dynamic"
 """Why a layer is not supported where activations are integers."""
 
 
