@@ -22,11 +22,11 @@ from tfmpq.methods import load_method
 from tfmpq.methods.latency_budget import latencies, latency_record, with_latency
 from tfmpq.methods.method import Choice, Outcome, Problem
 from tfmpq.methods.options import SearchOptions
-from tfmpq.policy.allocation import check_feasible_together
 from tfmpq.policy.budget import Budget, parse_budgets
 from tfmpq.policy.network_cost import cost_model
+from tfmpq.policy.pins import Pins
 from tfmpq.policy.policy import BudgetRecord, LayerChoice, Policy, SearchSpace, load_policy, save_policy
-from tfmpq.policy.search_space import activation_candidates, weight_candidates
+from tfmpq.policy.searched_widths import searched_widths
 from tfmpq.progress import Reporter
 from tfmpq.provenance import fingerprint, versions
 from tfmpq.quantization.discretization import restrict
@@ -72,6 +72,8 @@ class SearchResult(Result, verb="search"):
         activation_bits: Activation bits by tensor.
         bops: Bit operations of `float`, `int8` and `policy`.
         size: Bytes of `float`, `int8` and `policy`, the latter two in the storage form.
+        kernel_size: Bytes of packed kernels alone, as other tools count, of `int8` and `policy`; empty in
+            results of older versions.
         mean_weight_bits: Mean bits of a weight.
         repaired: Whether the most probable choices had to be changed to meet the budgets.
         accuracy: Top-1 of the float network and of the policy without fine-tuning, on some test images;
@@ -102,6 +104,7 @@ class SearchResult(Result, verb="search"):
     search_seconds: float
     method: str = ""
     gmpq: dict[str, float] = field(default_factory=dict)
+    kernel_size: dict[str, int] = field(default_factory=dict)
     latency: dict[str, float] = field(default_factory=dict)
     latency_conditions: str | None = None
     pareto: list[dict[str, Any]] = field(default_factory=list)
@@ -235,10 +238,6 @@ def _problem(
     classes = options.target_classes or task.loaded.classes
     costs = with_latency(cost_model(network), network, task.loaded.name, classes, options, present, reporter)
     other_classes = classes != task.loaded.classes
-    space = (
-        weight_candidates(task.network, options.weight_bits, other_classes),
-        activation_candidates(task.network, options.activation_bits),
-    )
     front = sorted((parse_budgets([f"size={v}"], costs)[0] for v in options.pareto), key=lambda b: b.limit)
     budgets = parse_budgets(options.budgets, costs) if options.budgets or not front else ()
     if front and any(budget.key == "size" for budget in budgets):
@@ -248,11 +247,11 @@ def _problem(
         )
     if not options.budgets and not front:
         reporter.log(f"No budget given: {budgets[0].text} of the uniform 8-bit model (storage form).")
-    for budget in front:
-        check_feasible_together((budget, *budgets), costs, *space)
-    if front:
-        budgets = (front[(len(front) - 1) // 2], *budgets)
-    check_feasible_together(budgets, costs, *space)
+    groups = [(budget, *budgets) for budget in front] or [budgets]
+    pins = Pins.of(options.pin, options.at_least, [node.name for node in task.network.weighted])
+    widths = (options.weight_bits, options.activation_bits)
+    space = searched_widths(task.network, costs, groups, widths, pins, other_classes, reporter)
+    budgets = groups[(len(groups) - 1) // 2]
     return Problem(task, costs, budgets, *space, options, stage, reporter), tuple(front)
 
 
@@ -309,6 +308,7 @@ def _finish(problem: Problem, front: Sequence[Budget], outcome: Outcome, asked: 
         search_seconds=round(outcome.seconds, 3),
         method=problem.options.description,
         gmpq={"compression": round(gmpq.compression, 3), "bops": round(gmpq.bops)},
+        kernel_size={name: report.kernel_size for name, report in reports.items()},
         latency=latencies(costs, chosen.weight_bits, chosen.activation_bits),
         latency_conditions=costs.latency.conditions if costs.latency else None,
         pareto=rows,
@@ -355,7 +355,10 @@ def _policy(problem: Problem, asked: Asked, budgets: Sequence[Budget], chosen: C
             for b in budgets
         ],
         search_space=SearchSpace(
-            weight_bits=list(options.weight_bits), activation_bits=list(options.activation_bits)
+            weight_bits=list(options.weight_bits),
+            activation_bits=list(options.activation_bits),
+            pin=list(options.pin),
+            at_least=list(options.at_least),
         ),
         method=options.description,
         proxy=asked.proxy,

@@ -110,10 +110,12 @@ class BudgetRecord(_Record):
 
 
 class SearchSpace(_Record):
-    """The bit-widths that the search chose from."""
+    """The bit-widths that the search chose from, and `LAYER=BITS` as it was given beforehand."""
 
     weight_bits: list[Bits]
     activation_bits: list[Bits]
+    pin: list[str] = []
+    at_least: list[str] = []
 
 
 class Policy(_Record):
@@ -234,6 +236,12 @@ class _OneLine(dict[str, Any]):
     """A mapping that is written on one line."""
 
 
+def _filled(space: Mapping[str, Any]) -> _OneLine:
+    """A search space without what nobody asked for."""
+    required = SearchSpace.model_fields
+    return _OneLine({n: value for n, value in space.items() if value or required[n].is_required()})
+
+
 class _Dumper(yaml.SafeDumper):
     pass
 
@@ -251,7 +259,7 @@ def _to_yaml(policy: Policy) -> str:
     for name in ("budget", "search_space"):
         if name in content:
             records = content[name]
-            content[name] = [_OneLine(r) for r in records] if isinstance(records, list) else _OneLine(records)
+            content[name] = [_OneLine(r) for r in records] if isinstance(records, list) else _filled(records)
     return yaml.dump(content, Dumper=_Dumper, sort_keys=False, width=110)
 
 
