@@ -66,6 +66,7 @@ class FinetuneResult(Result, verb="finetune"):
         versions: Versions of what decides the result.
         data_dir: Folder that the data came from; export looks there for the images of its proof.
         source: Run folder or policy file that it was given; None in results of older versions.
+        kernel_size: Bytes of packed kernels alone, as other tools count; None in results of older versions.
     """
 
     run: str
@@ -86,6 +87,7 @@ class FinetuneResult(Result, verb="finetune"):
     versions: dict[str, str]
     data_dir: str | None
     source: str | None = None
+    kernel_size: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """All fields, the policy as the path of its file, and the form that the size refers to."""
@@ -251,6 +253,8 @@ def _finetune(
             reconstructing=options.reconstruct,
             resumed=stage.path(".npz").exists(),
             reporter=reporter,
+            images=options.calibration_images,
+            views=options.views,
         )
         steps = _train(task, started, options, stage, reporter)
         reached = score_model(started.quantized, task.dataset.test, task.preprocessing, reporter=reporter)
@@ -335,4 +339,5 @@ def _result(
         versions=versions(),
         data_dir=str(Path(options.data_dir).resolve()) if options.data_dir else None,
         source=source,
+        kernel_size=report.kernel_size,
     )

@@ -28,7 +28,7 @@ from tfmpq.quantization.finished_runs import file_facts
 from tfmpq.quantization.freeze import freeze, snap_biases
 from tfmpq.quantization.insertion import quantize_model
 from tfmpq.quantization.loss import loss_warnings
-from tfmpq.quantization.reconstruction import affordable_images, reconstruct
+from tfmpq.quantization.reconstruction import reconstruct
 from tfmpq.quantization.unchanging import unchanging_tensors, unchanging_warning
 from tfmpq.results import Result
 from tfmpq.scratch import Scratch
@@ -59,6 +59,7 @@ class QuantizedFacts:
         top5: Top-5.
         count: Number of test images; 0 where none was scored.
         size: Bytes in the storage form.
+        kernel_size: Bytes of packed kernels alone, as other tools count.
         bops: Bit operations for one image.
         mean_weight_bits: Mean bits of a weight.
         started_from: File of the float weights, or `none` for random ones.
@@ -70,6 +71,7 @@ class QuantizedFacts:
     top5: float | None
     count: int
     size: int
+    kernel_size: int
     bops: int
     mean_weight_bits: float
     started_from: str
@@ -196,7 +198,7 @@ def _quantize(
         measured = with_fitting_statistics(task.model, task.calibration_images(), reporter)
         network_of_measured = fused(measured, task.preprocessing)
         task = replace(task, loaded=replace(task.loaded, model=measured), network=network_of_measured)
-    quantized = _quantized(task, bits, real, fitting, reporter)
+    quantized = _quantized(task, bits, options, real, fitting, reporter)
     report = cost_model(task.network).report(bits.weight_bits, bits.activation_bits(task.network.tensors))
     scores = _scores(task, quantized, reporter)
     reached = scores.first
@@ -205,6 +207,7 @@ def _quantize(
         None if reached is None else reached.top5,
         0 if reached is None else reached.count,
         report.size,
+        report.kernel_size,
         report.bops,
         report.mean_weight_bits,
         options.weights or (network.recorded if task.begins_trained else "none"),
@@ -282,20 +285,22 @@ def _check(network: GivenModel, data: Any, options: QuantizeOptions) -> None:
         )
 
 
-def _quantized(task: Task, bits: Policy, real: bool, fitting: bool, reporter: Reporter) -> keras.Model:
+def _quantized(
+    task: Task, bits: Policy, options: QuantizeOptions, real: bool, fitting: bool, reporter: Reporter
+) -> keras.Model:
     model, network = task.model, task.network
-    images = task.calibration_images(affordable_images(network) if real else CALIBRATION_IMAGES)
     quantized = quantize_model(
         model,
         network,
         {name: (width,) for name, width in bits.weight_bits.items()},
         {name: (width,) for name, width in bits.activation_bits(network.tensors).items()},
-        images[:CALIBRATION_IMAGES],
+        task.calibration_images(),
         value_range(task.preprocessing),
         pixel_step=pixel_step(task.preprocessing),
     )
     if real:
-        reconstruct(quantized, model, network, images, reporter, kernels=fitting)
+        images = task.reconstruction_images(options.calibration_images, options.views)
+        reconstruct(quantized, model, network, images, reporter, kernels=fitting, views=options.views)
     snap_biases(quantized, fused(quantized, task.preprocessing))
     return quantized
 

@@ -77,6 +77,28 @@ class DataOptions(FolderOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReconstructionOptions(Options):
+    """What quantized layers are fitted to those of the float network on."""
+
+    calibration_images: int = option(
+        1024,
+        "whole",
+        "Training images that layers are fitted to the float network on; all if there are fewer.",
+        metavar="N",
+        least=1,
+        recorded="given",
+    )
+    views: int = option(
+        1,
+        "whole",
+        "Views of each of these images: the image itself, and random crops and mirrored copies of it.",
+        metavar="N",
+        least=1,
+        recorded="given",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class PreprocessOptions(Options):
     """How pixels become inputs."""
 
@@ -97,7 +119,7 @@ class BudgetOptions(Options):
     """What a network may cost."""
 
     budgets: tuple[str, ...] = budgets_option(
-        "size, bops, weight-bits or, with --latency-table, latency", ", latency=2.5ms"
+        "size, kernel-size, bops, weight-bits or, with --latency-table, latency", ", latency=2.5ms"
     )
 
 
@@ -107,6 +129,30 @@ class WidthOptions(Options):
 
     weight_bits: tuple[int, ...] = option((2, 4, 8), "bits", "Weight bit-widths to choose from.")
     activation_bits: tuple[int, ...] = option((8,), "bits", "Activation bit-widths to choose from.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PinOptions(Options):
+    """Widths that single layers are given beforehand."""
+
+    pin: tuple[str, ...] = option(
+        (),
+        "texts",
+        "Width of the weights of a layer, or of all layers that a pattern names, such as 'block_?_expand=8'. "
+        "May be repeated.",
+        metavar="LAYER=BITS",
+        many=True,
+        recorded="given",
+    )
+    at_least: tuple[str, ...] = option(
+        (),
+        "texts",
+        "Least width of such layers; without it, classifiers have 4 bits where the budget allows. May be "
+        "repeated.",
+        metavar="LAYER=BITS",
+        many=True,
+        recorded="given",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

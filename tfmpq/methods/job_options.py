@@ -17,7 +17,9 @@ from tfmpq.methods.common_options import (
     DataOptions,
     DistillationOptions,
     MethodOptions,
+    PinOptions,
     PreprocessOptions,
+    ReconstructionOptions,
     TrainingOptions,
     WidthOptions,
     budgets_option,
@@ -28,7 +30,9 @@ from tfmpq.options import option
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneOptions(PreprocessOptions, DistillationOptions, TrainingOptions, DataOptions):
+class FinetuneOptions(
+    ReconstructionOptions, PreprocessOptions, DistillationOptions, TrainingOptions, DataOptions
+):
     """The options of `tfmpq.finetune`, each described in `tfmpq finetune --help` and docs/cli.md."""
 
     weights: str | None = weights_option("those of the search, else of a model file")
@@ -68,6 +72,7 @@ class RunOptions(
     DistillationOptions,
     TrainingOptions,
     MethodOptions,
+    PinOptions,
     WidthOptions,
     BudgetOptions,
     DataOptions,
@@ -75,7 +80,7 @@ class RunOptions(
     """The options of `tfmpq.run`, each described in `tfmpq run --help` and docs/cli.md."""
 
     weights: str | None = weights_option("those of a model file, else float training")
-    budgets: tuple[str, ...] = budgets_option("size, bops or weight-bits")
+    budgets: tuple[str, ...] = budgets_option("size, kernel-size, bops or weight-bits")
     float_epochs: int | None = option(
         None,
         "whole",
@@ -87,7 +92,7 @@ class RunOptions(
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuantizeOptions(PreprocessOptions, DataOptions):
+class QuantizeOptions(ReconstructionOptions, PreprocessOptions, DataOptions):
     """The options of `tfmpq.quantize`, each described in `tfmpq export --help` and docs/cli.md."""
 
     target: str = target_option()

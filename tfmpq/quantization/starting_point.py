@@ -16,8 +16,8 @@ from tfmpq.progress import Reporter
 from tfmpq.quantization.batch_statistics import with_fitting_statistics
 from tfmpq.quantization.discretization import refuse_unsearched, restrict
 from tfmpq.quantization.insertion import quantize_model
-from tfmpq.quantization.reconstruction import affordable_images, reconstruct
-from tfmpq.tasks.task import CALIBRATION_IMAGES, Task, begins_trained, fused
+from tfmpq.quantization.reconstruction import reconstruct
+from tfmpq.tasks.task import RECONSTRUCTION_IMAGES, Task, begins_trained, fused
 from tfmpq.training.run_folder import OWN_MODEL, Stage, load_keras
 
 
@@ -145,7 +145,15 @@ def _source(task: Task, origin: Origin, model: str, weights: str | None) -> _Sou
 
 
 def begin(
-    task: Task, origin: Origin, source: _Source, *, reconstructing: bool, resumed: bool, reporter: Reporter
+    task: Task,
+    origin: Origin,
+    source: _Source,
+    *,
+    reconstructing: bool,
+    resumed: bool,
+    reporter: Reporter,
+    images: int = RECONSTRUCTION_IMAGES,
+    views: int = 1,
 ) -> Start:
     """Make the quantized model.
 
@@ -159,6 +167,8 @@ def begin(
         reconstructing: Whether to reconstruct; without it, a search on the same data hands on its weights.
         resumed: Whether a checkpoint overwrites the weights anyway.
         reporter: Told about progress.
+        images: Number of images to reconstruct with.
+        views: Number of views of each.
     """
     model = source.model
     if source.search is not None and source.is_restricted(reconstructing):
@@ -169,8 +179,7 @@ def begin(
     activations = origin.policy.activation_bits(network.tensors)
     reconstructing = reconstructing and source.trained
     fitting = reconstructing and not resumed
-    images = task.calibration_images(affordable_images(network) if fitting else CALIBRATION_IMAGES)
-    calibration = images[:CALIBRATION_IMAGES]
+    calibration = task.calibration_images()
     begun = model if source.trained else with_fitting_statistics(model, calibration, reporter)
     quantized = quantize_model(
         begun,
@@ -182,5 +191,7 @@ def begin(
         pixel_step=pixel_step(task.preprocessing),
     )
     if fitting:
-        reconstruct(quantized, model, network, images, reporter)
+        reconstruct(
+            quantized, model, network, task.reconstruction_images(images, views), reporter, views=views
+        )
     return Start(quantized, model if source.trained else None, source.name, reconstructing)
