@@ -16,7 +16,7 @@ from tfmpq.quantization import reconstruction
 from tfmpq.quantization.reconstruction import reconstruct
 from tfmpq.quantizers.wrapper import inner
 
-from ..quantized_networks import images_of, quantize, randomise
+from ..quantized_networks import grouped_network, images_of, quantize, randomise
 
 
 @pytest.fixture(scope="module")
@@ -79,23 +79,6 @@ def test_biases_alone_can_be_corrected() -> None:
     wanted = model.predict_on_batch(images).mean(0)
     off = [np.abs(made.predict_on_batch(images).mean(0) - wanted).max() for made in (plain, corrected)]
     assert off[1] < 0.1 * off[0]
-
-
-def grouped_network() -> keras.Model:
-    """Groups, a depth multiplier and transposed convolutions, with a bias or BatchNorm before the ReLU."""
-    image = keras.Input((8, 8, 4), name="image")
-    x = layers.Conv2D(8, 3, groups=2, padding="same", name="grouped")(image)
-    x = layers.ReLU(name="grouped_relu")(x)
-    x = layers.DepthwiseConv2D(3, strides=2, depth_multiplier=2, use_bias=False, name="multiplied")(x)
-    x = layers.BatchNormalization(name="multiplied_bn")(x)
-    x = layers.ReLU(name="multiplied_relu")(x)
-    x = layers.Conv2DTranspose(6, 3, strides=2, padding="same", name="up")(x)
-    x = layers.ReLU(name="up_relu")(x)
-    x = layers.Conv2DTranspose(5, (2, 3), strides=(3, 2), use_bias=False, name="sparse")(x)
-    x = layers.BatchNormalization(name="sparse_bn")(x)
-    x = layers.ReLU(name="sparse_relu")(x)
-    x = layers.GlobalAveragePooling2D(name="gap")(x)
-    return keras.Model(image, layers.Dense(4, name="logits")(x), name="grouped_network")
 
 
 GROUPED = {"grouped": "grouped", "multiplied": "multiplied_bn", "up": "up", "sparse": "sparse_bn"}

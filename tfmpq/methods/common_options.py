@@ -12,7 +12,7 @@ from typing import Any
 from tfmpq.graph.containers import TARGETS
 from tfmpq.options import Options, option
 
-METHODS = ("asga", "fracbits", "gsam", "random", "sagm", "sam", "sensitivity", "sgd", "uniform")
+METHODS = ("asga", "fisher", "fracbits", "gsam", "random", "sagm", "sam", "sensitivity", "sgd", "uniform")
 """Names of `tfmpq.methods`, which imports this file; a test compares them."""
 
 PREPROCESSINGS = ("none", "unit", "tf", "torch", "caffe")
@@ -162,7 +162,7 @@ class MethodOptions(Options):
     method: str = option(
         "asga",
         "text",
-        "Search method: trained (asga, sagm, gsam, sam, sgd, fracbits), measured (sensitivity), or a "
+        "Search method: trained (asga, sagm, gsam, sam, sgd, fracbits), measured (sensitivity, fisher), or a "
         "control (random, uniform).",
         choices=METHODS,
     )

@@ -27,6 +27,9 @@ class Objective:
         imitation: Soft targets and outputs to a scalar, the mean over the batch; differentiable.
         score_name: What the score is called.
         score: Labels and outputs to a scalar, the mean over the batch; larger is better.
+        projection: Outputs and random signs of their shape to a scalar, the sum over the batch, whose
+            gradient with respect to the outputs has the second derivative of the divergence, where that is 0,
+            as its covariance; differentiable.
         divergence: Outputs of the float network and others of the same images, NumPy arrays, to the mean
             distance between them; 0 where they are equal.
     """
@@ -37,6 +40,7 @@ class Objective:
     imitation: Callable[[Any, Any], Any]
     score_name: str
     score: Callable[[Any, Any], Any]
+    projection: Callable[[Any, Any], Any]
     divergence: Callable[[np.ndarray, np.ndarray], float]
 
 
@@ -53,6 +57,13 @@ def _share_of_hits(labels: Any, logits: Any) -> Any:
     return ops.mean(ops.cast(hits, "float32"))
 
 
+def _signed_logits(logits: Any, signs: Any) -> Any:
+    """With p the probabilities, the gradient is (I - p 1^T) sqrt(p) s; its covariance is diag(p) - p p^T."""
+    shares = ops.stop_gradient(ops.softmax(logits))
+    centered = logits - ops.sum(shares * logits, axis=-1, keepdims=True)
+    return ops.sum(ops.sqrt(shares) * signs * centered)
+
+
 def _kullback_leibler(expected: np.ndarray, found: np.ndarray) -> float:
     """In nats, in float64: widths that are nearly as good as float differ behind the sixth digit."""
     logs = [log_softmax(np.asarray(logits, np.float64), axis=-1) for logits in (expected, found)]
@@ -66,6 +77,7 @@ CLASSES = Objective(
     imitation=_soft_cross_entropy,
     score_name="accuracy",
     score=_share_of_hits,
+    projection=_signed_logits,
     divergence=_kullback_leibler,
 )
 """One of several classes: outputs are logits (N, classes), labels are integers (N,)."""
