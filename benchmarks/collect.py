@@ -51,7 +51,7 @@ STAGE_FILES = (
 
 def read(path: Path) -> dict[str, Any]:
     """A JSON file, or nothing."""
-    return json.loads(path.read_text()) if path.exists() and path.stat().st_size else {}
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() and path.stat().st_size else {}
 
 
 def without_folders(text: str) -> str:

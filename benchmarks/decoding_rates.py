@@ -110,7 +110,7 @@ def rates(run: Callable[[], int]) -> tuple[float, float]:
 
 def resident_megabytes() -> float:
     """Resident memory of this process."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 

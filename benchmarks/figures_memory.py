@@ -20,7 +20,7 @@ INFERENCES = 3
 
 def memory(name: str) -> int:
     """`VmRSS` or `VmHWM` of this process in kB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return int(next(line for line in lines if line.startswith(name)).split()[1])
 
 

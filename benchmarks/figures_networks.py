@@ -216,7 +216,7 @@ def ratios(paths: dict[str, Path], threads: int, repeats: int, runs: int) -> dic
 
 def circumstances(repeats: int, runs: int) -> dict[str, Any]:
     """Where and when, and how busy the machine was."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return {
         "date": f"{datetime.now(timezone.utc):%Y-%m-%d}",

@@ -58,7 +58,11 @@ def write(folder: Path, records: int, files: int) -> None:
 
 def memory(name: str) -> float:
     """Resident memory of this process in megabytes: VmRSS now, VmHWM at its largest."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
+    line = next(
+        line
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        if line.startswith(name)
+    )
     return int(line.split()[1]) / 1000
 
 

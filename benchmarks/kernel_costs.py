@@ -137,7 +137,7 @@ def _runner(window: Window, channels: int, form: str, layers: int) -> Any:
 def read_ratios(path: Path) -> list[Sample]:
     """Ratios to int8 of shapes: `{"shapes": [{"image": ..., "channels": ..., "ratios": {form: ratio}}]}`."""
     found = []
-    for row in json.loads(path.read_text())["shapes"]:
+    for row in json.loads(path.read_text(encoding="utf-8"))["shapes"]:
         image = (row["image"][0], row["image"][1], row["image"][2])
         window = Window.from_record(image, row)
         rows, columns = window.output

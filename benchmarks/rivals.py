@@ -94,7 +94,7 @@ def rows(path: Path) -> list[dict[str, float]]:
     """A CSV file of numbers; nothing if there is none."""
     if not path.exists():
         return []
-    with path.open() as file:
+    with path.open(encoding="utf-8") as file:
         return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
 
 

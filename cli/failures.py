@@ -12,6 +12,8 @@ FAILURE = 1
 USAGE = 2
 INTERRUPTED = 130
 """128 + SIGINT, as shells count it."""
+TERMINATED = 143
+"""128 + SIGTERM."""
 
 
 def describe(error: BaseException) -> tuple[str, int]:

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
+import threading
 import traceback
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 import click
 
-from .failures import describe
+from .failures import TERMINATED, describe
 
 VERBS = (
     "run",
@@ -51,14 +54,44 @@ class VerbGroup(click.Group):
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run a command line and leave the process with the exit code that `describe` gives."""
         extra["standalone_mode"] = False
+        termination = _Termination()
         try:
-            code = super().main(*args, **extra)
+            with termination:
+                code = super().main(*args, **extra)
         except (Exception, KeyboardInterrupt) as error:
             line, code = describe(error)
+            code = TERMINATED if termination.came else code
             if os.environ.get("TFMPQ_TRACEBACK"):
                 traceback.print_exc()
             click.echo(line, err=True)
         sys.exit(code if isinstance(code, int) else 0)
+
+
+class _Termination:
+    """Treats SIGTERM as Ctrl-C: a scheduler sends it before it takes a machine away.
+
+    Attributes:
+        came: Whether it came.
+    """
+
+    came = False
+
+    def __enter__(self) -> None:
+        # Python handles signals in its main thread only.
+        self._in_main = threading.current_thread() is threading.main_thread()
+        if self._in_main:
+            self._previous = signal.signal(signal.SIGTERM, self._interrupt)
+
+    def __exit__(self, *error: object) -> None:
+        if self._in_main and self._previous is not None:  # None: what a C library had set
+            signal.signal(signal.SIGTERM, self._previous)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> NoReturn:
+        self.came = True
+        noted = signal.getsignal(signal.SIGINT)  # a training has its own while it runs
+        if callable(noted):
+            noted(number, frame)
+        raise KeyboardInterrupt
 
 
 @click.group(

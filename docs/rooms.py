@@ -90,7 +90,7 @@ def arrows(files: Mapping[str, Path]) -> list[Arrow]:
 
 
 def _arrows_of(module: str, file: Path, files: Mapping[str, Path]) -> Iterable[Arrow]:
-    tree = ast.parse(file.read_text())
+    tree = ast.parse(file.read_text(encoding="utf-8"))
     package = module if file.name == "__init__.py" else module.rpartition(".")[0]
     in_functions = {
         id(inner)

@@ -50,7 +50,9 @@ def test_a_notebook_runs_and_is_kept_without_outputs(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+    cells = [
+        cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"
+    ]
     assert all(not cell["outputs"] and cell["execution_count"] is None for cell in cells)
     left = _run(["".join(cell["source"]) for cell in cells], path.name)
     assert left["report"].verification.passed

@@ -91,7 +91,7 @@ def _private_names(model: keras.Model) -> set[str]:
 
 def _uses(file: Path) -> Iterator[str]:
     """Names read from other objects than `self` and `cls`, by `getattr` and `hasattr` too."""
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Attribute) and getattr(node.value, "id", None) not in ("self", "cls"):
             yield node.attr
         elif isinstance(node, ast.Call) and getattr(node.func, "id", None) in ("getattr", "hasattr"):

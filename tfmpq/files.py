@@ -53,7 +53,7 @@ def read_json(path: Path) -> Any:
         TfmpqError: Missing or damaged.
     """
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise TfmpqError(
             f"A run folder holds '{path.name}'. Received: {path.parent}, which has none."

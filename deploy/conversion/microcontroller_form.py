@@ -64,8 +64,7 @@ def arena_peak(frozen: FrozenModel, unpacking: bool = True) -> int:
     """Bytes that activations, and weights while they are unpacked, take of the arena.
 
     They are placed as the runtime's planner does it: the largest first, each as low as it fits beside those
-    that are there at the same time. The runtime keeps some bytes more for each operator. It places tensors of
-    one size in the order of the file, which may take more or less.
+    that are there at the same time. The runtime keeps some bytes more for each operator.
 
     Args:
         frozen: A network as it is written for microcontrollers.
@@ -111,7 +110,8 @@ def _activations(frozen: FrozenModel) -> list[_Span]:
 def _planned(spans: Iterable[_Span]) -> int:
     """Bytes that the greedy planner of the runtime takes: sizes and places are multiples of 16."""
     placed: list[tuple[_Span, int]] = []
-    for span in sorted(spans, key=lambda span: -span.size):
+    # The runtime fills its list from the end, then sorts it: of equal tensors it places the last one first.
+    for span in sorted(reversed(list(spans)), key=lambda span: -span.size):
         size, start = _aligned(span.size), 0
         beside = [
             (at, at + _aligned(other.size))

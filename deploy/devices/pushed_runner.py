@@ -44,7 +44,7 @@ class Failure(Exception):
 def read(path: str) -> str | None:
     """Text of a small file of the system, None where it is missing or not to be read."""
     try:
-        with open(path, errors="replace") as file:
+        with open(path, encoding="utf-8", errors="replace") as file:
             return file.read().strip().strip("\0")
     except OSError:
         return None
@@ -74,7 +74,7 @@ def device() -> dict[str, Any]:
         "machine": platform.machine(),
         "cpu": first_field(cpuinfo, "model name", "Hardware", "CPU part") or platform.processor() or None,
         "board": read("/proc/device-tree/model") or first_field(cpuinfo, "Model"),
-        "features": first_field(cpuinfo, "flags", "Features"),
+        "features": first_field(cpuinfo, "flags", "Features") or features_elsewhere(),
         "cores": len(cores),
         "cpu_count": os.cpu_count(),
         "os": system[0] if system else platform.platform(),
@@ -84,6 +84,26 @@ def device() -> dict[str, Any]:
         "pointer_bits": 8 * struct.calcsize("P"),
         "memory_kb": int(memory.split()[0]) if memory else None,
     }
+
+
+def features_elsewhere() -> str | None:
+    """Features of the processor on macOS, by the names that /proc/cpuinfo has for them.
+
+    Windows does not tell the one that matters: it has no name for VNNI.
+    """
+    if sys.platform == "darwin":
+        keys = ("machdep.cpu.features", "machdep.cpu.leaf7_features", "hw.optional.arm.FEAT_DotProd")
+        told = [_sysctl(key) for key in keys]
+        names = " ".join(told[:2]).lower().split() + ["asimddp"] * (told[2] == "1")
+        return " ".join(names) or None
+    return None
+
+
+def _sysctl(key: str) -> str:
+    try:
+        return subprocess.run(["sysctl", "-n", key], capture_output=True, text=True).stdout.strip()
+    except OSError:
+        return ""
 
 
 def state() -> dict[str, Any]:

@@ -215,7 +215,7 @@ activations: 16
 
 def test_a_policy_with_16_bit_activations_is_the_option(facts, tmp_path: Path) -> None:
     save("plain", (8, 8, 3), plain)
-    Path("policy.yaml").write_text(POLICY)
+    Path("policy.yaml").write_text(POLICY, encoding="utf-8")
     line = "export plain.keras --tflite --calibrate random --out {}.tflite "
     option = facts(line.format("option") + "--weight-bits 4 --activation-bits 16")
     policy = facts(line.format("policy") + "--policy policy.yaml")
@@ -226,7 +226,9 @@ def test_a_policy_with_16_bit_activations_is_the_option(facts, tmp_path: Path) -
 
 def test_a_mixed_policy_with_16_bit_activations_keeps_its_weight_bits(facts) -> None:
     save("plain", (8, 8, 3), plain)
-    Path("policy.yaml").write_text(POLICY.replace("first: {weight_bits: 4}", "first: {weight_bits: 2}"))
+    Path("policy.yaml").write_text(
+        POLICY.replace("first: {weight_bits: 4}", "first: {weight_bits: 2}"), encoding="utf-8"
+    )
     found = facts("export plain.keras --tflite --calibrate random --policy policy.yaml --out mixed.tflite")
     assert found["verification"]["passed"]
     assert [layer["weight_bits"] for layer in found["layers"]] == [2, 4, 4]
@@ -245,7 +247,7 @@ def test_a_mixed_policy_with_16_bit_activations_keeps_its_weight_bits(facts) -> 
     ids=["target", "single tensors"],
 )
 def test_a_policy_with_16_bits_that_cannot_be_written_is_refused_first(invoke, edit, target, said) -> None:
-    Path("policy.yaml").write_text(POLICY.replace(*edit))
+    Path("policy.yaml").write_text(POLICY.replace(*edit), encoding="utf-8")
     result = invoke(f"export none.keras --tflite --calibrate random --policy policy.yaml --target {target}")
     assert result.exit_code == 2
     assert said in result.stderr
@@ -256,7 +258,7 @@ def test_a_policy_with_16_bits_for_sigmoids_is_refused(invoke) -> None:
     save("heads", (8, 8, 3), heads)
     policy = "format: tfmpq-policy/1\nmodel: heads\nlayers:\n"
     policy += "".join(f"  {name}: {{weight_bits: 8}}\n" for name in ("features", "mask", "classes"))
-    Path("policy.yaml").write_text(f"{policy}activations: 16\n")
+    Path("policy.yaml").write_text(f"{policy}activations: 16\n", encoding="utf-8")
     result = invoke("export heads.keras --tflite --calibrate random --policy policy.yaml")
     assert result.exit_code == 2
     assert "up to six steps off. Received: mask" in result.stderr

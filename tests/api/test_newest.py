@@ -22,7 +22,7 @@ class Lines(SilentReporter):
 
 def made(path: Path, second: int) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("{}")
+    path.write_text("{}", encoding="utf-8")
     os.utime(path, (second, second))
     return path
 

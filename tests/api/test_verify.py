@@ -7,8 +7,11 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
+
+import tfmpq
 
 # Keras 3 converts TensorFlow's variables by a call that NumPy 2 warns of.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -122,3 +125,27 @@ def test_text_has_every_layer(workshop) -> None:
     assert result.exit_code == 0
     for name in ("stem", "depthwise", "pointwise", "down", "logits"):
         assert name in result.stdout
+
+
+def test_a_file_is_verified_against_the_model_that_it_was_made_of(tmp_path) -> None:
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            keras.layers.Conv2D(4, 3, activation="relu"),
+            keras.layers.Flatten(),
+            keras.layers.Dense(3, name="classes"),
+        ]
+    )
+    model.save(tmp_path / "mine.keras")
+    images = np.random.default_rng(0).uniform(0, 1, (40, 8, 8, 1)).astype(np.float32)
+    written = tfmpq.quantize(model, images, weight_bits=4, out=tmp_path / "mine.tflite")
+    for against in (model, str(tmp_path / "mine.keras")):
+        found = tfmpq.verify(written, against, data=images)
+        assert (found.passed, found.failures) == (True, ())
+        assert "least correlation" in " ".join(found.notes)
+    other = keras.models.clone_model(model)
+    other.get_layer("classes").kernel.assign(np.random.default_rng(1).normal(0, 1, (144, 3)))
+    refused = tfmpq.verify(written, other, data=images)
+    assert not refused.passed
+    assert "classes" in " ".join(refused.failures)

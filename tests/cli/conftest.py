@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import signal
 import sys
 from types import SimpleNamespace
 from typing import Any
@@ -33,13 +34,13 @@ FUNCTIONS = {
 
 
 class Call:
-    """Takes the place of one function: remembers its arguments, answers with `result` or raises `error`."""
+    """Takes the place of a function: remembers arguments, gives `result`, raises `error` or the signal."""
 
     def __init__(self) -> None:
         self.args: tuple[Any, ...] = ()
         self.kwargs: dict[str, Any] = {}
         self.result: dict[str, Any] = {"top1": 0.5, "table": [], "cases": [], "passed": True, "layers": []}
-        self.error: BaseException | None = None
+        self.error: BaseException | signal.Signals | None = None
         self.prints: str | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> SimpleNamespace:
@@ -47,7 +48,9 @@ class Call:
         if self.prints:
             print(self.prints)
             kwargs.get("progress", kwargs.get("reporter")).log(self.prints)
-        if self.error:
+        if isinstance(self.error, signal.Signals):
+            signal.raise_signal(self.error)
+        elif self.error:
             raise self.error
         return SimpleNamespace(to_json=lambda: self.result)
 

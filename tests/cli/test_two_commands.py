@@ -29,7 +29,9 @@ def test_two_commands_in_an_empty_folder_end_with_a_proved_file(typed) -> None:
     )
     assert searched.exit_code == 0, searched.stderr
     assert "first it is trained in float on the proxy, for 1 epochs, 5 steps" in searched.stderr
-    assert json.loads(Path("runs/resnet8_digits/search.json").read_text())["float_epochs"] == 1
+    assert (
+        json.loads(Path("runs/resnet8_digits/search.json").read_text(encoding="utf-8"))["float_epochs"] == 1
+    )
     exported = typed("export --tflite --json")
     assert exported.exit_code == 0, exported.stderr
     assert "Taking runs/resnet8_digits, a finished run, the newest in runs/" in exported.stderr

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import scipy.optimize
-from hypothesis import assume, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from tfmpq.errors import TfmpqError, UsageError
@@ -90,7 +90,7 @@ def test_the_selection_equals_brute_force_within_budgets(problem):
     assert all(selection.activation_bits[n] in c for n, c in tensors.items())
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 @given(problems())
 def test_the_selection_is_the_argmax_if_that_fits(problem):
     model, budgets, weights, weight_logits, tensors, tensor_logits = problem

@@ -193,7 +193,7 @@ def exported(path: str, **changes: Any) -> dict[str, Any]:
 
 
 def write_steps(path: Path, columns: tuple[str, ...]) -> None:
-    with path.open("w", newline="") as file:
+    with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["step", *columns])
         for step in range(STEPS):

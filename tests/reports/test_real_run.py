@@ -29,7 +29,7 @@ def results(workshop) -> dict[str, Any]:
     found = {name: workshop.json(line) for name, line in lines.items()}
     found |= {name: workshop.results[name] for name in ("litert", "storage")}
     for name, content in found.items():
-        Path(workshop.folder, f"{name}.json").write_text(json.dumps(content))
+        Path(workshop.folder, f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
     return found
 
 
@@ -62,7 +62,9 @@ def test_an_export_leaves_its_proof_in_the_run_folder(workshop) -> None:
     page = Path(workshop.folder, "proofs.html").read_text(encoding="utf-8")
     assert "No proof is at hand" not in page
     for target in ("litert", "storage"):
-        kept = json.loads(Path(workshop.folder, "run", f"export.small.{target}.json").read_text())
+        kept = json.loads(
+            Path(workshop.folder, "run", f"export.small.{target}.json").read_text(encoding="utf-8")
+        )
         assert kept == workshop.results[target]
         file = Path(workshop.folder, kept["path"])
         assert hashlib.sha256(file.read_bytes()).hexdigest() == kept["sha256"]
@@ -101,11 +103,11 @@ def test_so_does_that_of_one_in_a_folder_of_its_own(workshop) -> None:
 
 def test_a_run_of_an_older_version_is_resumed(workshop) -> None:
     path = Path(workshop.folder, "run", "finetune.result.json")
-    kept = path.read_text()
+    kept = path.read_text(encoding="utf-8")
     old = json.loads(kept)
     del old["source"]
     try:
-        path.write_text(json.dumps(old))
+        path.write_text(json.dumps(old), encoding="utf-8")
         assert workshop.json(f"{printed(workshop, 'run')} --json") == old | {"source": None}
     finally:
-        path.write_text(kept)
+        path.write_text(kept, encoding="utf-8")

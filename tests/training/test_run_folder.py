@@ -47,7 +47,7 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
     write_json(path, {"a": 1})
 
     def fail(temporary: Path) -> None:
-        temporary.write_text("half of")
+        temporary.write_text("half of", encoding="utf-8")
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space left"):
@@ -341,7 +341,7 @@ def test_models_are_stored_and_a_damaged_file_is_named(tmp_path: Path) -> None:
 
 
 def rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
+    with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 

@@ -93,7 +93,9 @@ class Program:
 
         entries = [(r, c, v) for r, (row, _, _) in enumerate(self._rows) for c, v in row.items()]
         rows, columns, values = (np.array(part) for part in zip(*entries, strict=True))
-        matrix = coo_array((values.astype(float), (rows, columns)), shape=(len(self._rows), self._width))
+        # SciPy before 1.15 takes no other indices than these.
+        places = rows.astype(np.int32), columns.astype(np.int32)
+        matrix = coo_array((values.astype(float), places), shape=(len(self._rows), self._width))
         _, lower, upper = zip(*self._rows, strict=True)
         objective = np.zeros(self._width)
         objective[: self._binaries] = prices

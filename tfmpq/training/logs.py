@@ -84,7 +84,7 @@ class StepLog:
         self.path = path
         rows: list[dict[str, str]] = []
         if steps_done and path.exists():
-            with path.open(newline="") as file:
+            with path.open(encoding="utf-8", newline="") as file:
                 # A last row without all its values was cut off, its step's number perhaps too.
                 complete = (row for row in csv.DictReader(file) if None not in row.values())
                 rows = [row for row in complete if int(row["step"]) < steps_done]

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.files import _TEMPORARY, read_json, write_atomically, write_json
 from tfmpq.progress import Reporter, SilentReporter
@@ -173,20 +175,18 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         TfmpqError: Another process holds it.
     """
+    lock = FileLock(folder / ".lock", timeout=0)
     try:
-        import fcntl
-    except ImportError:  # not on this platform: two processes are the user's to avoid
+        lock.acquire()
+    except Timeout as error:
+        raise TfmpqError(
+            f"A run folder is used by one process at a time. Received: {folder}, in use by another. "
+            "Wait for it, or choose another --out."
+        ) from error
+    try:
         yield
-        return
-    with (folder / ".lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise TfmpqError(
-                f"A run folder is used by one process at a time. Received: {folder}, in use by another. "
-                "Wait for it, or choose another --out."
-            ) from error
-        yield
+    finally:
+        lock.release()
 
 
 def _refuse_other_options(folder: Path, stored: Mapping[str, Any], asked: Mapping[str, Any]) -> None:

@@ -32,6 +32,11 @@ _LINES: tuple[tuple[str, type[DeviceError]], ...] = (
 )
 """What OpenSSH's client writes, first match first."""
 
+_CANNOT_SHARE = re.compile(
+    r"getsockname failed|Not a socket|multiplexing .*not supported|unknown option -- [MS]", re.IGNORECASE
+)
+"""What clients say that have no sharing of connections: Windows' OpenSSH, and builds without sockets."""
+
 _NOISE = re.compile(r"^(@|Warning: Permanently added|mux_client|Control socket)")
 _OUR_SETTINGS = {
     # Only where the user's configuration says nothing: (value of an unset option, what is used then).
@@ -67,17 +72,21 @@ class SshTransport(RemoteTransport):
         self._master: subprocess.Popen[bytes] | None = None
         self._sockets: tempfile.TemporaryDirectory[str] | None = None
         self._settings: dict[str, str] | None = None
+        self._can_share = os.name == "posix"
 
     def target(self) -> dict[str, Any]:
         """The address, what the configuration makes of it, and the client's version."""
         settings = self._settings or {}
         version = subprocess.run(["ssh", "-V"], capture_output=True, text=True).stderr.strip()
-        return {
+        told = {
             "kind": "ssh",
             "address": self._address,
             "host": settings.get("hostname"),
             "client": version.partition(",")[0],
         }
+        if not self._can_share:
+            told["connections"] = "one for each command, since this client shares none; each logs in anew"
+        return told
 
     def _connect(self) -> None:
         if self._settings is None:
@@ -86,7 +95,7 @@ class SshTransport(RemoteTransport):
                 if self._settings.get(key, unset) == unset:
                     self._options += options
         # A connection that the user shares already may have been opened by hand with a password.
-        if self._settings.get("controlpath", "none") == "none" and os.name == "posix":
+        if self._settings.get("controlpath", "none") == "none" and self._can_share:
             self._start_master()
 
     def _read_settings(self) -> dict[str, str]:
@@ -121,9 +130,15 @@ class SshTransport(RemoteTransport):
         end = time.monotonic() + CONTROL_SECONDS
         while not socket.exists():
             if self._master.poll() is not None or time.monotonic() > end:
-                said = log.read_text(errors="replace") or f"no connection in {CONTROL_SECONDS:.0f} s"
+                said = (
+                    log.read_text(encoding="utf-8", errors="replace")
+                    or f"no connection in {CONTROL_SECONDS:.0f} s"
+                )
                 error = self.explain(255, said)
                 self._disconnect()
+                if _CANNOT_SHARE.search(said):
+                    self._can_share = False
+                    return
                 raise error
             time.sleep(0.01)
 
@@ -173,7 +188,7 @@ class SshTransport(RemoteTransport):
     def explain(self, code: int, text: str) -> DeviceError:
         """Read OpenSSH's messages; without a known one, the link broke."""
         if self._sockets is not None and (log := Path(self._sockets.name, "log")).exists():
-            text += "\n" + log.read_text(errors="replace")
+            text += "\n" + log.read_text(encoding="utf-8", errors="replace")
         lines = [line.strip() for line in text.splitlines()]
         for pattern, error in _LINES:
             for line in lines:

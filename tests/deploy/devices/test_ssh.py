@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,31 @@ def test_the_users_configuration_is_used(pi, files, host, monkeypatch) -> None:
     assert (pi.folder / "shared").exists() == (host == "pi-shared")
 
 
+SHARES_NOTHING = """#!/bin/sh
+for argument in "$@"; do
+  case "$argument" in
+    -M|-S|ControlPath=*) echo "getsockname failed: Not a socket" >&2; exit 255;;
+  esac
+done
+exec {ssh} "$@"
+"""
+
+
+def test_a_client_that_cannot_share_a_connection_makes_one_for_each_command(
+    pi, files, tmp_path, monkeypatch
+) -> None:
+    client = tmp_path / "ssh"
+    client.write_text(SHARES_NOTHING.format(ssh=shutil.which("ssh")), encoding="utf-8")
+    client.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    line = ["measure", str(files[0]), "--on", "ssh:pi", "--ssh-config", str(pi.config), "--json"]
+    done = CliRunner().invoke(main, line, prog_name="tfmpq")
+    assert done.exit_code == 0, done.stderr
+    assert "each logs in anew" in json.loads(done.stdout)["target"]["connections"]
+    assert pi.folders() == []
+    assert _no_clients(pi)
+
+
 def test_files_arrive_as_they_are_and_come_back(pi, tmp_path) -> None:
     source = tmp_path / "a name with 'quotes' $(and more).bin"
     source.write_bytes(os.urandom(300_000))
@@ -91,7 +117,7 @@ def test_the_python_of_the_setup_is_preferred(make_pi, files, tmp_path) -> None:
     machine = make_pi(python="exit 1", HOME=str(tmp_path / "home"))
     place.mkdir(parents=True)
     (place / "python").symlink_to(machine.folder / "python")
-    (machine.folder / "python").write_text(Path(_this_python(machine.folder)).read_text())
+    (machine.folder / "python").write_text(Path(_this_python(machine.folder)).read_text(encoding="utf-8"))
     (machine.folder / "python").chmod(0o755)
     assert measure(files[0], on="ssh:pi", ssh_config=machine.config)[0].runs >= 15
 

@@ -136,7 +136,10 @@ def test_the_shell_there_is_killed(make_pi, meanwhile) -> None:
     def kill() -> None:
         (folder,) = machine.folders()
         runs = int((folder / ".pid").read_text())
-        os.kill(int(Path(f"/proc/{runs}/stat").read_text().rpartition(")")[2].split()[1]), signal.SIGKILL)
+        os.kill(
+            int(Path(f"/proc/{runs}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1]),
+            signal.SIGKILL,
+        )
 
     meanwhile(lambda: _running(machine), kill)
     with pytest.raises(errors.LinkLost), _open(machine) as device:

@@ -76,6 +76,18 @@ def dense_network(builder, make_grid, bits: int = 4) -> FrozenModel:
     return replace(net.model((1, 1, 64)), outputs=("c",))
 
 
+def stem(builder, make_grid) -> FrozenModel:
+    """A network whose largest tensors have one size, so that it matters which the runtime places first."""
+    net = builder(4)
+    net.add("image", "input", (), make_grid(0.0173))
+    few = make_grid(0.031, 8, False)
+    net.weighted("conv", "conv2d", "image", (3, 3, 3, 8), few, activation="relu", strides=(2, 2))
+    net.weighted("depthwise", "depthwise_conv2d", "conv", (3, 3, 8, 1), few, activation="relu")
+    net.weighted("pointwise", "conv2d", "depthwise", (1, 1, 8, 16), few, activation="relu")
+    net.weighted("strided", "conv2d", "pointwise", (3, 3, 16, 8), few, activation="relu", strides=(2, 2))
+    return net.model((24, 24, 3))
+
+
 def test_dense_layers_become_convolutions_where_four_bits_pay(builder, make_grid) -> None:
     frozen = dense_network(builder, make_grid)
     written = as_written(frozen, "tflm")
@@ -160,7 +172,8 @@ def test_the_runtime_computes_every_operator_and_is_measured(
 def test_the_planned_memory_is_what_the_runtime_plans(
     builder, make_grid, make_every_layer, make_small, prefer
 ) -> None:
-    for frozen in (dense_network(builder, make_grid), make_every_layer(4), make_small(4)):
+    networks = [build(builder, make_grid) for build in (dense_network, stem)]
+    for frozen in (*networks, make_every_layer(4), make_small(4)):
         written = as_written(frozen, "tflm", prefer)
         planned = arena_peak(written)
         # MEAN has a few numbers of its own there.

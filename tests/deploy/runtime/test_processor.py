@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from tfmpq.api.specialize import specialize
@@ -29,6 +31,29 @@ from tfmpq.deploy.tflite.metadata import read_metadata
 def test_target_follows_the_processor(machine, features, target) -> None:
     assert target_for(machine, features) == target
     assert target_for(machine, features, "tflite-runtime") == "tflite-runtime"
+
+
+@pytest.mark.parametrize(
+    ("told", "features"),
+    [
+        (
+            {"machdep.cpu.features": "FPU SSE4.2\n", "machdep.cpu.leaf7_features": "AVX2 BMI1\n"},
+            "fpu sse4.2 avx2 bmi1",
+        ),
+        ({"hw.optional.arm.FEAT_DotProd": "1\n"}, "asimddp"),
+        ({"hw.optional.arm.FEAT_DotProd": "0\n"}, None),
+        (None, None),
+    ],
+)
+def test_a_mac_is_asked_by_sysctl(told, features, monkeypatch) -> None:
+    def run(command, **_) -> SimpleNamespace:
+        if told is None:
+            raise FileNotFoundError(command[0])
+        return SimpleNamespace(stdout=told.get(command[-1], ""))
+
+    monkeypatch.setattr(pushed_runner.subprocess, "run", run)
+    monkeypatch.setattr(pushed_runner.sys, "platform", "darwin")
+    assert pushed_runner.features_elsewhere() == features
 
 
 @pytest.mark.parametrize(

@@ -146,7 +146,7 @@ class Sshd:
         assert self._process is not None
         for pid in children(self._process.pid):
             with suppress(FileNotFoundError, ProcessLookupError):  # some end with the session before them
-                if Path(f"/proc/{pid}/comm").read_text().startswith("sshd"):
+                if Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").startswith("sshd"):
                     os.kill(pid, number)
 
     def stop(self) -> None:
@@ -255,6 +255,6 @@ def _free_port() -> int:
 
 def _name(pid: int) -> str:
     try:
-        return Path("/proc", str(pid), "comm").read_text().strip()
+        return Path("/proc", str(pid), "comm").read_text(encoding="utf-8").strip()
     except OSError:
         return ""

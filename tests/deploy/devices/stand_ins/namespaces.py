@@ -64,7 +64,7 @@ def register_qemu(arch: str) -> None:
     magic_text, mask_text = ("".join(f"\\x{byte:02x}" for byte in part) for part in (magic, mask))
     place = b"/proc/sys/fs/binfmt_misc"
     check(LIBC.mount(b"binfmt", place, b"binfmt_misc", 0, None), "mount binfmt_misc")
-    with open(place + b"/register", "w") as file:
+    with open(place + b"/register", "w", encoding="utf-8") as file:
         file.write(f":qemu-{name}:M::{magic_text}:{mask_text}:{qemu}:PF")
 
 
@@ -76,10 +76,10 @@ def enter_user_namespace() -> None:
         os.close(asked[1])
         os.read(asked[0], 1)
         if not root:
-            with open(f"/proc/{outer}/setgroups", "w") as file:
+            with open(f"/proc/{outer}/setgroups", "w", encoding="utf-8") as file:
                 file.write("deny")
         for kind, number in (("uid", os.geteuid()), ("gid", os.getegid())):
-            with open(f"/proc/{outer}/{kind}_map", "w") as file:
+            with open(f"/proc/{outer}/{kind}_map", "w", encoding="utf-8") as file:
                 file.write("0 0 65536\n" if root else f"0 {number} 1\n")
         os.write(answered[1], b"x")
         os._exit(0)
