@@ -27,7 +27,7 @@ from tfmpq.quantization.tails import FusedNetwork, Values
 from tfmpq.tasks.objective import CLASSES
 from tfmpq.training.backend import value_and_gradient
 
-SIGNS = 4
+SIGNS = 2
 """Random signs, and so backward passes, for each image."""
 
 _HELD = 4

@@ -68,6 +68,7 @@ class FinetuneOptions(
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(
+    ReconstructionOptions,
     PreprocessOptions,
     DistillationOptions,
     TrainingOptions,
