@@ -11,6 +11,7 @@ For large changes, as of two bits, the form is only a guess: `sensitivity` measu
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import keras
@@ -105,7 +106,7 @@ def slopes(
     readers = [node for node in network.network.nodes if node.grid_of in candidates.grids and node.rounds]
     zeros = [np.zeros((len(images), *node.output_shape), np.float32) for node in (*layers, *readers)]
 
-    def projected(added: list[Any]) -> tuple[Any, Values]:
+    def projected(added: Sequence[Any]) -> tuple[Any, Values]:
         behind = dict(zip((node.name for node in layers), added, strict=False))
         on_grid = dict(zip((node.name for node in readers), added[len(layers) :], strict=True))
         values: Values = {network.network.nodes[0].name: ops.convert_to_tensor(images)}

@@ -24,8 +24,10 @@ from pydantic import (
     Discriminator,
     Field,
     FiniteFloat,
+    SerializerFunctionWrapHandler,
     Tag,
     ValidationError,
+    model_serializer,
 )
 from pydantic_core import ErrorDetails
 
@@ -116,6 +118,11 @@ class SearchSpace(_Record):
     activation_bits: list[Bits]
     pin: list[str] = []
     at_least: list[str] = []
+
+    @model_serializer(mode="wrap")
+    def _without_what_nobody_asked_for(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """As earlier versions wrote it, so that their run folders resume."""
+        return {name: value for name, value in whole(self).items() if value or name.endswith("_bits")}
 
 
 class Policy(_Record):
@@ -236,12 +243,6 @@ class _OneLine(dict[str, Any]):
     """A mapping that is written on one line."""
 
 
-def _filled(space: Mapping[str, Any]) -> _OneLine:
-    """A search space without what nobody asked for."""
-    required = SearchSpace.model_fields
-    return _OneLine({n: value for n, value in space.items() if value or required[n].is_required()})
-
-
 class _Dumper(yaml.SafeDumper):
     pass
 
@@ -259,7 +260,7 @@ def _to_yaml(policy: Policy) -> str:
     for name in ("budget", "search_space"):
         if name in content:
             records = content[name]
-            content[name] = [_OneLine(r) for r in records] if isinstance(records, list) else _filled(records)
+            content[name] = [_OneLine(r) for r in records] if isinstance(records, list) else _OneLine(records)
     return yaml.dump(content, Dumper=_Dumper, sort_keys=False, width=110)
 
 

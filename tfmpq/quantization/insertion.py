@@ -236,8 +236,8 @@ def _sample_tensors(model: keras.Model, names: Sequence[str], images: np.ndarray
     probe = keras.Model(model.inputs[0], [model.get_layer(name).output for name in names])
     generator = np.random.default_rng(0)
     # A few images at a time: all tensors of a large network at once would fill the memory.
-    values = sum(int(np.prod([size or 1 for size in layer.output.shape[1:]])) for layer in model.layers)
-    at_once = max(1, min(PROBE_BATCH, PROBE_VALUES // values))
+    total = sum(int(np.prod([size or 1 for size in layer.output.shape[1:]])) for layer in model.layers)
+    at_once = max(1, min(PROBE_BATCH, PROBE_VALUES // total))
     chunks = np.array_split(images, -(-len(images) // at_once))
     share = SAMPLE_SIZE // len(chunks)
     found: list[list[np.ndarray]] = [[] for _ in names]

@@ -115,7 +115,8 @@ def _moments(
         held = (images % originals) % _HELD_OUT == 0 if holding else np.zeros(len(images), bool)
         for place, mask in enumerate((~held, held)):
             if mask.any():
-                new = Moments.of(*(rows if mask.all() else [x[:, mask] for x in rows]), products)
+                wanted, given = rows if mask.all() else [x[:, mask] for x in rows]
+                new = Moments.of(wanted, given, products)
                 old = found[place]
                 found[place] = new if old is None else old + new
     fitted, held_out = found

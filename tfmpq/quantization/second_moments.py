@@ -35,28 +35,30 @@ class Moments:
             given: Rows in the quantized network, at the same positions.
             products: Whether to take second moments.
         """
-        means = [x.mean(1, keepdims=True, dtype=np.float64) for x in (wanted, given)]
+        count = wanted.shape[1]
+        wanted_mean, given_mean = (x.mean(1, keepdims=True, dtype=np.float64) for x in (wanted, given))
         if not products:
-            return cls(wanted.shape[1], *means, None, None)
-        centered = [x - mean.astype(x.dtype) for x, mean in zip((wanted, given), means, strict=True)]
-        turned = centered[1].transpose(0, 2, 1)
-        sums = [(turned @ centered[1]).astype(np.float64), (turned @ centered[0]).astype(np.float64)]
-        return cls(wanted.shape[1], *means, *sums)
+            return cls(count, wanted_mean, given_mean, None, None)
+        wanted, given = wanted - wanted_mean.astype(wanted.dtype), given - given_mean.astype(given.dtype)
+        turned = given.transpose(0, 2, 1)
+        sums = [(turned @ x).astype(np.float64) for x in (given, wanted)]
+        return cls(count, wanted_mean, given_mean, sums[0], sums[1])
 
     def __add__(self, other: Moments) -> Moments:
         """Moments of the rows of both, exactly (Chan, Golub and LeVeque, 1979)."""
         count = self.count + other.count
         share = other.count / count
-        away = [other.wanted_mean - self.wanted_mean, other.given_mean - self.given_mean]
-        means = [self.wanted_mean + share * away[0], self.given_mean + share * away[1]]
+        wanted, given = other.wanted_mean - self.wanted_mean, other.given_mean - self.given_mean
+        means = (self.wanted_mean + share * wanted, self.given_mean + share * given)
         if self.given is None or self.cross is None or other.given is None or other.cross is None:
-            return Moments(count, *means, None, None)
-        between = away[1].transpose(0, 2, 1) * (self.count * share)
+            return Moments(count, means[0], means[1], None, None)
+        between = given.transpose(0, 2, 1) * (self.count * share)
         return Moments(
             count,
-            *means,
-            self.given + other.given + between @ away[1],
-            self.cross + other.cross + between @ away[0],
+            means[0],
+            means[1],
+            self.given + other.given + between @ given,
+            self.cross + other.cross + between @ wanted,
         )
 
 
