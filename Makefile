@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Python 3.10 brings a pip (23.0) whose search for versions that fit does not end within ten minutes.
 NEW_PIP := "pip>=23.1"
-DEMO := .demo/resnet8_digits
+DEMO := .demo
 # An environment without TensorFlow, so without the package's own list of dependencies.
 JAX_VENV := .venv-jax
 LOWEST_VENV := .venv-lowest
@@ -21,14 +21,16 @@ SHARED_OUT := --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow test-jax test-lowest check devices devices-slow bundle clean
+.PHONY: help demo demo-search test test-slow test-jax test-lowest check docs devices devices-slow bundle clean
 
 help:
-	@echo "make demo       install and run the whole job on handwritten digits (a few minutes)"
+	@echo "make demo       install, train a small network on handwritten digits and compress it (two minutes)"
+	@echo "make demo-search  the whole job with search and fine-tuning, on the same digits (a few minutes)"
 	@echo "make test       install and run linter, type checker and tests"
 	@echo "make test-slow  the same with the slow tests"
 	@echo "make test-jax   only the tests of the JAX backend, in .venv-jax without TensorFlow (part of make test)"
 	@echo "make test-lowest the fast tests with the lowest versions that pyproject.toml allows, in .venv-lowest"
+	@echo "make docs       the site of the documentation, in build/site"
 	@echo "make devices    stand-ins of a phone and of a Raspberry Pi for tests/deploy/devices (Debian, as root);"
 	@echo "                make devices-slow also makes those of the slow tests"
 	@echo "make bundle     Python with LiteRT for 64-bit Android phones, experimental (Debian, as root)"
@@ -59,18 +61,29 @@ $(JAX_VENV)/.installed: pyproject.toml $(VENV)/.created
 	@$(JAX_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $@
 
-# An interrupted demo goes on where it stopped; a finished one only shows its table.
-demo: $(VENV)/.installed
-	$(BIN)/tfmpq run --model resnet8 --proxy digits --target digits --out $(DEMO)
+$(DEMO)/digits.keras: examples/digits.py $(VENV)/.installed
+	$(BIN)/python examples/digits.py $@
 
-check: $(VENV)/.installed-dev
+demo: $(DEMO)/digits.keras
+	$(BIN)/tfmpq compress $(DEMO)/digits.keras --calibrate digits --max-drop 2% --out $(DEMO)/digits.tflite \
+		--front $(DEMO)/front.html
+
+# An interrupted job goes on where it stopped; a finished one only shows its table.
+demo-search: $(VENV)/.installed
+	$(BIN)/tfmpq run --model resnet8 --proxy digits --target digits --out $(DEMO)/resnet8_digits
+
+check: docs
 	$(BIN)/ruff check
 	$(BIN)/ruff check --preview --select PLW1514
 	$(BIN)/ruff format --check
 	@$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	@$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 	@rm -rf $(TYPED) && mkdir -p $(TYPED)/tfmpq
 	@ln -sfn $(CURDIR)/tfmpq/* $(CURDIR)/models $(CURDIR)/deploy $(CURDIR)/cli $(TYPED)/tfmpq/
 	cd $(TYPED) && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p tfmpq
+
+docs: $(VENV)/.installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 test: check
 	$(BIN)/pytest -m "not slow" --ignore=tests/jax $(SHARED_OUT)

@@ -23,12 +23,15 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfmpq.deploy.conversion.dynamic_form import build_dynamic
 from tfmpq.deploy.conversion.surgery import build_tflite
-from tfmpq.deploy.proof.verify import verify
+from tfmpq.deploy.proof.dynamic_verify import verify_dynamic
+from tfmpq.deploy.proof.verify import Verification, verify
 from tfmpq.errors import TfmpqError
 from tfmpq.graph.fusion import analyse
 from tfmpq.graph.network import Network
 from tfmpq.models.registry import load_model
+from tfmpq.quantization.dynamic import freeze_dynamic, quantize_dynamic
 from tfmpq.quantization.freeze import freeze, snap_biases
 from tfmpq.quantization.insertion import quantize_model
 
@@ -52,6 +55,9 @@ SIDES = {
 
 PLANS = {"W8A8": (8,), "mixed": (8, 4, 6, 3, 4, 2, 5, 4)}
 """Weight bits of the layers in order, repeated; activations have 8 bits."""
+
+FLOAT_PLANS = {"W8, dynamic": PLANS["W8A8"], "mixed, dynamic": PLANS["mixed"]}
+"""Weight bits of networks that integer activations do not take: their activations are float."""
 
 CLASSES = 100
 SPAN = (0.0, 255.0)
@@ -81,19 +87,22 @@ def attempt(name: str) -> dict[str, Any]:
     """Export one network in every plan, or say why not."""
     side = SIDES[name]
     keras.utils.set_random_seed(0)
-    record: dict[str, Any] = {"side": side}
+    record: dict[str, Any] = {"side": side, "when": f"{date.today()}, commit {commit()}"}
+    images = noise(side)
+    loaded = load_model(
+        f"keras.applications:{name}", input_shape=(side, side, 3), classes=CLASSES, weights=None
+    )
     try:
-        loaded = load_model(
-            f"keras.applications:{name}", input_shape=(side, side, 3), classes=CLASSES, weights=None
-        )
         network = analyse(loaded.model, input_signed=False)
-        images = noise(side)
         settle(loaded.model, images)
         record |= {"weighted": len(network.weighted), "nodes": len(network.nodes)}
         for plan, widths in PLANS.items():
             record[plan] = export(loaded.model, network, widths, images)
     except TfmpqError as error:
-        record["refused"] = str(error)
+        network = analyse(loaded.model, dynamic=True)
+        record |= {"refused": str(error), "weighted": len(network.weighted), "nodes": len(network.nodes)}
+        for plan, widths in FLOAT_PLANS.items():
+            record[plan] = export_dynamic(loaded.model, network, widths, images)
     return record
 
 
@@ -121,14 +130,34 @@ def export(
 ) -> dict[str, Any]:
     """Quantize, freeze, write and prove; what came out of it."""
     begin = time.perf_counter()
-    cycle = itertools.cycle(widths)
-    weights = {node.name: (next(cycle),) for node in network.weighted}
+    weights = candidates(network, widths)
     quantized = quantize_model(model, network, weights, dict.fromkeys(network.tensors, (8,)), images, SPAN)
     found = analyse(quantized, input_signed=False)
     snap_biases(quantized, found)
     frozen = freeze(quantized, found)
     content = build_tflite(frozen, "litert")
-    proof = verify(frozen, content, "litert", images[:1])
+    return outcome(verify(frozen, content, "litert", images[:1]), content, begin)
+
+
+def export_dynamic(
+    model: keras.Model, network: Network, widths: tuple[int, ...], images: np.ndarray
+) -> dict[str, Any]:
+    """The same with float activations."""
+    begin = time.perf_counter()
+    quantized = quantize_dynamic(model, network, candidates(network, widths))
+    frozen = freeze_dynamic(quantized, analyse(quantized, dynamic=True))
+    content = build_dynamic(frozen)
+    return outcome(verify_dynamic(frozen, content, images[:1]), content, begin)
+
+
+def candidates(network: Network, widths: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    """Weight bits of the layers, which repeat."""
+    cycle = itertools.cycle(widths)
+    return {node.name: (next(cycle),) for node in network.weighted}
+
+
+def outcome(proof: Verification, content: bytes, begin: float) -> dict[str, Any]:
+    """What came out, since a point in time."""
     fast = [check for check in proof.operators if check.kernels == "xnnpack"]
     return {
         "proved": proof.passed,
@@ -153,7 +182,7 @@ def page(records: dict[str, Any]) -> str:
         "# Networks of keras.applications",
         "",
         "Written by `python benchmarks/applications.py` (random weights, images of noise; "
-        f"{date.today()}, commit {commit()}, {versions}; x86-64).",
+        f"{occasions(records)}; {versions}; x86-64).",
         "A network is proved when the file holds the quantized integers and every operator, recomputed from",
         "the runtime's own inputs, is within the bounds of the proof. Elements off by one are those of all",
         "tensors of one image under XNNPACK. `mixed` repeats "
@@ -167,17 +196,27 @@ def page(records: dict[str, Any]) -> str:
     return "\n".join([*lines, "", *remarks(records)]) + "\n"
 
 
+def occasions(records: dict[str, Any]) -> str:
+    """When which networks were tried."""
+    names: dict[str, list[str]] = {}
+    for name, record in records.items():
+        names.setdefault(record["when"], []).append(name)
+    usual = max(names, key=lambda when: len(names[when]))
+    others = [f"{', '.join(found)}: {when}" for when, found in names.items() if when != usual]
+    return "; ".join([usual, *others])
+
+
 def rows(name: str, record: dict[str, Any]) -> list[str]:
     """A line for each plan, or one with the reason."""
-    if "refused" in record:
-        return [f"| {name} | {record['side']} | | | | | | refused, see below |"]
     found = []
-    for plan in PLANS:
+    if "refused" in record:
+        found.append(f"| {name} | {record['side']} | | W8A8 | | | | refused, see below |")
+    for plan in FLOAT_PLANS if "refused" in record else PLANS:
         made = record[plan]
-        outcome = "proved" if made["proved"] else f"not proved: {made['failures'][0]}"
+        said = "proved" if made["proved"] else f"not proved: {made['failures'][0]}"
         found.append(
             f"| {name} | {record['side']} | {record['weighted']} | {plan} | {made['bytes'] / 1000:.0f} | "
-            f"{made['off_by_one']} / {made['elements']} | {made['partitions']} | {outcome} |"
+            f"{made['off_by_one']} / {made['elements']} | {made['partitions']} | {said} |"
         )
     return found
 
@@ -187,6 +226,8 @@ def remarks(records: dict[str, Any]) -> list[str]:
     lines = [
         "More than one partition: XNNPACK has no int8 average over the border (`AveragePooling2D` with",
         "padding `same`) and no GELU; LiteRT's own kernels compute them, exactly.",
+        "`dynamic`: with [float activations](operators.md#float-activations), where no element may be beyond",
+        "its bound.",
     ]
     for name, record in records.items():
         if "refused" in record:

@@ -31,6 +31,7 @@ from tfmpq.policy.network_cost import cost_model
 from tfmpq.policy.search_space import activation_candidates, weight_candidates
 from tfmpq.quantization.insertion import quantize_model
 from tfmpq.training.backend import compiled
+from tfmpq.training.descent import Descent
 from tfmpq.training.step import QuantizedTraining
 
 _CALIBRATION = 32
@@ -79,7 +80,7 @@ def searcher(name: str, method: str, images: np.ndarray) -> QuantizedTraining:
     space = (weight_candidates(network, (2, 4, 8)), activation_candidates(network, (8,)))
     quantized = quantize_model(loaded.model, network, *space, images, values)
     limits = parse_budgets(["size=0.5x"], costs)
-    return search_trainer(quantized, costs, limits, space, load_method(method).sharpness, 0.01, 1000)
+    return search_trainer(quantized, costs, limits, space, load_method(method).sharpness, Descent(0.01, 1000))
 
 
 def cpu_rate(batches: ImageBatches, count: int) -> float:

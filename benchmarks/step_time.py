@@ -32,6 +32,7 @@ from tfmpq.quantization.insertion import quantize_model
 from tfmpq.tasks.task import fused
 from tfmpq.training.backend import quickly_compiled
 from tfmpq.training.compiling import compile_step
+from tfmpq.training.descent import Descent
 from tfmpq.training.float_training import FloatTraining
 from tfmpq.training.optimizer import QuantizationOptimizer
 from tfmpq.training.step import QuantizedTraining
@@ -62,7 +63,7 @@ def variants(name: str, side: int, images: np.ndarray) -> dict[str, keras.Model]
     for method in ("sgd", "asga"):
         space = (weight_candidates(network, (2, 4, 8)), activations)
         trainer = search_trainer(
-            quantized((2, 4, 8)), costs, limits, space, load_method(method).sharpness, 0.01, 1000
+            quantized((2, 4, 8)), costs, limits, space, load_method(method).sharpness, Descent(0.01, 1000)
         )
         found["search" if method == "sgd" else "search with ASGA"] = trainer
     return found

@@ -63,7 +63,7 @@ def export(as_json: bool, source: str | None, tflite: bool, calibrate: str | Non
     for_models = {key: choices.pop(key) for key in _FOR_MODELS}
     choices["file"] = file_request(choices)
     choices["forms"] = options.form_request(choices)
-    if calibrate is None:
+    if calibrate is None and not _needs_no_images(source, for_models):
         _refuse_options_of_models(source, for_models)
         perform(
             "export",
@@ -82,6 +82,17 @@ def export(as_json: bool, source: str | None, tflite: bool, calibrate: str | Non
             source, calibrate, **for_models, **_in_default_file(choices, source), progress=reporter
         ),
     )
+
+
+def _needs_no_images(source: str | None, given: dict[str, Any]) -> bool:
+    """Whether a model is quantized by widths with which no ranges have to be known."""
+    if source is None or (Path(source).is_dir() and not (Path(source) / "saved_model.pb").is_file()):
+        return False
+    if given["policy"] is None:
+        return bool(given["activation_bits"] == "dynamic")
+    from tfmpq.policy.policy import load_policy
+
+    return load_policy(given["policy"]).dynamic
 
 
 def _run(source: str | None, reporter: Any) -> Path:

@@ -18,6 +18,25 @@ MICRO_PREFERENCES = ("flash", "ram")
 def file_options() -> Decorator:
     """Types, labels, and what is for microcontrollers."""
     return stack(
+        app_options(),
+        click.option(
+            "--arena",
+            metavar="BYTES",
+            type=click.IntRange(min=1),
+            help="For tflm: most RAM that the runtime may take.",
+        ),
+        click.option(
+            "--c-source",
+            metavar="DIR",
+            type=click.Path(file_okay=False, path_type=Path),
+            help="For tflm: write the model as C++ source too.",
+        ),
+    )
+
+
+def app_options() -> Decorator:
+    """Types and labels."""
+    return stack(
         click.option(
             "--input-type",
             type=click.Choice(_TYPES),
@@ -36,26 +55,14 @@ def file_options() -> Decorator:
             type=click.Path(exists=True, dir_okay=False, path_type=Path),
             help="Name of each class, a line each.  [default: the names that the data have]",
         ),
-        click.option(
-            "--arena",
-            metavar="BYTES",
-            type=click.IntRange(min=1),
-            help="For tflm: most RAM that the runtime may take.",
-        ),
-        click.option(
-            "--c-source",
-            metavar="DIR",
-            type=click.Path(file_okay=False, path_type=Path),
-            help="For tflm: write the model as C++ source too.",
-        ),
     )
 
 
 def file_request(choices: dict[str, Any]) -> Any:
-    """Take the options of `file_options`, and a --prefer for microcontrollers, out of all of a verb."""
+    """Take the options of files, and a --prefer for microcontrollers, out of all of a verb."""
     from tfmpq.graph.file_request import FileRequest
 
-    given = {key: choices.pop(key) for key in _NAMES}
+    given = {key: choices.pop(key) for key in _NAMES if key in choices}
     prefer = choices.get("prefer")
     if prefer in MICRO_PREFERENCES:
         choices["prefer"] = None

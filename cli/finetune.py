@@ -15,6 +15,14 @@ from .perform import in_default_run, perform, under
 from .training_options import strategy_option
 
 
+class _Source(click.Path):
+    """A run folder or file that must be there, or uniform widths, which the verb reads."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """A path, or the text of uniform widths."""
+        return value if str(value).startswith("uniform:") else super().convert(value, param, ctx)
+
+
 @click.command(
     short_help="Train with a policy on the target.",
     epilog=options.example(
@@ -22,7 +30,12 @@ from .training_options import strategy_option
         "    --epochs 2 --out runs/mobilenet_v2_imagenet",
     ),
 )
-@click.argument("source", metavar="[RUN|POLICY.yaml]", required=False, type=options.existing_file_or_folder())
+@click.argument(
+    "source",
+    metavar="[RUN|POLICY.yaml|uniform:W[/A]]",
+    required=False,
+    type=_Source(exists=True, path_type=Path),
+)
 @options.data("--target", "Data set to train for")
 @options.model(required=False)
 @options_of(FinetuneOptions)
@@ -30,11 +43,12 @@ from .training_options import strategy_option
 @options.run_folder("the given RUN, or runs/MODEL_DATA")
 @options.json_option
 def finetune(
-    as_json: bool, source: Path | None, target: str, strategy: str, model: str | None, **choices: Any
+    as_json: bool, source: Path | str | None, target: str, strategy: str, model: str | None, **choices: Any
 ) -> None:
     """Fine-tune a network with the policy of a search, or with one of yours, on the target data set.
 
-    Without RUN, the newest search in runs/ is taken.
+    Without RUN, the newest search in runs/ is taken. uniform:4 gives all layers between the first and the
+    last weights of 4 bits, uniform:2/4 weights of 2 and activations of 4.
     """
 
     def call(function: Any, reporter: Any) -> Any:
@@ -43,9 +57,9 @@ def finetune(
             from tfmpq.api.newest import newest_run
 
             begin = newest_run(("search",), "a finished search", reporter)
-        if choices["out"] is None and begin.is_dir():
+        if choices["out"] is None and isinstance(begin, Path) and begin.is_dir():
             choices["out"] = begin
-        elif choices["out"] is None:
+        elif choices["out"] is None and (model or isinstance(begin, Path)):
             from tfmpq.policy.policy import load_policy
 
             in_default_run(choices, model or load_policy(begin).model, target)

@@ -11,24 +11,22 @@ import click
 from tfmpq.errors import UsageError
 from tfmpq.options import Options, Spec, checked
 
-from .options import Decorator, Sectioned, finite, skip_damaged, stack
+from .options import Decorator, Sectioned, allow_code, finite, skip_damaged, stack
 
 
 class Several(click.ParamType):
-    """A comma-separated list, as a record of options takes it: bit-widths or texts."""
+    """What a record of options takes apart itself: a list of bit-widths or texts, a word or a number."""
 
     def __init__(self, spec: Spec) -> None:
         self.name = spec.kind
         self._spec = spec
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[Any, ...]:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Parse the text; values that are parsed already pass."""
         if isinstance(value, tuple):
             return value
         try:
-            found: tuple[Any, ...] = checked(self.name, value, self._spec)
+            found: Any = checked(self.name, value, self._spec)
         except UsageError as error:
             self.fail(str(error), param, ctx)
         return found
@@ -56,8 +54,9 @@ def options_of(
         _option(name, specs[name], defaults[name], (callbacks or {}).get(name), (helps or {}).get(name))
         for name in wanted
     ]
-    # Every verb that reads data can leave damaged images out.
-    return stack(*made, *([skip_damaged] if "data_dir" in wanted else []))
+    # Every verb that reads data can leave damaged images out, every one that reads models can run their code.
+    added = {"data_dir": skip_damaged, "weights": allow_code}
+    return stack(*made, *(decorator for name, decorator in added.items() if name in wanted))
 
 
 def _option(
@@ -102,7 +101,7 @@ def _type(spec: Spec) -> dict[str, Any]:
         return {"is_flag": True}
     if spec.kind == "texts" and spec.many:
         return {"multiple": True}
-    if spec.kind in ("texts", "bits"):
+    if spec.kind in ("texts", "bits", "word-or-whole"):
         return {"type": Several(spec)}
     if spec.kind in ("file", "folder"):
         kind = {"dir_okay": False} if spec.kind == "file" else {"file_okay": False}

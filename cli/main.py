@@ -20,6 +20,7 @@ import click
 from .failures import TERMINATED, describe
 
 VERBS = (
+    "compress",
     "run",
     "search",
     "finetune",
@@ -88,9 +89,6 @@ class _Termination:
 
     def _interrupt(self, number: int, frame: FrameType | None) -> NoReturn:
         self.came = True
-        noted = signal.getsignal(signal.SIGINT)  # a training has its own while it runs
-        if callable(noted):
-            noted(number, frame)
         raise KeyboardInterrupt
 
 
@@ -99,7 +97,7 @@ class _Termination:
     invoke_without_command=True,
     subcommand_metavar="COMMAND [ARGS]...",
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="\b\nExample:\n  tfmpq run --model resnet8 --proxy digits --target digits --out runs/digits",
+    epilog="\b\nExample:\n  tfmpq compress flowers.keras --calibrate folder:photos --out flowers.tflite",
 )
 @click.version_option(package_name="tfmpq", message="%(prog)s %(version)s")
 @click.pass_context

@@ -3,34 +3,35 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfmpq.deploy.conversion.app_file import FileOptions, as_app_file
+from tfmpq.deploy.conversion.app_file import FileOptions
 from tfmpq.deploy.conversion.chosen_forms import DeviceTimes, choose_forms
+from tfmpq.deploy.conversion.dynamic_form import build_dynamic
+from tfmpq.deploy.conversion.keras_float import convert_float
 from tfmpq.deploy.conversion.microcontroller_form import as_written
 from tfmpq.deploy.conversion.specialize import specialize
 from tfmpq.deploy.conversion.surgery import build_tflite
 from tfmpq.deploy.microcontroller.c_source import write_c_source
 from tfmpq.deploy.microcontroller.options import MicroOptions
 from tfmpq.deploy.microcontroller.report import MicroReport, micro_report, refuse_arena
-from tfmpq.deploy.proof.fidelity import compare_file
+from tfmpq.deploy.proof.assembly import assemble
+from tfmpq.deploy.proof.dynamic_verify import verify_dynamic
 from tfmpq.deploy.proof.interface import interface_failures, split_interface
 from tfmpq.deploy.proof.verify import Verification, verify
 from tfmpq.deploy.runtime.interpreter import load
-from tfmpq.deploy.runtime.quiet import quiet_stderr
 from tfmpq.deploy.tflite.flatbuffer import read_model, write_model
 from tfmpq.deploy.tflite.layout import bias_type, container_of
 from tfmpq.deploy.tflite.metadata import with_facts, write_record
 from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.files import write_atomically
 from tfmpq.graph.containers import DELEGATED, TARGETS, Target
+from tfmpq.graph.dynamic import DYNAMIC_TARGET, DynamicModel
 from tfmpq.graph.forms import CHOOSING_TARGET, FormOptions
 from tfmpq.graph.frozen import FrozenModel
 from tfmpq.progress import Reporter, SilentReporter
@@ -169,11 +170,7 @@ def export_tflite(
     micro = micro or MicroOptions()
     micro.require(target)
     written = as_written(frozen, target, micro.prefer or "flash")
-    core, fidelity = build_tflite(written, target, options, times), None
-    if reference is not None:
-        fidelity = compare_file(written, core, target, reference)
-        core = with_facts(core, {"fidelity": asdict(fidelity)})
-    content = as_app_file(core, written, target, file or FileOptions())
+    core, content, fidelity = assemble(written, target, options, times, file, reference)
     measured = _microcontroller(frozen, content, core, written, images, micro) if target == "tflm" else None
     reporter.advance()
     found: list[tuple[Verification, Agreement | None]] = []
@@ -196,6 +193,72 @@ def export_tflite(
     return ExportReport(
         str(path), len(content), digest, target, size, layers, chosen, proof, agreed, fidelity, measured
     )
+
+
+def export_dynamic(
+    frozen: DynamicModel,
+    path: Path,
+    images: np.ndarray | None,
+    agreement: tuple[np.ndarray, np.ndarray] | None,
+    reference: Reference | None,
+    reporter: Reporter,
+) -> ExportReport:
+    """Write a network of float activations as a packed `.tflite` and prove the written file.
+
+    Args:
+        frozen: The network.
+        path: File to write; replaced only when the new one is proved.
+        images: float32 (N, height, width, channels), preprocessed, for recomputing every operator; None
+            for noise.
+        agreement: Images and the quantized model's logits (N, classes), to be compared with the file's.
+        reference: Images and outputs of the float model, to be compared with the file's.
+        reporter: Told about progress.
+
+    Raises:
+        UsageError: `path` is a folder.
+        TfmpqError: The file is not the network; no file is left behind.
+    """
+    path = Path(path)
+    refuse_folder(path)
+    reporter.start("export", 2)
+    content, fidelity = build_dynamic(frozen), None
+    if reference is not None:
+        fidelity = reference.compare(frozen.outputs, load(content).run_all(reference.images))
+        content = with_facts(content, {"fidelity": asdict(fidelity)})
+    reporter.advance()
+    found: list[tuple[Verification, Agreement | None]] = []
+
+    def write(temporary: Path) -> None:
+        temporary.write_bytes(content)
+        proof = verify_dynamic(frozen, temporary.read_bytes(), images)
+        _refuse_failures(path, proof.failures)
+        agreed = None if agreement is None else _agreement(content, DYNAMIC_TARGET, *agreement)
+        found.append((proof, agreed))
+
+    _write(path, write)
+    ((proof, agreed),) = found
+    reporter.advance()
+    reporter.finish()
+    layers = tuple(
+        ExportedLayer(
+            layer.name, weights.kernel, weights.bits, weights.container, weights.stored_bytes, weights.reason
+        )
+        for layer in frozen.weighted
+        if (weights := layer.weights) is not None
+    )
+    size, digest = sum(layer.bytes for layer in layers), hashlib.sha256(content).hexdigest()
+    return ExportReport(
+        str(path), len(content), digest, DYNAMIC_TARGET, size, layers, None, proof, agreed, fidelity
+    )
+
+
+def _refuse_failures(path: Path, failures: Sequence[str]) -> None:
+    if failures:
+        more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
+        raise TfmpqError(
+            f"A written file has to hold and compute what was trained. Received: {path}, where "
+            f"{failures[0]}{more}. The file was removed; please report the model."
+        )
 
 
 def _microcontroller(
@@ -231,12 +294,7 @@ def _prove(
     failures = list(proof.failures)
     if proof.passed and not interface.empty:
         failures += interface_failures(written, core, interface, frozen, images)
-    if failures:
-        more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
-        raise TfmpqError(
-            f"A written file has to hold and compute what was trained. Received: {path}, where "
-            f"{failures[0]}{more}. The file was removed; please report the model."
-        )
+    _refuse_failures(path, failures)
     return proof, None if agreement is None else _agreement(core, target, *agreement)
 
 
@@ -322,7 +380,7 @@ def export_float(model: keras.Model, path: Path, *, metadata: Mapping[str, Any] 
             f"A float export takes Keras on TensorFlow. Received: the {keras.backend.backend()} backend. "
             "Set KERAS_BACKEND=tensorflow."
         )
-    converted = read_model(_convert_float(model), "the converter's graph")
+    converted = read_model(convert_float(model), "the converter's graph")
     write_record(converted, metadata or {}, {})
     content = write_model(converted)
 
@@ -331,24 +389,3 @@ def export_float(model: keras.Model, path: Path, *, metadata: Mapping[str, Any] 
 
     _write(Path(path), write)
     return len(content)
-
-
-def _convert_float(model: keras.Model) -> bytes:
-    import tensorflow as tf
-
-    signature = [tf.TensorSpec((1, *model.input_shape[1:]), tf.float32)]
-    module = tf.Module()
-    module.weights = [variable.value for variable in model.variables]
-    module.call = tf.function(lambda image: model(image, training=False), input_signature=signature)
-    try:
-        # The converter turns variables into constants only when they come from a SavedModel.
-        with quiet_stderr(), warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
-            warnings.simplefilter("ignore")
-            tf.saved_model.save(module, folder, signatures=module.call.get_concrete_function())
-            return tf.lite.TFLiteConverter.from_saved_model(folder).convert()
-    except Exception as error:  # the converter raises whatever its passes raise
-        reason = " ".join(str(error).split())[:300]
-        raise TfmpqError(
-            f"The TensorFlow converter has to accept the model. Received: {model.name}, refused with: "
-            f"{reason}. Replace the layer that it names."
-        ) from error

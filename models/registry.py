@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 class _Network:
     module: str
     preprocessing: str
+    composite: bool = False  # whether its layers have to be lowered
 
 
 # The function that builds a network has the network's name.
@@ -32,6 +33,12 @@ _NETWORKS = {
     "resnet50": _Network("resnet", "torch"),
     "mobilenet_v2": _Network("mobilenet", "tf"),
     "vgg16": _Network("vgg", "torch"),
+    "vit_tiny": _Network("vit", "tf", composite=True),
+    "deit_tiny": _Network("vit", "torch", composite=True),
+    "vit_s16": _Network("vit", "tf", composite=True),
+    "vit_b16": _Network("vit", "tf", composite=True),
+    "vit_cifar": _Network("vit", "torch", composite=True),
+    "convnext_tiny": _Network("vit", "torch", composite=True),
 }
 
 IMAGENET_CLASSES = 1000
@@ -133,6 +140,8 @@ def load_model(
         TfmpqError: A file cannot be read, or the user's function fails.
     """
     loaded = _load(spec, input_shape, classes, several_outputs)
+    if spec in _NETWORKS and _NETWORKS[spec].composite:
+        loaded = _lowered(loaded)  # before its weights, which have the names of the layers that layers hold
     if str(weights) == PUBLISHED_WEIGHTS:
         loaded = _with_published(spec, loaded, skip_classifier)
     elif weights is not None and str(weights) != "none":
@@ -221,7 +230,9 @@ def _adopt(
     refuse_quantized(model, name)
     source, model, softmax = as_classifier(model, input_shape, several_outputs)
     found = int(model.outputs[0].shape[-1])
-    if not several_outputs and (found < classes or (exact and classes not in (0, found))):
+    wrong = found < classes or (exact and classes not in (0, found))
+    # A single number tells two classes apart, or is a value; the task says whether it fits the labels.
+    if not several_outputs and found != 1 and wrong:
         raise UsageError(
             f"A model needs one output per class of the data. Received: {name} with {found} outputs for "
             f"{classes} classes. Choose a model with {classes} classes or other data."
@@ -250,6 +261,8 @@ def _built_in(model: keras.Model) -> bool:
         return False
     _, height, width, channels = model.inputs[0].shape
     built = _build(model.name, (height, width, channels), int(model.outputs[0].shape[-1]))
+    if _NETWORKS[model.name].composite:
+        built = _lowered(LoadedModel(built, model.name, "none", 0)).model
     pairs = zip(built.layers, model.layers, strict=False)
     return len(built.layers) == len(model.layers) and all(
         type(one) is type(other) and one.name == other.name for one, other in pairs

@@ -27,7 +27,8 @@ def load_weights(model: keras.Model, path: str | Path, *, skip_classifier: bool 
         model: A built functional model.
         path: `.keras`, `.weights.h5`, a Keras 2 `.h5` (whole model or weights), or `.npz` whose arrays are
             named `<layer>/<weight>` (`kernel_oihw`, `kernel_oi`, `kernel`, `bias`, `gamma`, ...) or as a
-            torchvision state dict (`layer1.0.conv1.weight`, `bn1.running_mean`). Files of Keras whose layer
+            torchvision state dict (`layer1.0.conv1.weight`, `bn1.running_mean`); for vision transformers as
+            those of timm and of Hugging Face. Files of Keras whose layer
             names are mostly others are mapped by order, if every shape agrees.
         skip_classifier: Leave the last layer with weights as it is; None does so if the file has it for
             another number of classes.
@@ -67,6 +68,12 @@ def _assign(
     expected = {
         f"{layer.name}/{variable.name}": variable for layer in model.layers for variable in layer.weights
     }
+    if len(expected) < len(model.weights):
+        twice = next(v for v in model.weights if all(v is not known for known in expected.values()))
+        raise TfmpqError(
+            "Weights go to layers by name, each layer with one kernel at most. Received: a layer that holds "
+            f"others, with {twice.path}, for {origin}. Give a .keras file of the whole model as --model."
+        )
     classifier = next(layer.name for layer in reversed(model.layers) if layer.weights)
     if skip_classifier is None:
         own = {n: tuple(v.shape) for n, v in expected.items() if n.rpartition("/")[0] == classifier}
@@ -172,6 +179,9 @@ def _check(
             f"The file is for {there} classes and the model for {here}: build the model with that many, "
             "or skip the classifier (skip_classifier=True) to train a new one."
         )
+    embedded = [n for n in wrong if arrays[n].ndim == 3 and arrays[n].shape[::2] == expected[n].shape[::2]]
+    if not (faults.missing or faults.surplus) and embedded and len(embedded) == len(wrong):
+        advice = f"{embedded[0]} is for images of another size: use images of that size, or other weights."
     if described := faults.describe():
         raise TfmpqError(f"Weights must fit the model one to one. Received: {path}: {described}. {advice}")
     floating = {n for n, v in expected.items() if "float" in str(v.dtype)}  # a counter is none

@@ -32,6 +32,8 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def test_the_verbs_of_the_python_page_do_what_it_says(names: dict[str, Any]) -> None:
     assert names["small"].export.verification.passed
     assert names["report"].verification.passed
+    assert names["smallest"].table[2].drop_at_most <= 0.03
+    assert names["half"].front[0].size > names["half"].export.size
     assert names["tuned"].top1 > 0.8
     assert names["narrow"].bits == names["same"].bits
     assert names["found"].policy.weight_bits == names["found"].bits

@@ -11,8 +11,8 @@ from typing import Any, get_args
 import keras
 import pytest
 
-from tfmpq.deploy.conversion import placeholder, topology
-from tfmpq.deploy.proof import reference
+from tfmpq.deploy.conversion import dynamic_form, placeholder, topology
+from tfmpq.deploy.proof import dynamic_reference, reference
 from tfmpq.deploy.tflite.layout import CHANNEL_AXIS, VERSIONS
 from tfmpq.graph import layers
 from tfmpq.graph.fusion import analyse
@@ -54,7 +54,8 @@ def _documented() -> list[str]:
 
 
 FROZEN = [kind for kind in get_args(LayerKind) if kind != "input"]
-COMPOSED = [kind for kind in OPERATORS if kind not in FROZEN]
+INTEGER = [kind for kind, facts in OPERATORS.items() if facts.integer]
+COMPOSED = [kind for kind in INTEGER if kind not in FROZEN]
 PLACES: dict[str, tuple[Collection[str], Collection[str]]] = {
     "a row in tfmpq.graph.kinds": (OPERATORS, get_args(NodeKind)[1:]),
     "a Keras layer or activation in tfmpq.graph.layers": (
@@ -62,14 +63,19 @@ PLACES: dict[str, tuple[Collection[str], Collection[str]]] = {
         OPERATORS,
     ),
     "attributes or a decomposition in tfmpq.quantization": (
-        {*freeze._ATTRIBUTES, *decomposition.DECOMPOSED},
-        OPERATORS,
+        {*freeze.ATTRIBUTES, *decomposition.DECOMPOSED},
+        INTEGER,
     ),
     "a decomposition in tfmpq.quantization": (decomposition.DECOMPOSED, COMPOSED),
     "an output shape in tfmpq.deploy.conversion.topology": (topology._SHAPES, FROZEN),
     "a builder in tfmpq.deploy.conversion.placeholder": (placeholder._BUILDERS, FROZEN),
     "a recomputation in tfmpq.deploy.proof.reference": (reference._COMPUTE, FROZEN),
     "operators of LiteRT that surgery expects": ([k for k in FROZEN if OPERATORS[k].written_as], FROZEN),
+    "what writes it with float activations": ({*dynamic_form._EMIT, *WEIGHTED}, OPERATORS),
+    "a recomputation with float activations": (
+        {*dynamic_reference._COMPUTE, *reference._COMPUTE, "upsampling2d", "constant"},
+        OPERATORS,
+    ),
     "a row in docs/operators.md": (
         _documented(),
         OPERATORS,
@@ -92,7 +98,7 @@ def test_every_kind_with_weights_has_a_layout_in_the_file(kind: NodeKind) -> Non
     assert (builtin, 8) in VERSIONS
 
 
-@pytest.mark.parametrize("kind", OPERATORS)
+@pytest.mark.parametrize("kind", INTEGER)
 def test_every_kind_runs_from_learned_grids_to_the_runtime_in_a_test(kind: str, tested: set[str]) -> None:
     assert kind in tested, f"{kind}: no line of OPERATORS in test_trained_operators.py has it"
 

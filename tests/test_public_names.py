@@ -37,6 +37,12 @@ def test_all_verbs_of_the_command_line_are_functions() -> None:
     assert set(VERBS) == {*COMMANDS, "quantize"}
 
 
+def test_the_reference_lists_every_public_name() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "api.md").read_text(encoding="utf-8")
+    listed = [line.removeprefix("::: tfmpq.") for line in text.splitlines() if line.startswith("::: ")]
+    assert sorted(listed) == sorted(tfmpq.__all__)
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_verb_has_few_arguments_and_says_what_each_is(verb: str) -> None:
     function = inspect.unwrap(getattr(tfmpq, verb))

@@ -5,6 +5,7 @@ A Keras model and data go in as they are; results hand on:
     import keras, tfmpq
 
     model = keras.saving.load_model("flowers.keras")
+    small = tfmpq.compress(model, (x, y), max_drop="1%", out="flowers.tflite")  # no training
     found = tfmpq.search(model, (x, y), budget="size=0.5x", method="sensitivity")
     tuned = tfmpq.finetune(model, found.policy, (x, y), validation=(x_test, y_test), epochs=3)
     report = tfmpq.export(tuned, out="flowers.tflite")
@@ -24,6 +25,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tfmpq.api.compress import compress
     from tfmpq.api.deploy import deploy
     from tfmpq.api.device_options import DeployOptions, DeviceOptions, MeasureOptions, ProfileOptions
     from tfmpq.api.devices import devices
@@ -42,11 +44,13 @@ if TYPE_CHECKING:
     from tfmpq.api.specialize import specialize
     from tfmpq.api.verify import verify
     from tfmpq.errors import TfmpqError, UsageError
+    from tfmpq.methods.compress_options import CompressOptions
     from tfmpq.methods.job_options import FinetuneOptions, QuantizeOptions, RunOptions
     from tfmpq.methods.options import SearchOptions
     from tfmpq.policy.policy import Policy, load_policy, save_policy
 
 _HOME = {
+    "CompressOptions": "methods.compress_options",
     "DeployOptions": "api.device_options",
     "DeviceOptions": "api.device_options",
     "FinetuneOptions": "methods.job_options",
@@ -58,6 +62,7 @@ _HOME = {
     "SearchOptions": "methods.options",
     "TfmpqError": "errors",
     "UsageError": "errors",
+    "compress": "api.compress",
     "deploy": "api.deploy",
     "devices": "api.devices",
     "evaluate": "api.evaluate",
@@ -80,6 +85,7 @@ _HOME = {
 """Public names, and the modules below this one that hold them."""
 
 __all__ = [
+    "CompressOptions",
     "DeployOptions",
     "DeviceOptions",
     "FinetuneOptions",
@@ -91,6 +97,7 @@ __all__ = [
     "SearchOptions",
     "TfmpqError",
     "UsageError",
+    "compress",
     "deploy",
     "devices",
     "evaluate",

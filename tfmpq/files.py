@@ -32,6 +32,20 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def refuse_unwritable(path: Path) -> None:
+    """Refuse a place where no file can be written, before long work.
+
+    Raises:
+        TfmpqError: The folder, or the first one above it that is there, cannot be written to.
+    """
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise TfmpqError(
+            f"Results need a folder that can be written to. Received: {path}, in {folder}, which cannot. "
+            "Name another path."
+        )
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
 

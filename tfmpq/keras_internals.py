@@ -83,7 +83,8 @@ def shape_at_build(layer: Any) -> Any:
 
 
 def own_operation(operation: Any) -> str | None:
-    """Name of an operation of `keras.ops` that is no layer, such as `Add`; None for any other."""
+    """Name of an operation of Keras that is no layer, such as `Add` or `ReLU`; None for any other."""
     kind = type(operation)
-    module = sys.modules.get(kind.__module__) if kind.__module__.startswith("keras.src.ops.") else None
+    own = kind.__module__.startswith(("keras.src.ops.", "keras.src.activations."))
+    module = sys.modules.get(kind.__module__) if own else None
     return kind.__name__ if getattr(module, kind.__name__, None) is kind else None

@@ -17,8 +17,21 @@ from typing import Any, Literal, TypeVar
 
 from tfmpq.errors import UsageError
 
-Kind = Literal["whole", "number", "yes-no", "switch", "text", "texts", "bits", "file", "folder", "object"]
-"""What an option holds. `yes-no` has two flags on the command line, `switch` one, an `object` none."""
+Kind = Literal[
+    "whole",
+    "number",
+    "word-or-whole",
+    "yes-no",
+    "switch",
+    "text",
+    "texts",
+    "bits",
+    "file",
+    "folder",
+    "object",
+]
+"""What an option holds. `yes-no` has two flags on the command line, `switch` one, an `object` none.
+`word-or-whole` is one of `choices`, or a number."""
 
 Recorded = Literal["always", "given", "never"]
 """Whether a run folder records an option: always, where it is not the default, or never."""
@@ -143,7 +156,7 @@ def checked(name: str, value: Any, spec: Spec) -> Any:
     if value is None and spec.kind not in ("bits", "texts"):
         return None
     if spec.kind == "bits":
-        return _bits(name, value)
+        return _bits(name, value, spec.choices or ())
     if spec.kind == "texts":
         return _texts(name, value)
     if spec.kind in ("yes-no", "switch"):
@@ -152,6 +165,8 @@ def checked(name: str, value: Any, spec: Spec) -> Any:
         return value
     if spec.kind in ("file", "folder"):
         return _of_type(name, value, str | Path, "a path")
+    if spec.kind == "word-or-whole":
+        return _word_or_whole(name, value, spec)
     if spec.kind == "text":
         value = _of_type(name, value, str, "a text")
         if spec.choices and value not in spec.choices:
@@ -169,7 +184,7 @@ def _of_type(name: str, value: Any, kind: Any, what: str) -> Any:
 
 
 def _number(name: str, value: Any, spec: Spec) -> Any:
-    whole = spec.kind == "whole"
+    whole = spec.kind != "number"
     fits = isinstance(value, numbers.Integral if whole else numbers.Real) and not isinstance(value, bool)
     if fits and math.isfinite(value):
         below = spec.least is not None and (value < spec.least or (spec.open and value == spec.least))
@@ -180,6 +195,20 @@ def _number(name: str, value: Any, spec: Spec) -> Any:
     least = f" {'above' if spec.open else 'from'} {spec.least:g}" if spec.least is not None else ""
     most = f" {'below' if spec.open else 'to'} {spec.most:g}" if spec.most is not None else ""
     raise UsageError(f"{name} is {what}{least}{most}. Received: {value!r}. Correct it.")
+
+
+def _word_or_whole(name: str, value: Any, spec: Spec) -> Any:
+    words = spec.choices or ()
+    if value in words:
+        return value
+    if isinstance(value, str) and value.strip().isdigit():
+        value = int(value)
+    if isinstance(value, str):
+        raise UsageError(
+            f"{name} is a whole number from {spec.least:g} to {spec.most:g}, or {' or '.join(words)}. "
+            f"Received: {value!r}. Correct it."
+        )
+    return _number(name, value, spec)
 
 
 def _texts(name: str, value: Any) -> tuple[str, ...]:
@@ -193,7 +222,10 @@ def _texts(name: str, value: Any) -> tuple[str, ...]:
     return texts
 
 
-def _bits(name: str, value: Any) -> tuple[int, ...]:
+def _bits(name: str, value: Any, choices: tuple[str, ...]) -> tuple[Any, ...]:
+    for word in choices:
+        if value in (word, (word,), [word]):
+            return (word,)
     several = (value,) if isinstance(value, numbers.Integral) else value
     if isinstance(value, str):
         several = value.split(",")
@@ -202,8 +234,9 @@ def _bits(name: str, value: Any) -> tuple[int, ...]:
     except (TypeError, ValueError):
         bits = []
     if not bits or bits[0] < LEAST_BITS or bits[-1] > MOST_BITS:
+        words = "".join(f", or {word} alone" for word in choices)
         raise UsageError(
-            f"Bit-widths are whole numbers from {LEAST_BITS} to {MOST_BITS}. Received: {name}={value!r}. "
-            "Write 2,4,8."
+            f"Bit-widths are whole numbers from {LEAST_BITS} to {MOST_BITS}{words}. Received: "
+            f"{name}={value!r}. Write 2,4,8."
         )
     return tuple(bits)

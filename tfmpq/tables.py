@@ -92,6 +92,31 @@ def _run_view(result: Mapping[str, Any]) -> dict[str, Any]:
     return files | {"size": "packed weights, scales and biases of the storage form", "table": rows}
 
 
+def _compress_view(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The table to decide by and what follows from it, without the front and the proof."""
+    if "score" not in result:
+        return dict(result)
+    int8 = next(row["bytes"] for row in result["table"] if row["file"] == "int8")
+    sure = f"drop at most ({result['confidence']:.4g})"
+    rows = []
+    for row in result["table"]:
+        told: dict[str, Any] = {"file": row["file"], "bytes": row["bytes"]}
+        told["of int8"] = f"{row['bytes'] / int8:.3f}"
+        told["mean_weight_bits"] = row["mean_weight_bits"]
+        if row["score"] is not None:
+            bound = row["drop_at_most"]
+            told[result["score"]] = f"{100 * row['score']:.2f} ± {100 * row['error']:.2f} %"
+            told["drop"] = f"{100 * row['drop']:.2f} ± {100 * row['drop_error']:.2f}" if bound else "-"
+            told[sure] = f"{100 * bound:.2f}" if bound else "-"
+        rows.append(told | {"median_ms": row["median_ms"]})
+    scored = f"{result['score']} of {result['images']} held-out images" if result["score"] else None
+    names = ("path", "asked", "page", "seconds")
+    shown = {name: result[name] for name in names if result[name] is not None}
+    proof = result["export"]["verification"]["passed"]
+    shown |= {"score": scored, "proved": proof, "warnings": result["warnings"] or None, "table": rows}
+    return shown | {"advice": [{"what to do next": text} for text in result["advice"]]}
+
+
 def _evaluate_view(result: Mapping[str, Any]) -> dict[str, Any]:
     """Without `float`, which only negates `quantized`."""
     return _scores_view({key: value for key, value in result.items() if key != "float"})
@@ -217,6 +242,7 @@ def _report_view(result: Mapping[str, Any]) -> dict[str, Any]:
 
 _VIEWS: Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "run": _run_view,
+    "compress": _compress_view,
     "evaluate": _evaluate_view,
     "quantize": _quantize_view,
     "inspect": _inspect_view,

@@ -15,6 +15,17 @@ def bops_text(value: float) -> str:
     return _scaled(value, ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))) or f"{value:.0f}"
 
 
+def points_text(share: float) -> str:
+    """A share of 0 to 1 as points: `1 point` for 0.01."""
+    points = f"{100 * share:.3g}"
+    return f"{points} point{'' if points in ('1', '-1') else 's'}"
+
+
+def percent_text(share: float) -> str:
+    """A share of 0 to 1 in percent: `1%` for 0.01."""
+    return f"{100 * share:.3g}%"
+
+
 def _scaled(value: float, units: Sequence[tuple[float, str]]) -> str | None:
     for factor, unit in units:
         if abs(value) >= factor:

@@ -9,7 +9,7 @@ from typing import Any
 from tfmpq.deploy.conversion.topology import Shape, geometry, output_shapes
 from tfmpq.deploy.tflite.layout import StoredLayer, container_of
 from tfmpq.deploy.tflite.metadata import Forms
-from tfmpq.graph.containers import Container, Target, alternatives
+from tfmpq.graph.containers import WEIGHT_BITS, Container, Target, alternatives
 from tfmpq.graph.forms import Choice, FormOptions, Work, choose
 from tfmpq.graph.frozen import FrozenLayer, FrozenModel
 from tfmpq.graph.unfolding import Window
@@ -36,6 +36,39 @@ def choose_forms(
         unfoldable = work.operator != "conv2d" or (work.window is not None and work.window.is_unfoldable)
         if unfoldable and alternatives(work.operator, work.bits, work.fan_in, target):
             found[layer.name] = choose(work, target, options, (times or {}).get(layer.name))
+    return found
+
+
+def bytes_by_width(
+    frozen: FrozenModel, target: Target, options: FormOptions | None, times: DeviceTimes | None = None
+) -> dict[str, dict[int, int]]:
+    """What every layer with weights would take in a file at each weight bit-width, in bytes.
+
+    Where a form is not worth its time, fewer bits save nothing; a search has to know.
+
+    Args:
+        frozen: A network of any widths that passed `tfmpq.deploy.conversion.topology.deployable`.
+        target: Form of the file.
+        options: What decides where layers have a choice of forms; None for the forms of the rule table.
+        times: What a latency table of the device says.
+
+    Returns:
+        Bytes of weights, scales and biases, and of the operators of an unfolding, by layer and bits.
+    """
+    found: dict[str, dict[int, int]] = {layer.name: {} for layer in frozen.weighted}
+    for bits in WEIGHT_BITS:
+        layers = tuple(
+            replace(layer, weights=replace(layer.weights, bits=bits)) if layer.weights else layer
+            for layer in frozen.layers
+        )
+        there = replace(frozen, layers=layers)
+        chosen = choose_forms(there, target, options, times) if options else {}
+        for layer in there.weighted:
+            if layer.weights is None:
+                continue
+            count, channels = layer.weights.integers.size, layer.weights.scales.size
+            held = container_of(there, layer, target).stored_bytes(count, channels)
+            found[layer.name][bits] = chosen[layer.name].chosen.bytes if layer.name in chosen else held
     return found
 
 

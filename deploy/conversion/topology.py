@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from tfmpq.errors import TfmpqError, UsageError
+from tfmpq.graph.dynamic import DynamicLayer
 from tfmpq.graph.frozen import WIDE, FrozenLayer, FrozenModel, TensorGrid
 from tfmpq.graph.kinds import ABSORBING, INEXACT_WIDE, WEIGHTED
 
@@ -191,7 +192,7 @@ _SHAPES: dict[str, Callable[[FrozenLayer, list[Shape]], Shape]] = {
 """Shape of a layer's output, from the shapes of its inputs."""
 
 
-def geometry(layer: FrozenLayer) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+def geometry(layer: FrozenLayer | DynamicLayer) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
     """Window, strides and dilation, each (height, width), of a convolution or pooling."""
     attributes: Any = layer.attributes
     if layer.weights is None:
@@ -200,7 +201,9 @@ def geometry(layer: FrozenLayer) -> tuple[tuple[int, int], tuple[int, int], tupl
     return (height, width), tuple(attributes["strides"]), tuple(attributes.get("dilation", (1, 1)))
 
 
-def window_padding(layer: FrozenLayer, source: Shape) -> tuple[tuple[int, int], tuple[int, int]]:
+def window_padding(
+    layer: FrozenLayer | DynamicLayer, source: Shape
+) -> tuple[tuple[int, int], tuple[int, int]]:
     """Rows and columns, ((top, bottom), (left, right)), that `same` adds, as TensorFlow defines it."""
     window, strides, dilation = geometry(layer)
     pads = []
@@ -211,7 +214,7 @@ def window_padding(layer: FrozenLayer, source: Shape) -> tuple[tuple[int, int], 
     return pads[0], pads[1]
 
 
-def transposed_size(layer: FrozenLayer, source: Shape) -> tuple[int, int]:
+def transposed_size(layer: FrozenLayer | DynamicLayer, source: Shape) -> tuple[int, int]:
     """Height and width that a transposed convolution gives, as TensorFlow defines it."""
     window, strides, _ = geometry(layer)
     beyond = 0 if layer.attributes["padding"] == "same" else 1

@@ -146,12 +146,17 @@ def _keras_layout(layer: FrozenLayer, held: StoredLayer) -> np.ndarray:
 
 
 def _match(stored: FrozenLayer, original: FrozenLayer) -> WeightMatch:
-    found, wanted = _real(stored), _real(original)
+    bits = stored.weights.bits if stored.weights else 0
+    return weight_match(stored.name, bits, _real(stored), _real(original))
+
+
+def weight_match(name: str, bits: int, found: np.ndarray, wanted: np.ndarray) -> WeightMatch:
+    """How near the weights of a layer, float64, are to those of the model."""
     sizes = float(np.linalg.norm(found) * np.linalg.norm(wanted))
     # A kernel of zeros is matched by a kernel of zeros alone.
     correlation = float(np.vdot(found, wanted)) / sizes if sizes else float(np.array_equal(found, wanted))
     error = float(np.linalg.norm(found - wanted)) / max(float(np.linalg.norm(wanted)), 1e-30)
-    return WeightMatch(stored.name, stored.weights.bits, correlation, error)  # type: ignore[union-attr]
+    return WeightMatch(name, bits, correlation, error)
 
 
 def _real(layer: FrozenLayer) -> np.ndarray:

@@ -82,14 +82,15 @@ def _layer_mismatches(
         ("bias", held.bias, weights.bias),
         ("bias scale", held.bias_scales, scale * weights.scales),
     ):
-        yield from _array_mismatches(f"layer {layer.name}: {what}", stored, trained)
+        yield from array_mismatches(f"layer {layer.name}: {what}", stored, trained)
     each = np.dtype(bias_type(frozen, layer)).itemsize
     size = container.stored_bytes(weights.integers.size, weights.scales.size, each)
     if held.stored_bytes != size:
         yield f"layer {layer.name} takes {held.stored_bytes} bytes, not {size}"
 
 
-def _array_mismatches(what: str, stored: np.ndarray | None, trained: np.ndarray) -> Iterator[str]:
+def array_mismatches(what: str, stored: np.ndarray | None, trained: np.ndarray) -> Iterator[str]:
+    """The first number in which stored ones differ from the trained, one line; nothing if all are equal."""
     if stored is None or stored.shape != trained.shape:
         yield f"{what}s have shape {None if stored is None else stored.shape}, not {trained.shape}"
     elif not np.array_equal(stored, trained):

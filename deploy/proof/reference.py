@@ -7,10 +7,11 @@ up to the final scaling; what is compared is the value before it is rounded to t
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
-from tfmpq.deploy.conversion.topology import geometry, transposed_size, window_padding
+from tfmpq.deploy.proof.windows import summed, windows
 from tfmpq.graph.frozen import FrozenLayer, FrozenModel
 
 _FLOAT_ROUNDING = 4 * 2.0**-24
@@ -42,6 +43,16 @@ def expected_value(frozen: FrozenModel, layer: FrozenLayer, codes: list[np.ndarr
     value = real / float(np.float32(layer.grid.scale)) + layer.grid.zero_point
     # Codes saturate: whatever lies beyond the range becomes its end.
     return np.clip(value, *layer.grid.code_range)
+
+
+def real_value(layer: Any, inputs: list[np.ndarray]) -> np.ndarray:
+    """What a layer without weights gives for real inputs, before its activation.
+
+    Args:
+        layer: A layer of a kind that exists with integers, with the attributes of that kind.
+        inputs: float64 each, with a batch of 1.
+    """
+    return _COMPUTE[layer.kind](layer, inputs, [1.0] * len(inputs))
 
 
 def tie_width(frozen: FrozenModel, layer: FrozenLayer) -> float:
@@ -88,52 +99,9 @@ def _scaled(layer: FrozenLayer, accumulated: np.ndarray, scale: float) -> np.nda
     return (accumulated + weights.bias) * (scale * weights.scales.astype(np.float64))
 
 
-def _conv2d(layer: FrozenLayer, inputs: list[np.ndarray], scales: list[float]) -> np.ndarray:
+def _weighted(layer: FrozenLayer, inputs: list[np.ndarray], scales: list[float]) -> np.ndarray:
     kernel = layer.weights.integers.astype(np.float64)  # type: ignore[union-attr]
-    groups = int(layer.attributes.get("groups", 1))
-    sums = [
-        _correlate(layer, part, part_kernel)
-        for part, part_kernel in zip(
-            np.split(inputs[0], groups, axis=-1), np.split(kernel, groups, axis=-1), strict=True
-        )
-    ]
-    return _scaled(layer, np.concatenate(sums, axis=-1), scales[0])
-
-
-def _correlate(layer: FrozenLayer, value: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    total: np.ndarray | float = 0.0
-    for (row, column), window in _windows(layer, value):
-        # One large matrix product instead of one per image row.
-        total = total + window.reshape(-1, window.shape[-1]) @ kernel[row, column]
-    return np.asarray(total).reshape(*window.shape[:-1], -1)
-
-
-def _depthwise(layer: FrozenLayer, inputs: list[np.ndarray], scales: list[float]) -> np.ndarray:
-    kernel = layer.weights.integers.astype(np.float64)  # type: ignore[union-attr]
-    total: np.ndarray | float = 0.0
-    for (row, column), window in _windows(layer, inputs[0]):
-        total = total + window[..., None] * kernel[row, column]
-    products = np.asarray(total)
-    return _scaled(layer, products.reshape(*products.shape[:3], -1), scales[0])
-
-
-def _transposed(layer: FrozenLayer, inputs: list[np.ndarray], scales: list[float]) -> np.ndarray:
-    """Every pixel adds its multiple of the kernel to a window of the output, which `same` cuts evenly."""
-    kernel, value = layer.weights.integers.astype(np.float64), inputs[0]  # type: ignore[union-attr]
-    (rows, columns), (down, right), _ = geometry(layer)
-    _, height, width, _ = value.shape
-    size = transposed_size(layer, value.shape[1:])
-    whole = np.zeros((1, height * down + rows, width * right + columns, kernel.shape[2]))
-    for row, column in np.ndindex(rows, columns):
-        reached = whole[:, row : row + height * down : down, column : column + width * right : right]
-        reached += value @ kernel[row, column].T
-    spread = ((height - 1) * down + rows, (width - 1) * right + columns)
-    top, left = (max(extent - kept, 0) // 2 for extent, kept in zip(spread, size, strict=True))
-    return _scaled(layer, whole[:, top : top + size[0], left : left + size[1]], scales[0])
-
-
-def _dense(layer: FrozenLayer, inputs: list[np.ndarray], scales: list[float]) -> np.ndarray:
-    return _scaled(layer, inputs[0] @ layer.weights.integers.astype(np.float64), scales[0])  # type: ignore[union-attr]
+    return _scaled(layer, summed(layer, inputs[0], kernel), scales[0])
 
 
 def _add(layer: FrozenLayer, inputs: list[np.ndarray], scales: list[float]) -> np.ndarray:
@@ -179,14 +147,14 @@ def _global_average(layer: FrozenLayer, inputs: list[np.ndarray], scales: list[f
 
 
 def _average_pool(layer: FrozenLayer, inputs: list[np.ndarray], scales: list[float]) -> np.ndarray:
-    total = np.sum([window for _, window in _windows(layer, inputs[0])], axis=0)
+    total = np.sum([window for _, window in windows(layer, inputs[0])], axis=0)
     # Windows that reach over the border are averages of the pixels that are there.
-    pixels = np.sum([window for _, window in _windows(layer, np.ones_like(inputs[0]))], axis=0)
+    pixels = np.sum([window for _, window in windows(layer, np.ones_like(inputs[0]))], axis=0)
     return total / pixels * scales[0]
 
 
 def _max_pool(layer: FrozenLayer, inputs: list[np.ndarray], scales: list[float]) -> np.ndarray:
-    return np.max([window for _, window in _windows(layer, inputs[0], fill=-np.inf)], axis=0) * scales[0]
+    return np.max([window for _, window in windows(layer, inputs[0], fill=-np.inf)], axis=0) * scales[0]
 
 
 def _zero_padding(layer: FrozenLayer, inputs: list[np.ndarray], scales: list[float]) -> np.ndarray:
@@ -211,34 +179,8 @@ def _reshape(layer: FrozenLayer, inputs: list[np.ndarray], scales: list[float]) 
     return inputs[0].reshape(1, *layer.attributes["shape"]) * scales[0]
 
 
-def _windows(
-    layer: FrozenLayer, value: np.ndarray, fill: float = 0.0
-) -> list[tuple[tuple[int, int], np.ndarray]]:
-    """For every position in the window the (1, rows, columns, channels) values that it meets."""
-    pads = window_padding(layer, value.shape[1:])
-    padded = np.pad(value, ((0, 0), *pads, (0, 0)), constant_values=fill)
-    (height, width), (down, right), (row_step, column_step) = geometry(layer)
-    rows = (padded.shape[1] - (height - 1) * row_step - 1) // down * down + 1
-    columns = (padded.shape[2] - (width - 1) * column_step - 1) // right * right + 1
-    return [
-        (
-            (i, j),
-            padded[
-                :,
-                i * row_step : i * row_step + rows : down,
-                j * column_step : j * column_step + columns : right,
-            ],
-        )
-        for i in range(height)
-        for j in range(width)
-    ]
-
-
 _COMPUTE: dict[str, Callable[[FrozenLayer, list[np.ndarray], list[float]], np.ndarray]] = {
-    "conv2d": _conv2d,
-    "depthwise_conv2d": _depthwise,
-    "conv2d_transpose": _transposed,
-    "dense": _dense,
+    **dict.fromkeys(("conv2d", "depthwise_conv2d", "conv2d_transpose", "dense"), _weighted),
     "add": _add,
     "subtract": _subtract,
     "multiply": _multiply,

@@ -67,7 +67,7 @@ def verified_layers(
     delegated: dict[str, bool] = {}
     kernels: LayerKernels | None = None
     if proof.by_layer:
-        delegated, kernels = _executed(content, proof, sandbox)
+        delegated, kernels = executed(content, proof, sandbox)
     layers = tuple(_layer(layer, held, proof, delegated, kernels) for layer in deployable(frozen).layers[1:])
     problem = kernels.problem if kernels else None
     return layers, (f"the kernels are not told: {problem}",) if problem else ()
@@ -99,7 +99,7 @@ def _layer(
     )
 
 
-def _executed(content: bytes, proof: Verification, sandbox: Sandbox) -> tuple[dict[str, bool], LayerKernels]:
+def executed(content: bytes, proof: Verification, sandbox: Sandbox) -> tuple[dict[str, bool], LayerKernels]:
     """Whether XNNPACK runs a layer, by the name of its output tensor, and its kernel."""
     fast = content if proof.target in DELEGATED else specialize(content)
     graph = read_model(fast).subgraphs[0]

@@ -2,7 +2,7 @@
 # Searches on CIFAR-10 and fine-tunings at full length, for a machine with a GPU. Not run yet on one: no number in
 # docs/ comes from here. The goal is the search of resnet18 in less than five minutes on one H200.
 #   DATA and RUNS as in run.sh; KERAS_BACKEND=jax where TensorFlow is not installed (then without `files`).
-#   bash docs/results/full.sh [steps|jit|searches|tuning|files ...]
+#   bash docs/results/full.sh [steps|jit|searches|tuning|files|saq|vit ...]
 set -euo pipefail
 export TFMPQ_DATA_DIR=$DATA
 RUNS=${RUNS:-runs}
@@ -50,6 +50,36 @@ part_tuning() {
             tfmpq finetune "$RUNS/full-$model-$method" --target cifar10 --epochs "$TUNE" "${COMMON[@]}" \
                 --out "$RUNS/full-$model-$method" --json > "$RUNS/full-$model-$method.finetune.json"
         done
+    done
+}
+sharp() { # name, then the arguments of tfmpq finetune: qat as long, twice as long, SAQ, and SAQ every 5th step
+    local name=$1 epochs=$2
+    shift 2
+    local arm
+    for arm in A B C D; do
+        local length=$epochs how=()
+        case $arm in
+            B) length=$((2 * epochs)) ;;
+            C) how=(--method saq --rho "${RHO:-0.005}") ;;
+            D) how=(--method saq --rho "${RHO:-0.005}" --second-gradient-every 5) ;;
+        esac
+        tfmpq finetune "$@" --epochs $length "${how[@]}" --out "$RUNS/$name-$arm" --json > "$RUNS/$name-$arm.finetune.json"
+    done
+}
+part_saq() { # W4A4, W3A3 and W2A2 from float weights, five seeds; R20 names the weights of resnet20
+    local bits seed
+    for bits in 4 3 2; do
+        for seed in 0 1 2 3 4; do
+            sharp saq-resnet20-w$bits-$seed "$TUNE" uniform:$bits/$bits --model resnet20 --target cifar10 \
+                --weights "${R20:-$DATA/cifar10_resnet20_weights.npz}" --batch-size 128 --seed $seed
+        done
+    done
+}
+part_vit() { # VIT is a .keras file of a vision transformer with weights that were trained on ImageNet
+    local seed
+    for seed in 0 1 2 3 4; do
+        sharp saq-vit-w4-$seed "${VIT_EPOCHS:-20}" uniform:4/8 --model "$VIT" --target imagenet2012 \
+            --optimizer adamw --batch-size 256 --seed $seed
     done
 }
 part_files() {

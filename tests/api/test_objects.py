@@ -191,7 +191,7 @@ def test_arrays_of_another_shape_are_refused_not_resized(notebook: Any) -> None:
 def test_calibration_images_are_drawn_at_random_not_the_first_ones(
     notebook: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tfmpq.api import quantize as module
+    from tfmpq.api import posttraining as module
 
     seen: list[np.ndarray] = []
     real = module.quantize_model

@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 from tfmpq.cli.main import main
 
 FUNCTIONS = {
+    "compress": "tfmpq.api.compress",
     "run": "tfmpq.api.run",
     "search": "tfmpq.api.search",
     "finetune": "tfmpq.api.finetune",

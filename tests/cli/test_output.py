@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 from rich.console import Console
 
 from tfmpq import tables as render
 from tfmpq.bars import BarReporter, LineReporter, seconds_text
+from tfmpq.cli.main import VERBS
 
 
 def _text(verb, result):
@@ -216,3 +220,35 @@ def test_the_bar_shows_stage_count_and_metrics():
     text = stream.getvalue()
     for part in ("[plain] text", "search", "4/4", "loss 0.25"):
         assert part in text
+
+
+WITHOUT_UNICODE = """
+import sys
+from tfmpq.cli.main import VERBS, main
+
+# The last one ends the process.
+calls = [[verb, "--help"] for verb in VERBS] + [["inspect", "absent-\\u2192.yaml"], ["inspect", sys.argv[1]]]
+for call in calls:
+    try:
+        main(call, prog_name="tfmpq")
+    except SystemExit as end:
+        print(call[0], "code", end.code)
+"""
+
+
+def test_everything_can_be_printed_in_the_encoding_of_windows(tmp_path) -> None:
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(
+        "format: tfmpq-policy/1\nmodel: resnet8\nlayers:\n  conv: {weight_bits: 4}\n", encoding="utf-8"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_UNICODE, str(policy)],
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"},
+        timeout=120,
+    )
+    said = done.stdout.decode("cp1252")
+    assert done.returncode == 0, done.stderr.decode("cp1252")
+    codes = [line for line in said.splitlines() if " code " in line and len(line.split()) == 3]
+    assert codes == [*(f"{verb} code 0" for verb in VERBS), "inspect code 2"]
+    assert "| conv | 4     |" in said

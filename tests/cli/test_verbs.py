@@ -18,12 +18,14 @@ from tfmpq.cli.main import VERBS, main
 from tfmpq.graph.file_request import NO_FILE_WISHES
 from tfmpq.graph.forms import NO_WISHES
 from tfmpq.methods import METHODS, common_options
+from tfmpq.methods.compress_options import CompressOptions
 from tfmpq.methods.job_options import FinetuneOptions, RunOptions
 from tfmpq.methods.options import KNOBS, SearchOptions
 from tfmpq.options import Options
 from tfmpq.progress import SilentReporter
 
 COMMANDS = {
+    "compress": "compress resnet8 --calibrate digits --out o.tflite",
     "run": "run --model resnet8 --proxy digits --target digits --out o",
     "search": "search --model resnet8 --proxy digits --out o",
     "finetune": "finetune r --target digits --out o",
@@ -56,6 +58,7 @@ SEARCH_DEFAULTS = {
     "batch_size": 128,
     "learning_rate": None,
     "seed": 0,
+    "optimizer": None,
     "jit": "auto",
     "float_epochs": None,
     "preprocessing": None,
@@ -68,12 +71,30 @@ FINETUNE_DEFAULTS = {
     "steps_per_epoch": None,
     "batch_size": 128,
     "learning_rate": None,
+    "optimizer": None,
     "jit": "auto",
     "distill": True,
     "seed": 0,
     "preprocessing": None,
 }
 DEFAULTS = {
+    "compress": (
+        ("resnet8", "digits"),
+        {
+            "out": Path("o.tflite"),
+            "front": None,
+            "budgets": (),
+            "max_drop": None,
+            "confidence": 0.95,
+            "limit": 5000,
+            "weight_bits": (2, 4, 8),
+            "forms": NO_WISHES,
+            "file": NO_FILE_WISHES,
+            "weights": None,
+            "preprocessing": None,
+            "data_dir": None,
+        },
+    ),
     "run": (("resnet8", "digits", "digits"), SEARCH_DEFAULTS | FINETUNE_DEFAULTS),
     "search": (
         ("resnet8", "digits"),
@@ -86,7 +107,9 @@ DEFAULTS = {
         (Path("r"), "digits"),
         FINETUNE_DEFAULTS
         | {"reconstruct": True, "distill_weight": 0.5, "frozen_statistics_epochs": None}
-        | {"precision": "float32"},
+        | {"precision": "float32", "method": "qat", "saq_case": None, "rho": None, "norm": "global"}
+        | {"adaptive": False, "second_gradient_every": 1, "weight_decay": None}
+        | {"ends": None},
     ),
     "export": (
         (Path("r"),),
@@ -166,6 +189,7 @@ def test_defaults_reach_the_function(verb, calls, tfmpq):
 
 
 RECORDS: dict[str, type[Options]] = {
+    "compress": CompressOptions,
     "search": SearchOptions,
     "finetune": FinetuneOptions,
     "run": RunOptions,
@@ -228,13 +252,14 @@ def test_every_option_of_search_arrives(calls, tfmpq):
         " --budget size=0.5x --budget bops=3.2G --weight-bits 8,3,3 --activation-bits 4,8 --method sgd"
         " --perturb latent --learning-rate 1e-2 --epochs 0 --steps-per-epoch 7 --batch-size 32 --seed 5"
         " --float-epochs 2 --preprocess torch --target-input 224 --target-classes 1000 --imitate --out o"
-        " --latency-table p.yaml --on ssh:pi --threads 4 --ssh-config m.tflite"
+        " --optimizer adamw --latency-table p.yaml --on ssh:pi --threads 4 --ssh-config m.tflite"
     )
     assert tfmpq(line).exit_code == 0
     call = calls["search"]
     call.kwargs.pop("progress")
     assert call.args == ("keras.applications:ResNet50", "cifar10")
     assert call.kwargs == KNOBS | {
+        "optimizer": "adamw",
         "pareto": (),
         "imitate": True,
         "out": Path("o"),
@@ -267,6 +292,17 @@ def test_options_of_the_other_verbs_arrive(calls, tfmpq):
     assert calls["finetune"].args == ("resnet20", Path("p.yaml"), "cifar10")
     assert calls["finetune"].kwargs["learning_rate"] == 1e-3
     assert calls["finetune"].kwargs["distill"] is False
+    tfmpq(
+        "finetune uniform:2/4 --target cifar10 --model resnet20 --ends same --method saq --saq-case 1"
+        " --rho 0.1 --adaptive --norm layer --second-gradient-every 5 --optimizer adamw --weight-decay 0"
+        " --out o"
+    )
+    assert calls["finetune"].args == ("resnet20", "uniform:2/4", "cifar10")
+    wanted = {
+        "ends": "same", "method": "saq", "saq_case": 1, "rho": 0.1, "adaptive": True, "norm": "layer",
+        "second_gradient_every": 5, "optimizer": "adamw", "weight_decay": 0.0,
+    }  # fmt: skip
+    assert calls["finetune"].kwargs.items() >= wanted.items()
     tfmpq("export r --tflite --target storage --out x.tflite")
     assert calls["export"].kwargs["target"] == "storage"
     assert calls["export"].kwargs["out"] == Path("x.tflite")

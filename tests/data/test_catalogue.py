@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tfmpq.data import load_dataset
+from tfmpq.data import catalogue, load_dataset, published
 from tfmpq.data.catalogue import nearest
 from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.progress import SilentReporter
@@ -74,6 +74,16 @@ def test_a_data_set_is_announced_prepared_and_read(tmp_path: Path, capsys) -> No
     assert len(listener.messages) == 1
     assert "Downloading tiny_pictures" in listener.messages[0]
     assert not capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("builders")
+def test_a_data_set_may_be_trained_on_two_of_its_parts(tmp_path: Path, monkeypatch) -> None:
+    """As the literature does with the 102 flowers."""
+    (tmp_path / "tiny_pictures").mkdir()
+    monkeypatch.setattr(catalogue, "TRAIN_PARTS", {"tiny_pictures": ("train", "validation")})
+    data = load_dataset("tiny_pictures", data_dir=tmp_path)
+    assert len(data.train) == 5
+    assert published.TRAIN_PARTS["oxford_flowers102"] == ("train", "validation")
 
 
 @pytest.mark.usefixtures("builders")

@@ -186,7 +186,7 @@ def test_all_unsupported_layers_are_listed_with_their_reasons() -> None:
     for part in (
         "elu (Conv2D): activation 'elu'",
         "norm (BatchNormalization): axis 1; only the last one",
-        "layer_norm (LayerNormalization): its variance by pixel is too coarse in 8 bits",
+        "layer_norm (LayerNormalization): exists with float activations only; tfmpq export, search",
         "relu4 (ReLU): only relu and relu6",
         "pixels (PReLU): one slope per pixel",
         "larger (UpSampling2D): interpolation 'bicubic'",

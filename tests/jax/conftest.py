@@ -22,6 +22,9 @@ from tfmpq.methods.gradient import search_trainer
 from tfmpq.policy.budget import parse_budgets
 from tfmpq.policy.network_cost import cost_model
 from tfmpq.quantizers.choices import quantize_wrappers
+from tfmpq.training.descent import Descent
+from tfmpq.training.optimizer import QuantizationOptimizer
+from tfmpq.training.presets import of_fine_tuning
 from tfmpq.training.step import QuantizedTraining
 
 STEPS = 40
@@ -48,6 +51,32 @@ def trainer_of() -> Callable[[keras.Model], QuantizedTraining]:
         weights = {node.name: configs[node.name].weight_bits for node in network.weighted}
         space = (weights, dict.fromkeys(network.tensors, (8,)))
         limits = parse_budgets(["size=0.4x"], costs)
-        return search_trainer(quantized, costs, limits, space, load_method("asga").sharpness, 0.01, STEPS)
+        return search_trainer(
+            quantized, costs, limits, space, load_method("asga").sharpness, Descent(0.01, STEPS)
+        )
+
+    return make
+
+
+SAQ_STEPS = {"saq-1": (1, 2, "adamw"), "saq-3": (3, 1, "sgd")}
+"""By name: the case, steps from one second gradient to the next, and the optimizer of the weights."""
+
+
+@pytest.fixture(scope="session")
+def saq_trainer_of() -> Callable[[keras.Model, str], QuantizedTraining]:
+    """The training model of a fine-tuning by SAQ, made from a quantized model."""
+
+    def make(quantized: keras.Model, name: str) -> QuantizedTraining:
+        case, every, weights = SAQ_STEPS[name]
+        trainer = QuantizedTraining(quantized.inputs[0], quantized.outputs[0])
+        options = of_fine_tuning(
+            "saq", saq_case=case, rho=0.05, adaptive=False, norm="global", second_gradient_every=every
+        )
+        trainer.configure(options)
+        trainer.compile(
+            optimizer=QuantizationOptimizer(0.001, weights=weights),
+            jit_compile=keras.backend.backend() == "jax",
+        )
+        return trainer
 
     return make

@@ -166,8 +166,45 @@ def test_frozen_integers_are_written_for_tensorflow(chain, handover: Path) -> No
 
 
 def test_steps_are_written_for_tensorflow(chain, handover: Path, trainer_of: Callable) -> None:
-    """Single ASGA steps, all from the searched weights, compiled once; named "BATCH KIND NAME"."""
-    trainer = trainer_of(load_keras(chain.folder / "search.keras"))
+    """Single ASGA steps, all from the searched weights."""
+    write_steps(trainer_of(load_keras(chain.folder / "search.keras")), handover / "steps.npz")
+
+
+@pytest.mark.parametrize("name", ["saq-1", "saq-3"])
+def test_steps_of_saq_are_written_for_tensorflow(
+    chain, handover: Path, saq_trainer_of: Callable, name: str
+) -> None:
+    """Single steps, all from the fine-tuned weights."""
+    trainer = saq_trainer_of(load_keras(chain.folder / "finetune.keras"), name)
+    write_steps(trainer, handover / f"steps-{name}.npz")
+
+
+def test_a_transformer_of_float_activations_is_searched_tuned_and_written_for_tensorflow(
+    handover: Path,
+) -> None:
+    import tfmpq
+
+    folder = handover / "dynamic"
+    shutil.rmtree(folder, ignore_errors=True)
+    image = keras.Input((16, 16, 3), name="image")
+    x = layers.Reshape((16, 8), name="tokens")(layers.Conv2D(8, 4, 4, name="patch")(image))
+    y = layers.LayerNormalization(name="norm")(x)
+    x = layers.Add(name="add")([x, layers.MultiHeadAttention(2, 4, name="attn")(y, y)])
+    x = layers.GlobalAveragePooling1D(name="pool")(x)
+    network = keras.Model(image, layers.Dense(10, name="logits")(x), name="small")
+    short = {"epochs": 1, "steps_per_epoch": 3, "batch_size": 8}
+    data = digits(64)
+    found = tfmpq.search(network, data, budget="size=0.8x", activation_bits="dynamic", out=folder, **short)
+    tuned = tfmpq.finetune(found, data, **short)
+    assert tuned.policy.dynamic
+    model = load_keras(folder / "finetune.keras")
+    outputs = ops.convert_to_numpy(model(data[0], training=False))
+    assert np.isfinite(outputs).all()
+    np.savez(handover / "dynamic.npz", images=data[0], outputs=outputs)
+
+
+def write_steps(trainer: QuantizedTraining, path: Path) -> None:
+    """Single steps, all from the present variables, compiled once; named "BATCH KIND NAME"."""
     trainer.optimizer.build(trainer.trainable_variables)
 
     @jax.jit
@@ -187,7 +224,7 @@ def test_steps_are_written_for_tensorflow(chain, handover: Path, trainer_of: Cal
     for batch in range(COMPARED_BATCHES):
         part = slice(batch * COMPARED_IMAGES, (batch + 1) * COMPARED_IMAGES)
         arrays |= {f"{batch} {k}": np.asarray(v) for k, v in step(images[part], labels[part]).items()}
-    np.savez(handover / "steps.npz", **arrays)
+    np.savez(path, **arrays)
 
 
 def test_sharpness_is_written_for_tensorflow(chain, handover: Path) -> None:

@@ -20,6 +20,7 @@ from tfmpq.progress import SilentReporter
 from tfmpq.quantization.batch_statistics import with_fitting_statistics
 from tfmpq.quantization.insertion import quantize_model
 from tfmpq.training.backend import value_and_gradient
+from tfmpq.training.descent import Descent
 from tfmpq.training.float_training import FloatTraining
 from tfmpq.training.sharpness import global_norm
 
@@ -74,7 +75,7 @@ def searched(model: keras.Model, steps: int, compiled: bool) -> list[tuple[float
     quantized = quantize_model(fitting, network, weights, activations, calibration, RANGE)
     trainer = search_trainer(
         quantized, costs, parse_budgets(["size=0.5x"], costs), (weights, activations),
-        load_method("asga").sharpness, RATE, steps,
+        load_method("asga").sharpness, Descent(RATE, steps),
     )  # fmt: skip
     return _courses(trainer, batches(side, steps), compiled, "gradient_norm")
 
@@ -121,8 +122,11 @@ def test_gradients_of_random_networks_are_like_those_of_float_training(seed: int
     assert_alike(course, trained_in_float(model, 10))
 
 
+TRANSFORMERS = ("vit_tiny", "deit_tiny", "vit_s16", "vit_b16", "vit_cifar", "convnext_tiny")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", model_names())
+@pytest.mark.parametrize("name", [name for name in model_names() if name not in TRANSFORMERS])
 def test_gradients_of_built_in_networks_are_like_those_of_float_training_and_the_loss_falls(
     name: str,
 ) -> None:

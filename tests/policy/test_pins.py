@@ -14,13 +14,12 @@ from tfmpq.errors import UsageError
 from tfmpq.graph.fusion import analyse
 from tfmpq.policy.budget import exceeded, parse_budgets
 from tfmpq.policy.network_cost import cost_model
-from tfmpq.policy.pins import Pins
+from tfmpq.policy.pins import NO_PINS, Pins
 from tfmpq.policy.search_space import classifiers
 from tfmpq.policy.searched_widths import searched_widths
 from tfmpq.progress import SilentReporter
 
 LAYERS = ("stem", "block_1_expand", "block_2_expand", "logits")
-NO_PINS = Pins({}, {})
 
 
 class Said(SilentReporter):
@@ -45,7 +44,7 @@ def widths(budget: str, pins: Pins = NO_PINS, heads: int = 1, bits: tuple[int, .
     found, said = network(heads), Said()
     costs = cost_model(found)
     budgets = parse_budgets([budget], costs)
-    weights, activations = searched_widths(found, costs, [budgets], (bits, (8,)), pins, False, said)
+    weights, activations = searched_widths(found, costs, [budgets], (bits, (8,)), pins, said)
     return weights, said.lines, (budgets, costs, activations)
 
 

@@ -208,9 +208,9 @@ def test_what_a_layer_is_given_is_what_the_quantized_network_computes(
     given_: dict[str, np.ndarray] = {}
     rows = reconstruction._rows
 
-    def noted(node: Any, part: Any, *rest: Any) -> Any:
-        given_[node.name] = part.given[0]
-        return rows(node, part, *rest)
+    def noted(node: Any, inputs: Any, *rest: Any) -> Any:
+        given_[node.name] = inputs[1]
+        return rows(node, inputs, *rest)
 
     monkeypatch.setattr(reconstruction, "_rows", noted)
     reconstruct(quantized, model, network, images, SilentReporter())

@@ -35,7 +35,7 @@ def test_weights_follow_nesterov_sgd_and_the_quantizers_adam() -> None:
     np.testing.assert_allclose(logits, fast, rtol=2e-5)
 
 
-@pytest.mark.parametrize("name", ["gamma", "beta", "bias", "weight_log_step", "output_bit_logits"])
+@pytest.mark.parametrize("name", ["gamma", "beta", "bias", "value", "weight_log_step", "output_bit_logits"])
 def test_only_kernels_decay(name: str) -> None:
     kernel, other = variable("kernel"), variable(name)
     optimizer = QuantizationOptimizer(0.1, weight_decay=0.5)
@@ -67,3 +67,26 @@ def test_config_round_trip() -> None:
     copy = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
     assert isinstance(copy, QuantizationOptimizer)
     assert copy.get_config() == optimizer.get_config()
+
+
+def test_adamw_of_weights_is_that_of_keras_with_decay_of_kernels_alone() -> None:
+    ours = QuantizationOptimizer(0.01, step_multiplier=0.5, weight_decay=0.1, weights="adamw")
+    kernel, gamma, beta, log_step = steps(
+        ours, variable("kernel"), variable("gamma"), variable("beta"), variable("weight_log_step")
+    )
+    (decayed,) = steps(keras.optimizers.AdamW(0.01, weight_decay=0.1, epsilon=1e-8), variable("kernel"))
+    (plain,) = steps(keras.optimizers.Adam(0.01, epsilon=1e-8), variable("gamma"))
+    (slow,) = steps(keras.optimizers.Adam(0.005, epsilon=1e-12), variable("s"))
+    np.testing.assert_allclose(kernel, decayed, rtol=1e-6)
+    np.testing.assert_allclose(gamma, plain, rtol=1e-6)
+    np.testing.assert_allclose(beta, plain, rtol=1e-6)
+    np.testing.assert_allclose(log_step, slow, rtol=2e-5)
+
+
+def test_sgd_has_no_second_moments_of_weights() -> None:
+    counts = {}
+    for weights in ("sgd", "adamw"):
+        optimizer = QuantizationOptimizer(weights=weights)
+        optimizer.build([variable("kernel"), variable("gamma"), variable("weight_log_step")])
+        counts[weights] = sum("second_moment" in v.path for v in optimizer.variables)
+    assert counts == {"sgd": 1, "adamw": 3}

@@ -18,6 +18,7 @@ from tfmpq.data.objects import open_test
 from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.files import write_json
 from tfmpq.graph.containers import TARGETS, Target, require_wide_target
+from tfmpq.graph.dynamic import DynamicModel, require_dynamic_target
 from tfmpq.graph.file_request import NO_FILE_WISHES, FileRequest
 from tfmpq.graph.forms import NO_WISHES, FormRequest
 from tfmpq.graph.frozen import FrozenModel
@@ -82,18 +83,28 @@ def export(
             quantize_search(folder, data, data_dir, reporter)
         finetuned = Finetuned.load(folder)
         frozen = finetuned.frozen()
-        if frozen.wide:
-            require_wide_target(target)
-            reporter.log(WIDE_WARNING)
+        if isinstance(frozen, DynamicModel):
+            require_dynamic_target(target)
+            file.require_floats()
+            choice: tuple[Any, Any] = (None, None)
+        else:
+            if frozen.wide:
+                require_wide_target(target)
+                reporter.log(WIDE_WARNING)
+            choice = form_choice(forms, target, frozen)
         path = Path(out) if out else folder / f"{finetuned.result['model']}.{target}.tflite"
-        choice = form_choice(forms, target, frozen)
         dataset = data_of_proof(finetuned, folder, data, data_dir, reporter)
         wishes = FileWishes.of(file, choice, target, dataset.class_names, finetuned.model)
         height, width, channels = finetuned.model.input_shape[1:]
         images, _ = sample(
             dataset.test, AGREEMENT_IMAGES, (height, width, channels), finetuned.options["preprocessing"]
         )
-        report = write(frozen, path, target, wishes, images, finetuned.model, reporter)
+        reference = None
+        if not finetuned.chooses:
+            outputs = np.asarray(finetuned.model.predict_on_batch(images))
+            reference = Reference("fine-tuned model", images, (outputs,))
+        judge = finetuned.model if finetuned.chooses else None
+        report = write(frozen, path, target, wishes, images, judge, reporter, reference)
         _keep(report, proof_path(folder, path), reporter)
     return report.keeping(*kept_by(run))
 
@@ -146,7 +157,7 @@ def check_export(target: str) -> None:
 
 
 def write(
-    frozen: FrozenModel,
+    frozen: FrozenModel | DynamicModel,
     path: Path,
     target: Target,
     wishes: FileWishes,
@@ -170,11 +181,14 @@ def write(
     Raises:
         TfmpqError: The written file is not the network; it is not left behind.
     """
-    from tfmpq.deploy.export import export_tflite
+    from tfmpq.deploy.export import export_dynamic, export_tflite
 
     logits = None if model is None else np.asarray(model.predict_on_batch(images))
     if reference is None and logits is not None:
         reference = Reference("fine-tuned model", images, (logits,))
+    agreement = None if logits is None else (images, logits)
+    if isinstance(frozen, DynamicModel):
+        return export_dynamic(frozen, path, images[:PROOF_IMAGES], agreement, reference, reporter)
     return export_tflite(
         frozen,
         path,
@@ -184,7 +198,7 @@ def write(
         file=wishes.ends,
         micro=wishes.microcontroller,
         images=images[:PROOF_IMAGES],
-        agreement=None if logits is None else (images, logits),
+        agreement=agreement,
         reference=reference,
         reporter=reporter,
     )

@@ -9,13 +9,12 @@ from typing import Any
 
 import keras
 
-from tfmpq.api.given import POLICIES, given_model, refuse_other_than_model
-from tfmpq.api.sources import kept_by, run_of
+from tfmpq.api.finetune_start import Asked, opened
+from tfmpq.api.given import given_model, refuse_other_than_model
 from tfmpq.bars import reporting
 from tfmpq.data.objects import model_rank, open_data
 from tfmpq.files import read_json, write_json
 from tfmpq.methods.job_options import FinetuneOptions
-from tfmpq.models.registry import display_name
 from tfmpq.policy.fixed_widths import refuse_inexact
 from tfmpq.policy.network_cost import cost_model
 from tfmpq.policy.policy import Policy, load_policy, save_policy
@@ -23,22 +22,24 @@ from tfmpq.progress import Reporter
 from tfmpq.provenance import fingerprint, versions
 from tfmpq.quantization.finished_runs import UNTUNED, keep_test_images
 from tfmpq.quantization.freeze import snap_biases
-from tfmpq.quantization.starting_point import Origin, Start, begin, choose_weights
+from tfmpq.quantization.starting_point import Start, begin, choose_weights
 from tfmpq.reports.drawings import Drawing, loss_drawing
 from tfmpq.results import Result
-from tfmpq.scratch import folder_or_scratch
+from tfmpq.tasks.calibration import Calibration
+from tfmpq.tasks.score_names import ACCURACY
 from tfmpq.tasks.scoring import Score, score_model
-from tfmpq.tasks.task import Task, fused, load_task
+from tfmpq.tasks.task import Task, fused
 from tfmpq.training.compiling import compile_step, compiling
+from tfmpq.training.descent import RATES, Descent, suited_rule
 from tfmpq.training.distribution import run_folder
 from tfmpq.training.loop import train
-from tfmpq.training.optimizer import QuantizationOptimizer
+from tfmpq.training.optimizer import Rule
 from tfmpq.training.precision import computing_in
-from tfmpq.training.run_folder import OWN_MODEL, Stage
-from tfmpq.training.step import Distillation, QuantizedTraining
+from tfmpq.training.presets import of_fine_tuning
+from tfmpq.training.run_folder import Stage
+from tfmpq.training.step import Distillation, QuantizedTraining, SharpnessOptions
 
-_RATE = 0.01
-_RECONSTRUCTED_RATE = 0.005
+_RECONSTRUCTED_SHARE = 0.5
 """A reconstructed network begins close to the float one, and larger steps lead away from it first."""
 
 
@@ -55,8 +56,10 @@ class FinetuneResult(Result, verb="finetune"):
         started_from: `float` (the float model of the search), `search` (the searched weights), the file of
             float weights, or the model file that holds them.
         reconstructed: Whether the weights were fitted to the float model, layer by layer, before training.
-        top1: Top-1 on the test images, 0 to 1, of the network as it will be deployed.
-        top5: Top-5.
+        score: How well the network as it will be deployed does on the test images, at most 1.
+        score_name: What that is: `accuracy`, `label accuracy` or `explained variance`.
+        top1: Top-1 on the test images, 0 to 1; None where labels are no classes.
+        top5: Top-5; None likewise.
         count: Number of test images.
         epochs: Epochs of training.
         steps: Steps of training.
@@ -67,6 +70,10 @@ class FinetuneResult(Result, verb="finetune"):
         data_dir: Folder that the data came from; export looks there for the images of its proof.
         source: Run folder or policy file that it was given; None in results of older versions.
         kernel_size: Bytes of packed kernels alone, as other tools count; None in results of older versions.
+        method: `qat`, `sam` or `saq`.
+        saq_case: Which of SAQ's cases (arXiv 2111.12273, section 3); None for other methods.
+        rho: Radius of the perturbation; None for `qat`, as the next one.
+        second_gradient_every: Steps from one second gradient to the next.
     """
 
     run: str
@@ -76,8 +83,8 @@ class FinetuneResult(Result, verb="finetune"):
     data: str
     started_from: str
     reconstructed: bool
-    top1: float
-    top5: float
+    top1: float | None
+    top5: float | None
     count: int
     epochs: int
     steps: int
@@ -88,6 +95,12 @@ class FinetuneResult(Result, verb="finetune"):
     data_dir: str | None
     source: str | None = None
     kernel_size: int | None = None
+    method: str = "qat"
+    saq_case: int | None = None
+    rho: float | None = None
+    second_gradient_every: int | None = None
+    score_name: str = ACCURACY
+    score: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """All fields, the policy as the path of its file, and the form that the size refers to."""
@@ -123,7 +136,8 @@ def finetune(
 
     Args:
         model: A Keras model, which is never changed, or a built-in name, `.keras` file or `MODULE:FUNCTION`.
-        policy: A `tfmpq.Policy`, a policy file, or a search: its run folder or its result.
+        policy: A `tfmpq.Policy`, a policy file, a search (its run folder or its result), or one width for all
+            layers: `uniform:WEIGHTS[/ACTIVATIONS]`, such as `uniform:4` or `uniform:2/4` (see `ends`).
         data: What is trained on: `(x, y)`, `x`, a `tf.data.Dataset`, a `keras.utils.PyDataset`, an iterable
             of batches, whose values are the model's inputs as they are; or a word, such as `cifar10`.
         validation: What the result is scored on, in the form of `data`; None for the test part of a word, or
@@ -149,30 +163,6 @@ def finetune(
         return _finetune(Asked(model, policy, data, validation, out), chosen, reporter)
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """The arguments of a call that are no options."""
-
-    model: Any
-    policy: Any
-    data: Any
-    validation: Any
-    out: str | Path | None
-
-    @property
-    def source(self) -> Policy | Path:
-        """The policy, or the file or run folder that holds it."""
-        return self.policy if isinstance(self.policy, Policy) else run_of(self.policy, POLICIES)
-
-    def folder(self) -> tuple[Path, tuple[Any, ...]]:
-        """The run folder, and what has to live as long as the result."""
-        source = self.source
-        if self.out is None and self.model is None and isinstance(source, Path) and source.is_dir():
-            return source, kept_by(self.policy)
-        folder, kept = folder_or_scratch(self.out)
-        return folder, (*kept, *kept_by(self.policy))
-
-
 def quantize_search(run: Path, data: Any, data_dir: str | Path | None, reporter: Reporter) -> None:
     """Quantize a searched network by its policy, without training, for an export; the run folder keeps it.
 
@@ -192,8 +182,8 @@ def quantize_search(run: Path, data: Any, data_dir: str | Path | None, reporter:
     options = FinetuneOptions(epochs=0, data_dir=data_dir or recorded)
     made = _finetune(Asked(None, run, data, None, run), options, reporter, UNTUNED)
     reporter.log(
-        f"{run} is not fine-tuned: its network is exported as the policy quantizes it, with top-1 "
-        f"{made.top1:.1%} on {made.count} test images."
+        f"{run} is not fine-tuned: its network is exported as the policy quantizes it, with "
+        f"{made.score_name} {made.score:.1%} on {made.count} test images."
     )
 
 
@@ -203,7 +193,7 @@ def _finetune(
     keras.utils.set_random_seed(options.seed)
     if asked.model is not None:
         refuse_other_than_model(asked.model)
-    source = asked.source
+    source = asked.source(options.ends)
     dataset = open_data(
         asked.data,
         asked.validation,
@@ -211,18 +201,10 @@ def _finetune(
         rank=model_rank(asked.model),
         reporter=reporter,
     )
-    folder, kept = asked.folder()
+    folder, kept = asked.folder(source)
     given = None if asked.model is None else given_model(asked.model, folder)
-    origin = Origin.of(source, given.recorded if given else None)
+    task, origin = opened(source, given, dataset, options, reporter)
     name = given.recorded if given else origin.model
-    task = load_task(
-        given.word if given else origin.loadable,
-        dataset,
-        weights=options.weights,
-        preprocessing=options.preprocessing or (None if given else origin.preprocessing),
-        reporter=reporter,
-        name=given.name if given else _name(origin),
-    )
     if not dataset.labelled:
         options = replace(options, distill_weight=1.0)
     origin.policy.check_against([node.name for node in task.network.weighted], task.network.tensors)
@@ -253,11 +235,16 @@ def _finetune(
             reconstructing=options.reconstruct,
             resumed=stage.path(".npz").exists(),
             reporter=reporter,
-            images=options.calibration_images,
-            views=options.views,
+            calibration=Calibration(options.calibration_images, options.views),
         )
         steps = _train(task, started, options, stage, reporter)
-        reached = score_model(started.quantized, task.dataset.test, task.preprocessing, reporter=reporter)
+        reached = score_model(
+            started.quantized,
+            task.dataset.test,
+            task.preprocessing,
+            reporter=reporter,
+            objective=task.scored_by,
+        )
         source_name = str(source) if isinstance(source, Path) else None
         result = _result(task, stage, origin.policy, options, (source_name, target), steps, started, reached)
         stage.save_model(started.quantized)
@@ -268,24 +255,21 @@ def _finetune(
     return result.keeping(*kept, task.dataset)
 
 
-def _name(origin: Origin) -> str:
-    """What the network of a search is called; a model object has the name that its search has given it."""
-    if origin.model == OWN_MODEL and origin.search is not None:
-        return str(read_json(origin.search.path(".result.json"))["model"])
-    return display_name(origin.model)
-
-
 def _train(task: Task, started: Start, options: FinetuneOptions, stage: Stage, reporter: Reporter) -> int:
     """Train in place and put the biases on their grid; returns the number of steps."""
     quantized = started.quantized
     trainer = QuantizedTraining(quantized.inputs[0], quantized.outputs[0])
     teacher = started.teacher if options.distill else None
-    trainer.configure(distillation=teacher and Distillation(teacher, options.distill_weight))
+    trainer.configure(
+        _sharpness(options),
+        None,
+        teacher and Distillation(teacher, options.distill_weight),
+        task.objective,
+    )
     batches = task.batches(options.batch_size, options.seed, options.steps_per_epoch)
     steps = options.epochs * len(batches)
-    rate = options.learning_rate or (_RECONSTRUCTED_RATE if started.reconstructed else _RATE)
-    schedule = keras.optimizers.schedules.CosineDecay(rate, max(1, steps), alpha=0.01)
-    compile_step(trainer, QuantizationOptimizer(schedule))
+    rule = suited_rule(task.network, options.optimizer)
+    compile_step(trainer, _descent(options, rule, steps, started.reconstructed).optimizer())
     still = options.frozen_statistics_epochs
     if still is None:
         still = round(0.2 * options.epochs)
@@ -299,8 +283,26 @@ def _train(task: Task, started: Start, options: FinetuneOptions, stage: Stage, r
             label="fine-tuning",
             frozen_statistics_epochs=min(still, options.epochs),
         )
-    snap_biases(quantized, fused(quantized, task.preprocessing))
+    if not task.network.dynamic:  # else biases are floats
+        snap_biases(quantized, fused(quantized, task.preprocessing))
     return steps
+
+
+def _sharpness(options: FinetuneOptions) -> SharpnessOptions | None:
+    return of_fine_tuning(
+        options.method,
+        saq_case=options.saq_case,
+        rho=options.rho,
+        adaptive=options.adaptive,
+        norm=options.norm,
+        second_gradient_every=options.second_gradient_every,
+    )
+
+
+def _descent(options: FinetuneOptions, rule: Rule, steps: int, reconstructed: bool) -> Descent:
+    """The descent with what was given, or else what suits the rule and the start."""
+    usual = RATES[rule].finetuning * (_RECONSTRUCTED_SHARE if reconstructed else 1.0)
+    return Descent(options.learning_rate or usual, steps, rule, options.weight_decay)
 
 
 def _keep_policy(policy: Policy, path: Path) -> None:
@@ -320,6 +322,7 @@ def _result(
 ) -> FinetuneResult:
     report = cost_model(task.network).report(policy.weight_bits, policy.activation_bits(task.network.tensors))
     source, target = names
+    sharpness = _sharpness(options)
     return FinetuneResult(
         run=str(stage.folder),
         model=task.loaded.name,
@@ -330,6 +333,8 @@ def _result(
         reconstructed=started.reconstructed,
         top1=reached.top1,
         top5=reached.top5,
+        score_name=reached.name,
+        score=reached.value,
         count=reached.count,
         epochs=options.epochs,
         steps=steps,
@@ -340,4 +345,8 @@ def _result(
         data_dir=str(Path(options.data_dir).resolve()) if options.data_dir else None,
         source=source,
         kernel_size=report.kernel_size,
+        method=options.method,
+        saq_case=(options.saq_case or 3) if options.method == "saq" else None,
+        rho=sharpness.radius.rho_max if sharpness else None,
+        second_gradient_every=sharpness.second_gradient_every if sharpness else None,
     )

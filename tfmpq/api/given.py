@@ -14,6 +14,7 @@ import keras
 from tfmpq.api.sources import run_of
 from tfmpq.errors import UsageError
 from tfmpq.files import write_atomically
+from tfmpq.graph.equivalence import require_same
 from tfmpq.graph.operations import without_functions
 from tfmpq.models.registry import display_name
 from tfmpq.policy.policy import Policy
@@ -58,7 +59,9 @@ def given_model(model: Any, folder: Path, file: str = OWN_MODEL) -> GivenModel:
         return GivenModel(word, display_name(word), word)
     refuse_other_than_model(model)
     name, path = name_of(model), folder / file
-    model = without_functions(model)  # a file with functions in it would have to be read with its code
+    given, model = model, without_functions(model)  # a file with code would have to be read with the code
+    if model is not given and len(given.inputs) == 1:
+        require_same(given, model, (False,) * len(given.outputs))
     # A call that was refused leaves its model behind, but nothing that it could be resumed with.
     if path.exists() and any((folder / f"{stage}.json").exists() for stage in ("search", "finetune")):
         if _digest(load_keras(path)) != _digest(model):

@@ -130,7 +130,8 @@ def inspect_model(path: str, name: str | None = None) -> dict[str, Any]:
     model = loaded.model
     found = layer_problems(model)
     problems = [layer.name for layer, reason in found if reason]
-    operators = {} if problems else _operators(model)
+    dynamic = not any(reason for _, reason in layer_problems(model, dynamic=True))
+    operators = _operators(model, dynamic) if dynamic or not problems else {}
     rows = [
         {
             "name": layer.name,
@@ -150,14 +151,15 @@ def inspect_model(path: str, name: str | None = None) -> dict[str, Any]:
         "quantized": bool(quantize_wrappers(model)),
         "preprocessing": loaded.preprocessing,
         "supported": not problems,
+        "supported_with_float_activations": dynamic,
         "unsupported_layers": problems,
         "layers": rows,
     }
 
 
-def _operators(model: Any) -> dict[str, dict[str, Any]]:
+def _operators(model: Any, dynamic: bool) -> dict[str, dict[str, Any]]:
     """Of each layer with a kernel: row of the rule table, and targets in which 4-bit weights are packed."""
-    network = analyse(model)
+    network = analyse(model, dynamic=dynamic)
     costs = {layer.name: layer for layer in cost_model(network).layers}
     rows = {}
     for node in network.weighted:

@@ -15,10 +15,12 @@ from tfmpq.api.given import given_model
 from tfmpq.api.sources import run_of
 from tfmpq.data import Dataset, ImageBatches
 from tfmpq.data.objects import open_test
+from tfmpq.deploy.proof.dynamic_from_model import network_in_dynamic_file
 from tfmpq.deploy.proof.from_model import match_failures, network_in_file
 from tfmpq.deploy.tflite.flatbuffer import read_model, reading
 from tfmpq.deploy.tflite.metadata import read_facts
 from tfmpq.errors import UsageError
+from tfmpq.graph.dynamic import DYNAMIC, NO_DATA, DynamicModel
 from tfmpq.graph.frozen import FrozenModel
 from tfmpq.models.registry import load_model
 from tfmpq.progress import Reporter
@@ -48,7 +50,7 @@ class Reference:
 
     name: str
     model: keras.Model
-    frozen: FrozenModel
+    frozen: FrozenModel | DynamicModel
     preprocessing: str
     dataset: Dataset
     judged: bool
@@ -85,7 +87,9 @@ def reference_for(
         finetuned = Finetuned.load(run)
         dataset = data_of_proof(finetuned, run, *asked, reporter)
         preprocessing = finetuned.options["preprocessing"]
-        return Reference(str(run), finetuned.model, finetuned.frozen(), preprocessing, dataset, True)
+        return Reference(
+            str(run), finetuned.model, finetuned.frozen(), preprocessing, dataset, finetuned.chooses
+        )
     return _of_model(against, weights, file, core, path, asked, reporter)
 
 
@@ -127,8 +131,12 @@ def _of_model(
         weights=weights,
         several_outputs=True,
     )
+    frozen: FrozenModel | DynamicModel
     with reading(path):
-        frozen, matches = network_in_file(loaded.model, preprocessing, facts, core)
+        if facts.get("activations") == DYNAMIC:
+            frozen, matches = network_in_dynamic_file(loaded.model, facts, core)
+        else:
+            frozen, matches = network_in_file(loaded.model, preprocessing, facts, core)
     worst = min(matches, key=lambda match: match.correlation)
     note = (
         f"weights are compared with the float model's: least correlation {worst.correlation:.3f}, in layer "
@@ -136,6 +144,7 @@ def _of_model(
     )
     data, data_dir = asked
     word = facts.get("data", RANDOM) if data is None else data
+    word = RANDOM if isinstance(word, str) and word == NO_DATA else word
     shape = (height, width, channels)
     if isinstance(word, str) and word == RANDOM:
         dataset = random_dataset(shape)

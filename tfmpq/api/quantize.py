@@ -7,38 +7,36 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import keras
-import numpy as np
 
-from tfmpq.api.export import AGREEMENT_IMAGES, WIDE_WARNING, check_export, write
+from tfmpq.api.export import WIDE_WARNING, check_export, write
 from tfmpq.api.file_wishes import FileWishes, file_ends, micro_options
 from tfmpq.api.form_choice import form_choice
 from tfmpq.api.given import GivenModel, given_model, policy_of, refuse_other_than_model
+from tfmpq.api.posttraining import (
+    data_warnings,
+    float_reference,
+    frozen_network,
+    is_noise,
+    quantize_without_training,
+    task_of,
+    what_was_lost,
+)
 from tfmpq.bars import reporting
-from tfmpq.data.objects import model_rank, open_data
-from tfmpq.data.preprocess import pixel_step, value_range
 from tfmpq.errors import UsageError
-from tfmpq.graph.frozen import FrozenModel
+from tfmpq.graph.dynamic import DYNAMIC, NO_DATA, DynamicModel
 from tfmpq.methods.job_options import QuantizeOptions
 from tfmpq.policy.fixed_widths import check_widths, choose_policy
 from tfmpq.policy.network_cost import cost_model
-from tfmpq.policy.policy import Policy
 from tfmpq.progress import Reporter
 from tfmpq.quantization.batch_statistics import with_fitting_statistics
-from tfmpq.quantization.finished_runs import file_facts
-from tfmpq.quantization.freeze import freeze, snap_biases
-from tfmpq.quantization.insertion import quantize_model
-from tfmpq.quantization.loss import loss_warnings
-from tfmpq.quantization.reconstruction import reconstruct
-from tfmpq.quantization.unchanging import unchanging_tensors, unchanging_warning
 from tfmpq.results import Result
 from tfmpq.scratch import Scratch
-from tfmpq.tasks.fidelity import Reference
-from tfmpq.tasks.image_checks import image_warnings
+from tfmpq.tasks.calibration import Calibration
+from tfmpq.tasks.model_outputs import outputs_of
 from tfmpq.tasks.noise import RANDOM
-from tfmpq.tasks.outputs import Output
-from tfmpq.tasks.sampling import drawn
-from tfmpq.tasks.scoring import OutputScore, Scores, predictor, score_outputs
-from tfmpq.tasks.task import CALIBRATION_IMAGES, Task, begins_trained, fused, load_task
+from tfmpq.tasks.score_names import ACCURACY
+from tfmpq.tasks.scoring import OutputScore, Score, Scores, predictor, score_model, score_outputs
+from tfmpq.tasks.task import Task, begins_trained, fused, with_objective
 
 if TYPE_CHECKING:
     from tfmpq.deploy.export import ExportReport
@@ -47,6 +45,16 @@ _RANDOM_WARNING = (
     "Ranges of activations come from random images: size and speed are those of the network, but its answers "
     "and any accuracy mean nothing. Calibrate with real images before the file is used."
 )
+_UNTRAINED_WARNING = (
+    "The network has no learned weights: size and speed are those of the network, but its answers mean "
+    "nothing. "
+    "Give --weights FILE."
+)
+_NO_IMAGES = (
+    "Ranges of integer activations come from images. Received: a model and no images. Give --calibrate "
+    "DATA, or "
+    "--activation-bits dynamic, which needs none."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +62,10 @@ class QuantizedFacts:
     """The network that was written.
 
     Attributes:
-        top1: Top-1 on the test images of the calibration data, 0 to 1; of several outputs, in the first one
-            that was scored; None where none was.
+        score: Score on the test images of the calibration data, at most 1; of several outputs, in the first
+            one that was scored; None where none was.
+        score_name: What that is: `accuracy`, `label accuracy` or `explained variance`.
+        top1: Top-1, 0 to 1: the accuracy; None for other scores.
         top5: Top-5.
         count: Number of test images; 0 where none was scored.
         size: Bytes in the storage form.
@@ -77,6 +87,8 @@ class QuantizedFacts:
     started_from: str
     reconstructed: bool
     outputs: tuple[OutputScore, ...]
+    score: float | None = None
+    score_name: str = ACCURACY
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +118,7 @@ class PosttrainingReport(Result, verb="quantize"):
 
 def quantize(
     model: Any,
-    data: Any,
+    data: Any = None,
     *,
     weight_bits: int | None = None,
     policy: Any = None,
@@ -129,7 +141,8 @@ def quantize(
             a `keras.utils.PyDataset`, an iterable of batches, whose values are the model's inputs as they
             are; or a word. Labels are used only to say how many test images come out right. `random` is
             noise, with which a network needs no learned weights either; then a built-in network takes images
-            of 224 pixels and has 1,000 classes.
+            of 224 pixels and has 1,000 classes. None, as with noise, where activations are `dynamic`: nothing
+            is fitted then.
         weight_bits: Width of every layer's weights, 2 to 8; this or `policy`.
         policy: A `tfmpq.Policy`, its file, or what `search` returned.
         validation: Images with labels to score on, in the form of `data`; None for the test part of a word,
@@ -162,6 +175,11 @@ def _quantize(
     refuse_other_than_model(model)
     held = None if policy is None else policy_of(policy)
     given = check_widths(weight_bits, options.activation_bits, held, target)
+    dynamic = options.activation_bits == DYNAMIC or (given is not None and given.dynamic)
+    if dynamic:
+        options.file.require_floats()
+    elif data is None:
+        raise UsageError(_NO_IMAGES)
     scratch = Scratch()
     network = given_model(model, scratch.path)
     _check(network, data, options)
@@ -169,36 +187,22 @@ def _quantize(
     options.forms.require(target)
     micro_options(options.file, target)
     keras.utils.set_random_seed(0)
-    dataset = None
-    if not is_noise(data):
-        dataset = open_data(
-            data,
-            validation,
-            data_dir=options.data_dir,
-            rank=model_rank(model),
-            sampled=True,
-            reporter=reporter,
-        )
-    task = load_task(
-        network.word,
-        dataset,
-        weights=options.weights,
-        preprocessing=options.preprocessing,
-        reporter=reporter,
-        name=network.name,
-        trains=False,
-    )
+    task = task_of(network, model, data, validation, options, reporter, dynamic)
+    dataset = None if is_noise(data) else task.dataset
     file_ends(options.file, dataset.class_names if dataset else None, task.model)  # refused before any work
-    word = data if isinstance(data, str) else task.dataset.name
+    word = data if isinstance(data, str) else task.dataset.name if data is not None else NO_DATA
     bits = choose_policy(task.network, network.recorded, weight_bits, options.activation_bits, given)
-    warnings = _data_warnings(task) if dataset else (_RANDOM_WARNING,)
+    warnings = data_warnings(task) if dataset else () if dynamic else (_RANDOM_WARNING,)
+    if dynamic and not task.begins_trained:
+        warnings = (*warnings, _UNTRAINED_WARNING)
     real = dataset is not None and not task.loaded.new_classifier
     fitting = real and options.reconstruct is not False
     if not task.begins_trained:
         measured = with_fitting_statistics(task.model, task.calibration_images(), reporter)
-        network_of_measured = fused(measured, task.preprocessing)
+        network_of_measured = fused(measured, task.preprocessing, dynamic)
         task = replace(task, loaded=replace(task.loaded, model=measured), network=network_of_measured)
-    quantized = _quantized(task, bits, options, real, fitting, reporter)
+    calibration = Calibration(options.calibration_images, options.views)
+    quantized = quantize_without_training(task, bits, real, fitting, reporter, calibration)
     report = cost_model(task.network).report(bits.weight_bits, bits.activation_bits(task.network.tensors))
     scores = _scores(task, quantized, reporter)
     reached = scores.first
@@ -213,63 +217,35 @@ def _quantize(
         options.weights or (network.recorded if task.begins_trained else "none"),
         fitting,
         scores.outputs,
+        None if reached is None else reached.value,
+        ACCURACY if reached is None else reached.name,
     )
     path = Path(out) if out is not None else scratch.path / f"{network.name}.{target}.tflite"
-    frozen = _frozen(task, quantized, bits, facts.top1, word)
-    reference = _reference(task)
+    frozen = frozen_network(task, quantized, bits, facts.top1, word)
+    reference = float_reference(task)
     written = write(
         frozen,
         path,
         target,
         FileWishes.of(
             options.file,
-            form_choice(options.forms, target, frozen),
+            (None, None) if isinstance(frozen, DynamicModel) else form_choice(options.forms, target, frozen),
             target,
             dataset.class_names if dataset else None,
             task.model,
         ),
         reference.images,
-        quantized if reached is not None and len(scores.outputs) == 1 and task.loaded.classes > 1 else None,
+        quantized if _chooses(task, reached) else None,
         reporter,
         reference,
     )
-    if written.fidelity is not None:
-        smallest = min((*bits.weight_bits.values(), *bits.activation_bits(task.network.tensors).values()))
-        lost = loss_warnings(
-            written.fidelity, smallest, quantized, task.model, task.network, reference.images
-        )
-        warnings = (*warnings, *lost)
+    lost = what_was_lost(task, quantized, bits, written.fidelity, reference.images)
+    warnings = (*warnings, *lost)
     if bits.wide:
         warnings = (*warnings, WIDE_WARNING)
     if out is None:
         written.keeping(scratch)
     return PosttrainingReport(written, facts, word, warnings).keeping(*written.kept)
-
-
-def _data_warnings(task: Task) -> tuple[str, ...]:
-    """What is wrong with the images that ranges come from.
-
-    Raises:
-        UsageError: They do not differ at all.
-    """
-    train = task.dataset.train
-    found = image_warnings(train.take(drawn(train, CALIBRATION_IMAGES)), task.dataset.name)
-    same = unchanging_tensors(task.model, task.network, task.calibration_images())
-    return (*found, *([unchanging_warning(same)] if same else []))
-
-
-def _reference(task: Task) -> Reference:
-    """The float network's answers to a sample of the test images."""
-    images, labels = task.test_sample(AGREEMENT_IMAGES)
-    outputs = tuple(np.asarray(x) for x in predictor(task.model)(images))
-    known = labels if task.dataset.labelled else None
-    cuts = tuple(_cut(task, name) for name in task.network.outputs)
-    return Reference("float model", images, outputs, known, task.dataset.classes, cuts)
-
-
-def is_noise(data: Any) -> bool:
-    """Whether it is the word for images of noise."""
-    return isinstance(data, str) and data == RANDOM
 
 
 def _check(network: GivenModel, data: Any, options: QuantizeOptions) -> None:
@@ -285,55 +261,39 @@ def _check(network: GivenModel, data: Any, options: QuantizeOptions) -> None:
         )
 
 
-def _quantized(
-    task: Task, bits: Policy, options: QuantizeOptions, real: bool, fitting: bool, reporter: Reporter
-) -> keras.Model:
-    model, network = task.model, task.network
-    quantized = quantize_model(
-        model,
-        network,
-        {name: (width,) for name, width in bits.weight_bits.items()},
-        {name: (width,) for name, width in bits.activation_bits(network.tensors).items()},
-        task.calibration_images(),
-        value_range(task.preprocessing),
-        pixel_step=pixel_step(task.preprocessing),
+def _chooses(task: Task, reached: Score | None) -> bool:
+    """Whether it is a classifier with one output, of more than one number, that was scored."""
+    alone = [output.binary for output in outputs_of(task.model)] == [False]
+    return alone and reached is not None and reached.top1 is not None
+
+
+def _value(task: Task, quantized: keras.Model, reporter: Reporter) -> Score | None:
+    """Score of labels that are no classes; None where they do not fit the network, which is said."""
+    try:
+        if len(quantized.outputs) > 1:
+            raise UsageError("Labels that are numbers score a network with one output.")
+        objective = with_objective(task).scored_by
+    except UsageError as error:
+        reporter.log(f"Labels are left out: {error}")
+        return None
+    return score_model(
+        quantized, task.dataset.test, task.preprocessing, reporter=reporter, objective=objective
     )
-    if real:
-        images = task.reconstruction_images(options.calibration_images, options.views)
-        reconstruct(quantized, model, network, images, reporter, kernels=fitting, views=options.views)
-    snap_biases(quantized, fused(quantized, task.preprocessing))
-    return quantized
-
-
-def _cut(task: Task, name: str) -> float:
-    """What tells two classes apart in an output of a single number: a half behind a sigmoid."""
-    return 0.0 if task.network.node(name).fixed_step is None else 0.5
 
 
 def _scores(task: Task, quantized: keras.Model, reporter: Reporter) -> Scores:
     """Scores of the outputs, named as in the file; none without labels."""
     if not task.dataset.labelled:
         return Scores(None, ())
-    named = zip(task.network.outputs, quantized.outputs, strict=True)
+    outputs = outputs_of(task.model)
+    if task.dataset.numeric or (len(outputs) == 1 and outputs[0].binary and task.dataset.classes > 2):
+        return Scores(_value(task, quantized, reporter), ())
     return score_outputs(
         predictor(quantized),
-        [Output(name, tuple(tensor.shape[1:]), _cut(task, name)) for name, tensor in named],
+        [replace(o, name=name) for o, name in zip(outputs_of(task.model), task.network.outputs, strict=True)],
         task.dataset.classes,
         [task.dataset.test],
         task.network.input_shape,
         task.preprocessing,
         reporter=reporter,
     )
-
-
-def _frozen(task: Task, quantized: keras.Model, bits: Policy, top1: float | None, data: str) -> FrozenModel:
-    facts = file_facts(
-        task.loaded.name,
-        task.preprocessing,
-        task.loaded.classes,
-        bits.weight_bits,
-        bits.activation_bits(task.network.tensors),
-        top1,
-        data,
-    )
-    return freeze(quantized, fused(quantized, task.preprocessing), facts)

@@ -23,7 +23,8 @@ from tfmpq.methods.latency_budget import latencies, latency_record, with_latency
 from tfmpq.methods.method import Choice, Outcome, Problem
 from tfmpq.methods.options import SearchOptions
 from tfmpq.policy.budget import Budget, parse_budgets
-from tfmpq.policy.network_cost import cost_model
+from tfmpq.policy.cost import REFERENCE_BITS
+from tfmpq.policy.network_cost import activation_products, cost_model
 from tfmpq.policy.pins import Pins
 from tfmpq.policy.policy import BudgetRecord, LayerChoice, Policy, SearchSpace, load_policy, save_policy
 from tfmpq.policy.searched_widths import searched_widths
@@ -33,6 +34,7 @@ from tfmpq.quantization.discretization import restrict
 from tfmpq.reports.drawings import Drawing, policy_drawing
 from tfmpq.results import Result
 from tfmpq.scratch import folder_or_scratch
+from tfmpq.tasks.score_names import ACCURACY
 from tfmpq.tasks.scoring import score_model
 from tfmpq.tasks.task import Task, load_task, target_network
 from tfmpq.training.compiling import compiling
@@ -72,12 +74,12 @@ class SearchResult(Result, verb="search"):
         activation_bits: Activation bits by tensor.
         bops: Bit operations of `float`, `int8` and `policy`.
         size: Bytes of `float`, `int8` and `policy`, the latter two in the storage form.
-        kernel_size: Bytes of packed kernels alone, as other tools count, of `int8` and `policy`; empty in
-            results of older versions.
+        kernel_size: Bytes of packed kernels alone, of `int8` and `policy`; empty in older results.
         mean_weight_bits: Mean bits of a weight.
-        repaired: Whether the most probable choices had to be changed to meet the budgets.
-        accuracy: Top-1 of the float network and of the policy without fine-tuning, on some test images;
-            of an imitation, the share of them that get the same class from both.
+        repaired: Whether the most probable choices had to change to meet the budgets.
+        accuracy: Score of the float network and of the policy without fine-tuning, on some test images;
+            of an imitation of classes, the share of them that get the same class from both.
+        score_name: What that is: `accuracy` (top-1), `label accuracy` or `explained variance`.
         search_seconds: Wall-clock time of the search itself, since it was last resumed.
         method: The method with its knobs.
         gmpq: `compression` and `bops` of the policy as the GMPQ and EdMIPS papers count, first and last
@@ -109,6 +111,7 @@ class SearchResult(Result, verb="search"):
     latency_conditions: str | None = None
     pareto: list[dict[str, Any]] = field(default_factory=list)
     data_dir: str | None = None
+    score_name: str = ACCURACY
 
     def to_json(self) -> dict[str, Any]:
         """All fields, the policy as the path of its file, and the form that sizes refer to."""
@@ -193,6 +196,7 @@ def _search(
         reporter=reporter,
         name=network.name,
         classes=options.target_classes if options.imitate else None,
+        dynamic=options.dynamic,
     )
     if not dataset.labelled and not options.imitate:
         options = replace(options, imitate=True)
@@ -219,6 +223,7 @@ def _search(
                 seed=options.seed,
                 from_weights=task.begins_trained,
                 reporter=reporter,
+                optimizer=options.optimizer,
             )
         outcome = searcher.run(problem)
         result = _finish(problem, front, outcome, asked)
@@ -237,7 +242,8 @@ def _problem(
     network = target_network(asked.model.word, task, options.target_input, options.target_classes)
     classes = options.target_classes or task.loaded.classes
     costs = with_latency(cost_model(network), network, task.loaded.name, classes, options, present, reporter)
-    other_classes = classes != task.loaded.classes
+    if count := activation_products(network):
+        reporter.log(f"{count:,} products of two activations stay float; bit operations leave them out.")
     front = sorted((parse_budgets([f"size={v}"], costs)[0] for v in options.pareto), key=lambda b: b.limit)
     budgets = parse_budgets(options.budgets, costs) if options.budgets or not front else ()
     if front and any(budget.key == "size" for budget in budgets):
@@ -249,10 +255,11 @@ def _problem(
         reporter.log(f"No budget given: {budgets[0].text} of the uniform 8-bit model (storage form).")
     groups = [(budget, *budgets) for budget in front] or [budgets]
     pins = Pins.of(options.pin, options.at_least, [node.name for node in task.network.weighted])
-    widths = (options.weight_bits, options.activation_bits)
-    space = searched_widths(task.network, costs, groups, widths, pins, other_classes, reporter)
-    budgets = groups[(len(groups) - 1) // 2]
-    return Problem(task, costs, budgets, *space, options, stage, reporter), tuple(front)
+    widths, others = (options.weight_bits, options.activation_widths), classes != task.loaded.classes
+    space = searched_widths(task.network, costs, groups, widths, pins, reporter, others)
+    return Problem(task, costs, groups[(len(groups) - 1) // 2], *space, options, stage, reporter), tuple(
+        front
+    )
 
 
 def _record(problem: Problem, asked: Asked) -> dict[str, Any]:
@@ -279,7 +286,7 @@ def _finish(problem: Problem, front: Sequence[Budget], outcome: Outcome, asked: 
     size, *others = problem.budgets
     along = {budget.text: outcome.choose((budget, *others)) for budget in front}
     chosen = along[size.text] if front else outcome.choose(problem.budgets)
-    policy = _policy(problem, asked, problem.budgets, chosen)
+    policy = policy_of_choice(problem, asked, problem.budgets, chosen)
     rows = [_front_row(problem, asked, outcome, (budget, *others), along[budget.text]) for budget in front]
     reports = {
         "int8": costs.report(*costs.uniform()),
@@ -313,6 +320,7 @@ def _finish(problem: Problem, front: Sequence[Budget], outcome: Outcome, asked: 
         latency_conditions=costs.latency.conditions if costs.latency else None,
         pareto=rows,
         data_dir=str(Path(asked.data_dir).resolve()) if asked.data_dir else None,
+        score_name=task.scored_by.score_name,
     )
 
 
@@ -322,7 +330,7 @@ def _front_row(
     """Write one policy of a front and say what it is."""
     value = budgets[0].text.partition("=")[2].strip()
     path = problem.stage.folder / f"policy-{value}.yaml"
-    policy = _policy(problem, asked, budgets, chosen)
+    policy = policy_of_choice(problem, asked, budgets, chosen)
     save_policy(policy, path)
     report = problem.costs.report(chosen.weight_bits, chosen.activation_bits)
     predicted = latencies(problem.costs, chosen.weight_bits, chosen.activation_bits)
@@ -338,13 +346,22 @@ def _front_row(
     }
 
 
-def _policy(problem: Problem, asked: Asked, budgets: Sequence[Budget], chosen: Choice) -> Policy:
+def policy_of_choice(problem: Problem, asked: Asked, budgets: Sequence[Budget], chosen: Choice) -> Policy:
+    """Bit-widths with where they come from.
+
+    Args:
+        problem: What was searched.
+        asked: What for.
+        budgets: The budgets that they meet.
+        chosen: The bit-widths.
+    """
     options, costs = problem.options, problem.costs
+    narrow = {name: bits for name, bits in chosen.activation_bits.items() if bits != REFERENCE_BITS}
     return Policy(
         format="tfmpq-policy/1",
         model=asked.model.recorded,
         layers={name: LayerChoice(weight_bits=bits) for name, bits in chosen.weight_bits.items()},
-        activations={name: bits for name, bits in chosen.activation_bits.items() if bits != 8},
+        activations="dynamic" if options.dynamic else narrow,
         budget=[
             BudgetRecord(
                 key=b.key,
@@ -356,7 +373,7 @@ def _policy(problem: Problem, asked: Asked, budgets: Sequence[Budget], chosen: C
         ],
         search_space=SearchSpace(
             weight_bits=list(options.weight_bits),
-            activation_bits=list(options.activation_bits),
+            activation_bits=list(options.activation_widths),
             pin=list(options.pin),
             at_least=list(options.at_least),
         ),
@@ -369,9 +386,9 @@ def _policy(problem: Problem, asked: Asked, budgets: Sequence[Budget], chosen: C
 
 
 def _untuned(problem: Problem, model: keras.Model) -> float:
-    """Accuracy of a policy's network; of an imitation, the share of images with the float network's class."""
+    """Score of a policy's network; of an imitation of classes, the share of images with the same class."""
     task = problem.task
-    if not problem.options.imitate:
+    if not (problem.options.imitate and task.scored_by.of_classes):
         return _accuracy(task, model)
     images = task.test_images(_EVALUATED_IMAGES)
     wanted, given = (np.argmax(m.predict_on_batch(images), axis=-1) for m in (task.model, model))
@@ -379,4 +396,5 @@ def _untuned(problem: Problem, model: keras.Model) -> float:
 
 
 def _accuracy(task: Task, model: keras.Model) -> float:
-    return score_model(model, task.dataset.test, task.preprocessing, _EVALUATED_IMAGES).top1
+    where = (task.dataset.test, task.preprocessing, _EVALUATED_IMAGES)
+    return score_model(model, *where, objective=task.scored_by).value

@@ -12,15 +12,18 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
+from tfmpq.api.dynamic_proof import prove_dynamic
 from tfmpq.api.proof_reference import batches_of, reference_for
 from tfmpq.api.sources import file_of
 from tfmpq.bars import reporting
 from tfmpq.deploy.proof.verified_layers import VerifiedLayer, verified_layers
 from tfmpq.errors import TfmpqError
 from tfmpq.graph.containers import DELEGATED, TARGETS, WIDE_TARGET, Target
+from tfmpq.graph.dynamic import DynamicModel
 from tfmpq.graph.frozen import FrozenModel
 from tfmpq.progress import Reporter
 from tfmpq.results import Result
+from tfmpq.tasks.model_outputs import outputs_of
 
 if TYPE_CHECKING:
     from tfmpq.deploy.runtime.sandbox import Sandbox
@@ -43,7 +46,7 @@ class Logits:
     Attributes:
         images: Number of real images.
         agreement: Share of images on which the file gives its largest logit to the class that the trained
-            model chooses; XNNPACK executes it.
+            model chooses; XNNPACK executes it. None where outputs are no row of numbers, one for each class.
         builtin_agreement: The same under LiteRT's own kernels, which round otherwise, of the file as it is;
             over the first 128 images.
         exact: Share of logits that are the trained model's, on the output's grid.
@@ -53,8 +56,8 @@ class Logits:
     """
 
     images: int
-    agreement: float
-    builtin_agreement: float
+    agreement: float | None
+    builtin_agreement: float | None
     exact: float
     off_by_one: float
     off_by_more: float
@@ -165,6 +168,24 @@ def _verify(
     core, interface = split_interface(content, str(path))
     reference = reference_for(against, weights, model, core, path, asked[:2], reporter)
     frozen = reference.frozen
+    if isinstance(frozen, DynamicModel):
+        found_out = prove_dynamic(path, content, frozen, reference, asked[2])
+        proof = found_out.verification
+        return FileVerification(
+            not found_out.failures,
+            str(path),
+            reference.name,
+            proof.target,
+            len(content),
+            hashlib.sha256(content).hexdigest(),
+            proof.integers,
+            proof.delegate_partitions,
+            tuple(asdict(check) for check in proof.operators),
+            found_out.layers,
+            None,
+            found_out.failures,
+            found_out.notes,
+        )
     with reading(path):
         refuse_wrong(model, path)
         inner = read_model(core, path)
@@ -256,6 +277,7 @@ class _Comparison:
         self.model, self.sandbox, self.content = model, sandbox, content
         self.fast = content if target in DELEGATED else specialize(content)
         self.entry, self.leaving = frozen.layers[0].grid, frozen.layers[-1].grid
+        self.chooses = outputs_of(model)[0].chooses
 
     def run(self, batches: Iterable[np.ndarray], reporter: Reporter) -> Logits:
         """Compare all images; LiteRT's own kernels, which are slow, answer the first ones only."""
@@ -263,7 +285,7 @@ class _Comparison:
         own_agreed: list[np.ndarray] = []
         distances: list[np.ndarray] = []
         for images in batches:
-            trained = np.asarray(self.model.predict_on_batch(images))
+            trained = np.asarray(self.model.predict_on_batch(images)).reshape(len(images), -1)
             codes = self._codes(self.fast, images, "default")
             agreed.append(_agreeing(codes, trained))
             distances.append(np.abs(codes - self.leaving.quantize(trained).astype(np.int64)))
@@ -273,8 +295,8 @@ class _Comparison:
         distance = np.concatenate(distances)
         return Logits(
             len(distance),
-            float(np.concatenate(agreed).mean()),
-            float(np.concatenate(own_agreed).mean()),
+            float(np.concatenate(agreed).mean()) if self.chooses else None,
+            float(np.concatenate(own_agreed).mean()) if self.chooses else None,
             float((distance == 0).mean()),
             float((distance == 1).mean()),
             float((distance > 1).mean()),
@@ -297,7 +319,9 @@ def _agreeing(codes: np.ndarray, trained: np.ndarray) -> np.ndarray:
 
 def _answer_failures(logits: Logits | None) -> Iterator[str]:
     # One image may always disagree: it may lie on the border of two classes.
-    if logits and round((1 - logits.agreement) * logits.images) > max(1, (1 - MIN_TOP1) * logits.images):
+    if logits is None or logits.agreement is None:
+        return
+    if round((1 - logits.agreement) * logits.images) > max(1, (1 - MIN_TOP1) * logits.images):
         yield (
             f"the file chooses the class of the trained model on {logits.agreement:.2%} of {logits.images} "
             f"images, not on {MIN_TOP1:.1%}"

@@ -12,6 +12,7 @@ from typing import Any
 
 from tfmpq.data.dataset import Dataset, Split, make_dataset
 from tfmpq.data.file_sources import records_split
+from tfmpq.data.published import NAMES, TRAIN_PARTS
 from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.progress import Reporter
 
@@ -37,7 +38,7 @@ def load_tfds(name: str, folder: Path | None, reporter: Reporter) -> Dataset:
         )
     _prepare(name, builder, reporter)
     names = list(builder.info.features["label"].names)
-    train = _split(builder, "train", reporter)
+    train = _split(builder, TRAIN_PARTS.get(name, ("train",)), reporter)
     return make_dataset(name, train, _test_split(name, builder, reporter), class_names=names)
 
 
@@ -58,8 +59,10 @@ def _builder(name: str, folder: Path | None) -> Any:
         known = ["digits", *tfds.list_builders(with_community_datasets=False)]
         if base in known:
             raise _failure(name, error) from error
-        near = nearest(base, known)
+        near = nearest(base, [*known, *NAMES])
         hint = f"Did you mean {near}?" if near else "Name a folder with --data-dir, or use npz: or folder:."
+        if base in NAMES:
+            hint = "Unpack its archive in the folder that --data-dir names."
         raise UsageError(
             "A data set must be in the data folder or known to tensorflow-datasets. "
             f"Received: {name} (data folder: {folder or 'none'}). {hint}"
@@ -103,7 +106,7 @@ def _test_split(name: str, builder: Any, reporter: Reporter) -> Split:
     # The test part of competitions has labels of -1.
     for part in ("test", "validation"):
         if part in builder.info.splits:
-            split = _split(builder, part, reporter)
+            split = _split(builder, (part,), reporter)
             if split.labels.size and split.labels.min() >= 0:
                 return split
     raise UsageError(
@@ -112,8 +115,10 @@ def _test_split(name: str, builder: Any, reporter: Reporter) -> Split:
     )
 
 
-def _split(builder: Any, part: str, reporter: Reporter) -> Split:
-    return records_split([Path(path) for path in builder.info.splits[part].filepaths], reporter)
+def _split(builder: Any, parts: Sequence[str], reporter: Reporter) -> Split:
+    return records_split(
+        [Path(path) for part in parts for path in builder.info.splits[part].filepaths], reporter
+    )
 
 
 def _failure(name: str, error: Exception) -> TfmpqError:

@@ -12,6 +12,7 @@ from tfmpq.data.damaged import note_taker
 from tfmpq.data.dataset import Dataset
 from tfmpq.data.file_sources import load_folder, load_tfrecord_files
 from tfmpq.data.file_sources import load_tfrecords as _load_tfrecords
+from tfmpq.data.published import load_published, with_side
 from tfmpq.errors import UsageError
 from tfmpq.progress import Reporter, SilentReporter
 
@@ -25,8 +26,9 @@ def load_dataset(
 
     Args:
         spec: `digits` (comes with scikit-learn); the name of a data set, looked for in `data_dir` as
-            `NAME_train.npz` and `NAME_test.npz`, as such `.tfrecord` files or as a single file, then among
-            tensorflow-datasets; `npz:PATH`; `folder:DIR`; or `tfrecord:GLOB`.
+            `NAME_train.npz` and `NAME_test.npz`, as such `.tfrecord` files, as a single file or, of
+            `published.NAMES`, as its authors' unpacked archive, then among tensorflow-datasets; `npz:PATH`;
+            `folder:DIR`; or `tfrecord:GLOB`.
         data_dir: Folder to look in first; by default that of the environment variable TFMPQ_DATA_DIR.
         reporter: Hears of downloads, before they begin, and of splits that had to be made.
 
@@ -59,7 +61,7 @@ def _load(spec: str, data_dir: str | Path | None, reporter: Reporter) -> Dataset
             "Data is digits, the name of a data set, npz:PATH, folder:DIR or tfrecord:GLOB. "
             f"Received: {spec!r}. Choose one of these forms."
         )
-    return _load_named(spec, _folder(data_dir), reporter)
+    return with_side(_load_named(spec, _folder(data_dir), reporter), spec)
 
 
 def _folder(data_dir: str | Path | None) -> Path | None:
@@ -82,4 +84,6 @@ def _load_named(name: str, folder: Path | None, reporter: Reporter) -> Dataset:
             return load_npz(folder / f"{name}.npz", reporter)
         if (folder / f"{name}.tfrecord").is_file():
             return _load_tfrecords(str(folder / f"{name}.tfrecord"), reporter)
+        if published := load_published(name, folder, reporter):
+            return published
     return load_tfds(name, folder, reporter)

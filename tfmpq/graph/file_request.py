@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from tfmpq.errors import UsageError
+
 
 @dataclass(frozen=True, slots=True)
 class FileRequest:
@@ -31,6 +33,22 @@ class FileRequest:
     prefer: Literal["flash", "ram"] | None = None
     arena: int | None = None
     c_source: str | Path | None = None
+
+    def require_floats(self) -> None:
+        """Refuse other ends than those of a file of float activations, which takes and gives float32.
+
+        Raises:
+            UsageError: Another type, probabilities or labels are wished for.
+        """
+        types = (self.input_type, self.output_type)
+        if any(kind not in (None, "float32") for kind in types) or self.softmax or self.labels is not None:
+            raise UsageError(
+                "A file of dynamic activations takes preprocessed float32 and gives float32 logits. "
+                "Received: "
+                f"input {types[0]}, output {types[1]}, softmax {self.softmax}, labels {self.labels}. Leave "
+                "these "
+                "options out."
+            )
 
 
 NO_FILE_WISHES = FileRequest()

@@ -33,18 +33,19 @@ _SHARED = "_grid"
 """Ending of the name of a grid that several tensors share."""
 
 
-def analyse(model: keras.Model, input_signed: bool = True) -> Network:
+def analyse(model: keras.Model, input_signed: bool = True, dynamic: bool = False) -> Network:
     """Find the fused operators of a functional model.
 
     Args:
         model: Functional Keras 3 model with one image input; its layers may be wrapped.
         input_signed: Whether the preprocessed image may be negative.
+        dynamic: Whether activations are float, so that layers are taken which integers have no form for.
 
     Raises:
         UsageError: Two outputs are the same tensor.
         TfmpqError: Some layers cannot be quantized and deployed; all of them are listed with the reason.
     """
-    walk = _Walk(model)
+    walk = _Walk(model, dynamic)
     walk.refuse_unsupported()
     nodes: list[Node] = []
     home: dict[str, Node] = {}
@@ -55,7 +56,8 @@ def analyse(model: keras.Model, input_signed: bool = True) -> Network:
         nodes.append(node)
         for member in node.layers:
             home[member.name] = node
-    nodes = _signs(_share_grids(nodes), input_signed)
+    if not dynamic:
+        nodes = _signs(_share_grids(nodes), input_signed)
     outputs = tuple(home[producer_of(tensor)].name for tensor in model.outputs)
     if len(set(outputs)) < len(outputs):
         raise UsageError(
@@ -63,16 +65,16 @@ def analyse(model: keras.Model, input_signed: bool = True) -> Network:
             "Leave out those that are there twice."
         )
     height, width, channels = model.inputs[0].shape[1:]
-    return Network(tuple(nodes), (int(height), int(width), int(channels)), outputs)
+    return Network(tuple(nodes), (int(height), int(width), int(channels)), outputs, dynamic)
 
 
-def layer_problems(model: keras.Model) -> list[tuple[keras.layers.Layer, str | None]]:
+def layer_problems(model: keras.Model, dynamic: bool = False) -> list[tuple[keras.layers.Layer, str | None]]:
     """Every layer of a functional model in order, with the reason why it cannot be deployed; None if it can.
 
     Raises:
         TfmpqError: The model is none that `analyse` could take, whatever its layers are.
     """
-    walk = _Walk(model)
+    walk = _Walk(model, dynamic)
     return [(layer, walk._problem(layer)) for layer in walk.layers]
 
 
@@ -135,7 +137,8 @@ def _signs(nodes: Sequence[Node], input_signed: bool) -> list[Node]:
 class _Walk:
     """The layer graph of a functional model: layers in order, producers and consumers by name."""
 
-    def __init__(self, model: keras.Model) -> None:
+    def __init__(self, model: keras.Model, dynamic: bool) -> None:
+        self.dynamic = dynamic
         if not is_functional(model) or len(model.inputs) != 1:
             raise TfmpqError(
                 "A model has to be functional, with one image input. Received: "
@@ -176,7 +179,7 @@ class _Walk:
     def _problem(self, layer: Any) -> str | None:
         if not isinstance(layer, keras.layers.Layer):
             return "an operation that is not a layer"
-        return "called more than once" if self.calls[layer.name] > 1 else problem_of(layer)
+        return "called more than once" if self.calls[layer.name] > 1 else problem_of(layer, self.dynamic)
 
     def _follower(self, layer: Any) -> Any | None:
         """The only layer that reads a layer's output, if it reads nothing else; none of a model's output."""

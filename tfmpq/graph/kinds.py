@@ -34,9 +34,12 @@ LayerKind = Literal[
 ]
 """Kinds of the layers of a frozen network."""
 
-NodeKind = Literal[LayerKind, "affine", "leaky_relu", "upsampling2d", "bilinear"]
-"""Kinds of fused nodes. Those that are no `LayerKind` become several layers, or a depthwise one, when frozen:
-`affine` multiplies each channel by a factor and adds an offset."""
+FloatKind = Literal["layer_normalization", "softmax", "matmul", "constant"]
+"""Kinds that exist with float activations only."""
+
+NodeKind = Literal[LayerKind, FloatKind, "affine", "leaky_relu", "upsampling2d", "bilinear"]
+"""Kinds of fused nodes. Those that are neither a `LayerKind` nor a `FloatKind` become several layers, or a
+depthwise one, when frozen to integers: `affine` multiplies each channel by a factor and adds an offset."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,7 @@ class Kind:
         keeps_grid: Whether its output is made of the very codes of its inputs, and so has their grid.
         keeps_sign: Whether inputs without negative values give an output without them.
         exact_wide: Whether the runtime's kernel for 16-bit activations is at most one step off.
+        integer: Whether it exists with integer activations.
     """
 
     written_as: tuple[str, ...] = ()
@@ -58,6 +62,7 @@ class Kind:
     keeps_grid: bool = False
     keeps_sign: bool = False
     exact_wide: bool = True
+    integer: bool = True
 
 
 OPERATORS: dict[NodeKind, Kind] = {
@@ -89,6 +94,10 @@ OPERATORS: dict[NodeKind, Kind] = {
     "leaky_relu": Kind(),
     "upsampling2d": Kind(keeps_grid=True, keeps_sign=True),
     "bilinear": Kind(keeps_sign=True),
+    "layer_normalization": Kind(integer=False),
+    "softmax": Kind(integer=False),
+    "matmul": Kind(integer=False),
+    "constant": Kind(integer=False),
 }
 """Every kind but the input."""
 

@@ -12,10 +12,11 @@ import keras
 from keras import layers
 
 from tfmpq.graph.frozen import Activation
-from tfmpq.graph.kinds import WEIGHTED, NodeKind
+from tfmpq.graph.kinds import OPERATORS, WEIGHTED, NodeKind
 from tfmpq.graph.recognition import LINEAR, function_name, is_a, is_kerass_own
 from tfmpq.graph.shortcut import PadShortcut
 from tfmpq.graph.slicing import Slice
+from tfmpq.graph.tensors import Constant, MatMul
 from tfmpq.quantizers.wrapper import inner
 
 LARGEST_BILINEAR = 5
@@ -46,6 +47,11 @@ KINDS: dict[type, NodeKind] = {
     layers.ReLU: "affine",
     layers.LeakyReLU: "leaky_relu",
     layers.PReLU: "leaky_relu",
+    layers.LayerNormalization: "layer_normalization",
+    layers.RMSNormalization: "layer_normalization",
+    layers.Softmax: "softmax",
+    MatMul: "matmul",
+    Constant: "constant",
 }
 
 _TRANSPARENT = (
@@ -65,6 +71,7 @@ _OF_ACTIVATION: dict[str, NodeKind] = {
     "elu": "elu",
     "gelu": "gelu",
     "gelu_tanh": "gelu",
+    "softmax": "softmax",
 }
 
 _OF_INTERPOLATION: dict[str, NodeKind] = {"nearest": "upsampling2d", "bilinear": "bilinear"}
@@ -75,9 +82,12 @@ steps is the upper bound of a hard sigmoid."""
 
 
 _REASONS: dict[type, str] = {
-    layers.LayerNormalization: "its variance by pixel is too coarse in 8 bits; use BatchNormalization",
+    layers.Lambda: "a function that is not made of known operations; write it with keras.ops",
 }
 """Why layers that users will look for are not supported."""
+
+FLOAT_ONLY = "exists with float activations only; tfmpq export, search and run have --activation-bits dynamic"
+"""Why a layer is not supported where activations are integers."""
 
 
 def is_transparent(layer: keras.layers.Layer) -> bool:
@@ -127,22 +137,32 @@ def reaches_over_border(layer: Any) -> bool:
     )
 
 
-def problem_of(wrapped: Any) -> str | None:
-    """Why a layer has no counterpart in a deployed network; None if it has one."""
+def problem_of(wrapped: Any, dynamic: bool = False) -> str | None:
+    """Why a layer has no counterpart in a deployed network; None if it has one.
+
+    Args:
+        wrapped: The layer.
+        dynamic: Whether activations are float, quantized where a kernel reads them.
+    """
     layer, kind = inner(wrapped), type(inner(wrapped))
     if is_transparent(wrapped) or kind is layers.InputLayer:
         return None
     if kind is layers.Activation:
         known = (*get_args(Activation), *_OF_ACTIVATION)
-        return None if function_name(layer) in known else f"activation '{function_name(layer)}'"
-    if kind not in KINDS:
+        if function_name(layer) not in known:
+            return f"activation '{function_name(layer)}'"
+    elif kind not in KINDS:
         if not is_kerass_own(layer):
             return "a class that is not Keras' own, which may compute anything"
         return _REASONS.get(kind, "not supported")
     if getattr(layer, "data_format", None) == "channels_first":
         return "channels_first data"
-    if KINDS[kind] in WEIGHTED:
+    if not OPERATORS[kind_of(wrapped)].integer and not dynamic:
+        return FLOAT_ONLY
+    if KINDS.get(kind) in WEIGHTED:
         return _weighted_problem(layer, len(wrapped.input.shape))
+    if dynamic and kind in _DYNAMIC_PROBLEMS:
+        return _DYNAMIC_PROBLEMS[kind](wrapped)
     return _OTHER_PROBLEMS[kind](wrapped) if kind in _OTHER_PROBLEMS else None
 
 
@@ -176,9 +196,12 @@ def _relu_problem(layer: Any) -> str | None:
 def _channel_problem(layer: Any) -> str | None:
     """For layers that treat each channel alike."""
     rank = len(layer.input.shape)
-    if rank not in (2, 4):
-        return f"on a tensor with {rank} axes"
-    axis = getattr(inner(layer), "axis", -1)
+    return f"on a tensor with {rank} axes" if rank not in (2, 4) else _axis_problem(layer)
+
+
+def _axis_problem(layer: Any) -> str | None:
+    """For layers that read the last axis."""
+    rank, axis = len(layer.input.shape), getattr(inner(layer), "axis", -1)
     axes = axis if isinstance(axis, (list, tuple)) else (axis,)
     if any(a not in (-1, rank - 1) for a in axes if a is not None):
         return f"axis {axis}; only the last one"
@@ -227,3 +250,31 @@ _OTHER_PROBLEMS: dict[type, Any] = {
     layers.Multiply: _pairwise_problem,
     layers.UpSampling2D: _upsampling_problem,
 }
+
+
+def _normalization_problem(layer: Any) -> str | None:
+    if inner(layer).rms_scaling:
+        return "rms_scaling, which divides by another number than its name says; use RMSNormalization"
+    return _axis_problem(layer)
+
+
+def _broadcast_problem(layer: Any) -> str | None:
+    tensors = layer.input if isinstance(layer.input, (list, tuple)) else [layer.input]
+    if len(tensors) != 2:
+        return "only of two tensors"
+    return None if len({len(tensor.shape) for tensor in tensors}) == 1 else "of tensors with other axes"
+
+
+_DYNAMIC_PROBLEMS: dict[type, Any] = {
+    layers.BatchNormalization: _axis_problem,
+    layers.Rescaling: _axis_problem,
+    layers.LeakyReLU: _axis_problem,
+    layers.LayerNormalization: _normalization_problem,
+    layers.RMSNormalization: _axis_problem,
+    layers.Softmax: _axis_problem,
+    layers.Add: _broadcast_problem,
+    layers.Subtract: _broadcast_problem,
+    layers.Multiply: _broadcast_problem,
+    MatMul: _broadcast_problem,
+}
+"""Of layers that float operators take in more forms than integer ones."""

@@ -76,11 +76,13 @@ class Network:
         nodes: The nodes.
         input_shape: (height, width, channels).
         outputs: Names of the nodes whose tensors the model returns, in its order.
+        dynamic: Whether activations are float, quantized where a kernel reads them.
     """
 
     nodes: tuple[Node, ...]
     input_shape: tuple[int, int, int]
     outputs: tuple[str, ...]
+    dynamic: bool = False
 
     def node(self, name: str) -> Node:
         """The node of that name."""

@@ -13,6 +13,8 @@ import numpy as np
 from keras import layers
 
 from tfmpq.graph import arithmetic
+from tfmpq.graph.composite import is_composite
+from tfmpq.graph.opening import Opening
 from tfmpq.graph.recognition import is_kerass_own, known_function
 from tfmpq.graph.replay import Replay, config_of, weights_of
 from tfmpq.graph.resizing import resized
@@ -50,7 +52,7 @@ def expand(model: keras.Model, note: Callable[[str], None] = lambda line: None) 
     expansion = _Expansion(model, notes.append)
     inputs = [expansion.input(tensor, tensor.shape[1:]) for tensor in model.inputs]
     outputs = expansion.replay(model, inputs)
-    if not expansion.expanded:
+    if not (expansion.expanded or expansion.opened):
         return model
     for line in notes:
         note(line)
@@ -58,7 +60,7 @@ def expand(model: keras.Model, note: Callable[[str], None] = lambda line: None) 
 
 
 def without_functions(model: keras.Model) -> keras.Model:
-    """Replace Lambda layers by the operations that their functions are made of.
+    """Replace Lambda layers, and layers of the user's own, by the operations that they are made of.
 
     Args:
         model: Any model.
@@ -66,12 +68,15 @@ def without_functions(model: keras.Model) -> keras.Model:
     Returns:
         A model of new layers; `model` itself if there are none, or it is not functional.
     """
-    if not any(isinstance(layer, layers.Lambda) for layer in all_layers(model)):
-        return model
-    return expand(model)
+    return expand(model) if any(map(_holds_code, all_layers(model))) else model
 
 
-class _Expansion(Replay):
+def _holds_code(layer: Any) -> bool:
+    """Whether a file that holds a layer has to be read with code of the user's."""
+    return isinstance(layer, layers.Lambda) or (is_composite(layer) and not is_kerass_own(layer))
+
+
+class _Expansion(Opening):
     """One expansion of one model."""
 
     expanded = False
@@ -81,6 +86,10 @@ class _Expansion(Replay):
     ) -> list[Any]:
         """Expand one call."""
         operation = node.operation
+        self.within(node)
+        opened = self.composite(node, args, kwargs) or self.of_one_image(node, args, kwargs)
+        if opened is not None:
+            return opened
         table: Any = _LAYERS.get(type(operation))
         if table is None and not isinstance(operation, layers.Layer):
             table = _OPERATIONS.get(own_operation(operation) or "")
@@ -249,7 +258,8 @@ def sliced(replay: Replay, name: str, value: Any, parts: Sequence[slice]) -> Any
 
 
 def _get_item(replay: Replay, operation: Any, args: tuple[Any, ...]) -> Any:
-    value, key = args[0], args[1] if isinstance(args[1], tuple) else (args[1],)
+    # A file keeps a tuple as a list.
+    value, key = args[0], tuple(args[1]) if isinstance(args[1], tuple | list) else (args[1],)
     if Ellipsis in key:
         place = key.index(Ellipsis)
         missing = len(value.shape) - (len(key) - 1)
@@ -366,7 +376,7 @@ _LAYERS: dict[type, Expansion] = {
 }
 _OPERATIONS: dict[str, Expansion] = {
     **dict.fromkeys(("Reshape", "ExpandDims", "Squeeze", "Ravel"), _reshape),
-    **dict.fromkeys(("Cast", "Identity", "StopGradient"), _nothing),
+    **dict.fromkeys(("Cast", "ConvertToTensor", "Identity", "StopGradient"), _nothing),
     "Transpose": _transpose,
     "Swapaxes": _swapaxes,
     "Concatenate": _concatenate,

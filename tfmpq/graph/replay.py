@@ -67,13 +67,17 @@ class Replay:
             if not node.is_input:
                 args, kwargs = node.arguments.fill_in(values)
                 self._current = node.operation.name
-                if holds_graph(node.operation):
+                if self.opens(node.operation):
                     self.changed = True
                     made = self.replay(node.operation, keras.tree.flatten(args))
                 else:
                     made = self.outputs(node, values, args, kwargs)
                 values.update(zip(map(id, node.outputs), made, strict=True))
         return [values[id(tensor)] for tensor in graph.outputs]
+
+    def opens(self, operation: Any) -> bool:
+        """Whether the graph of a nested model takes its place."""
+        return holds_graph(operation)
 
     def begin(self, graph: Any, nodes: Sequence[Any]) -> None:
         """Look at a graph before it is built again."""

@@ -14,6 +14,7 @@ import numpy as np
 from keras import layers
 
 from tfmpq.graph.activations import gelu_tanh
+from tfmpq.graph.groups import group_normalization
 from tfmpq.graph.layers import activation_of
 from tfmpq.graph.recognition import is_a, known_function
 from tfmpq.graph.replay import Replay, config_of, weights_of
@@ -174,13 +175,20 @@ def _weighted(replay: Replay, layer: Any, args: tuple[Any, ...]) -> Any:
 
 
 def _dense(replay: Replay, layer: Any, args: tuple[Any, ...]) -> Any:
-    """A dense layer on every pixel is a 1x1 convolution."""
-    if len(args[0].shape) != 4:
+    """A dense layer on every pixel is a 1x1 convolution; pixels of more axes are put in a row first."""
+    value, shape = args[0], tuple(args[0].shape[1:])
+    if len(shape) < 3:
         return _weighted(replay, layer, args)
     kernel, *bias = weights_of(layer)
+    if len(shape) > 3:
+        rows = (1, int(np.prod(shape[:-1])), shape[-1])
+        value = replay.call(layers.Reshape, f"{layer.name}_pixels", value, target_shape=rows)
     value = replay.call(
-        layers.Conv2D, layer.name, args[0], [kernel[None, None], *bias], **_conv(layer, layer.units)
+        layers.Conv2D, layer.name, value, [kernel[None, None], *bias], **_conv(layer, layer.units)
     )
+    if len(shape) > 3:
+        name = replay.part(f"{layer.name}_shape")
+        value = replay.call(layers.Reshape, name, value, target_shape=(*shape[:-1], layer.units))
     return _finish(replay, layer, value)
 
 
@@ -292,6 +300,7 @@ _REWRITES: dict[type, Rewrite] = {
     layers.Add: _pairwise,
     layers.Multiply: _pairwise,
     layers.GlobalMaxPooling2D: _global_max,
+    layers.GroupNormalization: group_normalization,
 }
 _OF_OPERATIONS: dict[str, Rewrite] = {
     "Add": _pairwise,

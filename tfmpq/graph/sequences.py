@@ -16,6 +16,8 @@ from keras import layers
 from tfmpq.graph.recognition import is_a
 from tfmpq.graph.replay import Replay, config_of, weights_of
 from tfmpq.graph.rewrites import ELEMENTWISE, affine_step
+from tfmpq.graph.slicing import Slice
+from tfmpq.graph.tensors import Constant, MatMul
 from tfmpq.keras_internals import calls_in_order, functional_of, holds_graph, own_operation
 
 _SEQUENCE_RANK = 3
@@ -33,12 +35,19 @@ _ALIKE = frozenset(
         layers.GaussianDropout,
         layers.GaussianNoise,
         layers.Identity,
+        layers.LayerNormalization,
         layers.LeakyReLU,
         layers.Multiply,
         layers.PReLU,
+        layers.RMSNormalization,
         layers.ReLU,
         layers.Rescaling,
         layers.Reshape,
+        layers.Softmax,
+        layers.Subtract,
+        Constant,
+        MatMul,
+        Slice,
     }
 )
 """Layers that do the same to the image as to the sequence, but for the number of an axis."""
@@ -109,9 +118,15 @@ class _Lifting(Replay):
         layer, config = node.operation, config_of(node.operation)
         if isinstance(config.get("axis"), int) and config["axis"] > 0:
             config["axis"] += 1
+        elif isinstance(config.get("axis"), (list, tuple)):
+            config["axis"] = [axis + (axis > 0) for axis in config["axis"]]
         if "target_shape" in config:
             shape = node.outputs[0].shape[1:]
             config["target_shape"] = (1, *shape) if _is_sequence(node.outputs[0]) else shape
+        if "parts" in config:
+            config["parts"] = [(0, 1, 1), *config["parts"]]
+        if "shape" in config and _is_sequence(node.outputs[0]):
+            config["shape"] = (1, *config["shape"])
         if "shared_axes" in config:
             config["shared_axes"] = [1, *(axis + 1 for axis in config["shared_axes"] or [])]
         return self._made(type(layer), layer, config, args)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
+from tfmpq.graph.fusion import analyse
 from tfmpq.quantization.tails import FusedNetwork, Values
 from tfmpq.quantizers.choices import quantize_wrappers
 from tfmpq.quantizers.learned_step import LearnedStepQuantizer
@@ -24,11 +25,13 @@ class Candidates:
         kernels: By layer, a kernel for each width, scaled as `FusedNetwork.kernels` are.
         grids: By grid of activations, a function for each width that puts tensors on it.
         begins: By grid, the number of the first node whose output is put on it.
+        reads: By layer, what a quantized kernel makes of its input, where that stays float until it is read.
     """
 
     kernels: dict[str, list[Any]]
     grids: dict[str, list[Callable[[Any], Any]]]
     begins: dict[str, int]
+    reads: dict[str, Callable[[Any], Any]]
 
     def zeros(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """A zero for every candidate, float64 (widths,) by layer and by grid."""
@@ -39,6 +42,12 @@ class Candidates:
         return kernels, grids
 
 
+def float_network(model: keras.Model) -> FusedNetwork:
+    """The fused float network inside a searchable model."""
+    dynamic = any(wrapper.quantize_config.input_grid is not None for wrapper in quantize_wrappers(model))
+    return FusedNetwork(analyse(model, dynamic=dynamic))
+
+
 def candidates_of(model: keras.Model, network: FusedNetwork) -> Candidates:
     """The candidates of a searchable model, rounded to the nearest level.
 
@@ -46,7 +55,7 @@ def candidates_of(model: keras.Model, network: FusedNetwork) -> Candidates:
         model: The model; left as it was.
         network: Its fused float network.
     """
-    found = Candidates({}, {}, {})
+    found = Candidates({}, {}, {}, {})
     for wrapper in quantize_wrappers(model):
         for kind, quantizer, variables in wrapper.quantizers:
             positions = range(len(quantizer.bits))
@@ -56,6 +65,7 @@ def candidates_of(model: keras.Model, network: FusedNetwork) -> Candidates:
                 node = network.network.node(wrapper.name)
                 rounded = [_rounded(wrapper, quantizer, position) for position in positions]
                 found.kernels[wrapper.name] = [network.scaled(node, kernel) for kernel in rounded]
+                found.reads[wrapper.name] = wrapper.quantized_input
             else:
                 found.grids[wrapper.name] = [
                     partial(_on_grid, quantizer, variables, position) for position in positions
@@ -103,7 +113,8 @@ def outputs_of_each(
 def _each(network: FusedNetwork, candidates: Candidates, values: Values) -> Iterator[Change]:
     for index, node in enumerate(network.network.nodes):
         for position, kernel in enumerate(candidates.kernels.get(node.name, ())):
-            changed = values | {node.name: network.compute(node, values, kernel)}
+            read = {name: candidates.reads[node.name](values[name]) for name in node.inputs}
+            changed = values | {node.name: network.compute(node, read, kernel)}
             yield 0, node.name, position, as_array(network.outputs(index + 1, changed)[0])
         if candidates.begins.get(node.grid_of) == index:
             for position, grid in enumerate(candidates.grids[node.grid_of]):

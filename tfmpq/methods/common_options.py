@@ -19,8 +19,13 @@ PREPROCESSINGS = ("none", "unit", "tf", "torch", "caffe")
 """Names of `tfmpq.data.preprocess`, which is too heavy to import here; a test compares them."""
 
 
+OPTIMIZERS = ("sgd", "adamw")
 PRECISIONS = ("float32", "bfloat16")
 JITS = ("auto", "on", "off")
+NORMS = ("global", "layer")
+
+SHARPNESS = "Sharpness-aware methods"
+"""Heading of the options that such methods alone have."""
 
 
 def weights_option(default: str) -> Any:
@@ -36,14 +41,14 @@ def weights_option(default: str) -> Any:
     )
 
 
-def budgets_option(keys: str, example: str = "") -> Any:
-    """Budgets; `keys` says which there are."""
+def budgets_option(keys: str, example: str = "", shown: str = "size=0.5x") -> Any:
+    """Budgets; `keys` says which there are, `shown` what is taken without."""
     return option(
         (),
         "texts",
         f"{keys}: absolute (size=1.2MB, bops=3.2G, weight-bits=4.0{example}) or relative to uniform 8 bits "
         "(size=0.5x). May be repeated: all are met.",
-        shown="size=0.5x",
+        shown=shown,
         flag="--budget",
         metavar="KEY=VALUE",
         many=True,
@@ -128,7 +133,31 @@ class WidthOptions(Options):
     """Widths to choose from."""
 
     weight_bits: tuple[int, ...] = option((2, 4, 8), "bits", "Weight bit-widths to choose from.")
-    activation_bits: tuple[int, ...] = option((8,), "bits", "Activation bit-widths to choose from.")
+    activation_bits: tuple[Any, ...] = option((8,), "bits", "Activation bit-widths to choose from.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchedWidthOptions(WidthOptions):
+    """Widths to choose from, where activations may stay float."""
+
+    activation_bits: tuple[Any, ...] = option(
+        (8,),
+        "bits",
+        "Activation bit-widths to choose from. Or dynamic: floats that kernels quantize to 8 bits as they "
+        "read them, which takes transformers.",
+        metavar="BITS|dynamic",
+        choices=("dynamic",),
+    )
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether activations are float, quantized where a kernel reads them."""
+        return self.activation_bits == ("dynamic",)
+
+    @property
+    def activation_widths(self) -> tuple[int, ...]:
+        """Widths of activations to choose from; what kernels read of float ones has 8 bits."""
+        return (8,) if self.dynamic else self.activation_bits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,6 +215,14 @@ class TrainingOptions(Options):
         least=0,
         open=True,
     )
+    optimizer: str | None = option(
+        None,
+        "text",
+        "Optimizer of the weights; steps of quantizers have Adam.",
+        shown="sgd; with LayerNormalization adamw",
+        choices=OPTIMIZERS,
+        recorded="given",
+    )
     jit: str = option(
         "auto",
         "text",
@@ -201,3 +238,33 @@ class DistillationOptions(Options):
     """Learning from the float model."""
 
     distill: bool = option(True, "yes-no", "Learn from the float model's outputs as well.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerturbationOptions(Options):
+    """How sharpness-aware methods perturb, in a search as in a fine-tuning."""
+
+    norm: str = option(
+        "global",
+        "text",
+        "One gradient norm over all layers, or one in each.",
+        choices=NORMS,
+        section=SHARPNESS,
+        recorded="given",
+    )
+    adaptive: bool = option(
+        False,
+        "yes-no",
+        "Perturb in proportion to the magnitude of the weights (ASAM).",
+        section=SHARPNESS,
+        recorded="given",
+    )
+    second_gradient_every: int = option(
+        1,
+        "whole",
+        "Take the second gradient every K steps and reuse a part of it in between (LookSAM).",
+        metavar="K",
+        least=1,
+        section=SHARPNESS,
+        recorded="given",
+    )

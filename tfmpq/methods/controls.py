@@ -35,7 +35,7 @@ def _widest(problem: Problem, budgets: Sequence[Budget]) -> Choice:
     pairs = [
         (weights, activations)
         for weights in problem.options.weight_bits
-        for activations in problem.options.activation_bits
+        for activations in problem.options.activation_widths
     ]
     for weights, activations in sorted(pairs, key=lambda pair: (sum(pair), pair[1]), reverse=True):
         choice = Choice(

@@ -11,7 +11,7 @@ For large changes, as of two bits, the form is only a guess: `sensitivity` measu
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import keras
@@ -19,11 +19,10 @@ import numpy as np
 from keras import ops
 
 from tfmpq.files import write_json
-from tfmpq.graph.fusion import analyse
-from tfmpq.methods.candidates import Candidates, as_array, candidates_of
+from tfmpq.methods.candidates import Candidates, as_array, candidates_of, float_network
 from tfmpq.methods.method import Outcome, Problem, refuse_foreign_knobs
 from tfmpq.methods.options import SearchOptions
-from tfmpq.methods.sensitivity import Increases, least_sum, never_rising, sensitivity_images
+from tfmpq.methods.sensitivity import Increases, expected_sum, least_sum, never_rising, sensitivity_images
 from tfmpq.quantization.tails import FusedNetwork, Values
 from tfmpq.tasks.objective import CLASSES
 from tfmpq.training.backend import value_and_gradient
@@ -54,7 +53,12 @@ class _Fisher:
             problem.stage.folder / "sensitivity.json",
             {kind: {n: v.tolist() for n, v in found.items()} for kind, found in table.items()},
         )
-        return Outcome(model, lambda budgets: least_sum(problem, weights, activations, budgets), seconds)
+        return Outcome(
+            model,
+            lambda budgets: least_sum(problem, weights, activations, budgets),
+            seconds,
+            lambda choice: expected_sum(problem, weights, activations, choice),
+        )
 
 
 def estimate(problem: Problem, model: keras.Model) -> tuple[Increases, Increases]:
@@ -68,7 +72,7 @@ def estimate(problem: Problem, model: keras.Model) -> tuple[Increases, Increases
         As `tfmpq.methods.sensitivity.measure`.
     """
     images = sensitivity_images(problem)
-    network = FusedNetwork(analyse(model))
+    network = float_network(model)
     candidates = candidates_of(model, network)
     classes = network.network.node(network.network.outputs[0]).output_shape
     generator = np.random.default_rng(problem.options.seed)
@@ -79,7 +83,9 @@ def estimate(problem: Problem, model: keras.Model) -> tuple[Increases, Increases
         part = images[begin : begin + at_once]
         for _ in range(SIGNS):
             signs = generator.choice(np.array([-1.0, 1.0], np.float32), (len(part), *classes))
-            for rise, found in zip(rises, slopes(network, candidates, part, signs), strict=True):
+            projection = problem.task.objective.projection
+            found_slopes = slopes(network, candidates, part, signs, projection)
+            for rise, found in zip(rises, found_slopes, strict=True):
                 for name, along in found.items():
                     rise[name] += 0.5 * np.square(along).sum(1) / (SIGNS * len(images))
         problem.reporter.advance(len(part))
@@ -88,7 +94,11 @@ def estimate(problem: Problem, model: keras.Model) -> tuple[Increases, Increases
 
 
 def slopes(
-    network: FusedNetwork, candidates: Candidates, images: np.ndarray, signs: np.ndarray
+    network: FusedNetwork,
+    candidates: Candidates,
+    images: np.ndarray,
+    signs: np.ndarray,
+    projection: Callable[[Any, Any], Any] = CLASSES.projection,
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Derivatives of the projected outputs along what each candidate changes.
 
@@ -97,6 +107,7 @@ def slopes(
         candidates: Its candidates.
         images: Preprocessed images, float32 (N, height, width, channels).
         signs: -1 or 1, of the shape of the outputs.
+        projection: The task's (`tfmpq.tasks.objective.Objective`).
 
     Returns:
         float64 (widths, N) by layer and by grid. Half of the mean square of one, over signs, is the
@@ -115,15 +126,16 @@ def slopes(
             values[node.name] = network.compute(node, values, offset=offset)
             if node.name in on_grid:
                 values[node.name] = values[node.name] + on_grid[node.name]
-        return CLASSES.projection(values[network.network.outputs[0]], ops.convert_to_tensor(signs)), values
+        return projection(values[network.network.outputs[0]], ops.convert_to_tensor(signs)), values
 
     (_, values), gradients = value_and_gradient(projected, [ops.convert_to_tensor(zero) for zero in zeros])
     found: dict[str, np.ndarray] = {}
     grids: dict[str, Any] = {}
     for node, gradient in zip(layers, gradients, strict=False):
         x = values[node.inputs[0]]
-        errors = [kernel - network.kernels[node.name] for kernel in candidates.kernels[node.name]]
-        found[node.name] = np.stack([_along(gradient, network.times(node, x, error)) for error in errors])
+        read, own = candidates.reads[node.name](x), network.times(node, x, network.kernels[node.name])
+        changes = (network.times(node, read, kernel) - own for kernel in candidates.kernels[node.name])
+        found[node.name] = np.stack([_along(gradient, change) for change in changes])
     for node, gradient in zip(readers, gradients[len(layers) :], strict=True):
         value = values[node.name]
         along = np.stack([_along(gradient, grid(value) - value) for grid in candidates.grids[node.grid_of]])

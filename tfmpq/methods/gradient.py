@@ -24,12 +24,13 @@ from tfmpq.policy.expected_cost import ExpectedCost
 from tfmpq.policy.search_space import Candidates
 from tfmpq.quantizers.choices import bit_choices
 from tfmpq.quantizers.relaxation import Relaxation, scores
+from tfmpq.tasks.objective import CLASSES, Objective
 from tfmpq.training.budget_term import BudgetTerm
 from tfmpq.training.compiling import compile_step
+from tfmpq.training.descent import RATES, Descent, suited_rule
 from tfmpq.training.loop import train
-from tfmpq.training.optimizer import QuantizationOptimizer
 from tfmpq.training.precision import computing_in
-from tfmpq.training.presets import PRESETS
+from tfmpq.training.presets import ADAPTIVE_RHO, PRESETS
 from tfmpq.training.sharpness import RadiusSchedule
 from tfmpq.training.step import Distillation, QuantizedTraining, SharpnessOptions
 
@@ -38,9 +39,6 @@ _LOGIT_TRAVEL = 12.0
 
 _DUAL_TRAVEL = 5.0
 """How far a budget's multiplier can move in a whole search at a relative violation of 1."""
-
-_ADAPTIVE_RHO_MAX = 0.5
-"""ASAM's radius for CIFAR-10; it is relative to the weights, unlike that of the other forms."""
 
 _COMMON = ("select", "precision")
 _SHARPNESS = ("perturb", "rho_max", "norm", "adaptive", "second_gradient_every")
@@ -79,7 +77,7 @@ class GradientMethod:
             return None
         knobs = {k: v for k, v in options.knobs.items() if k not in self._common}
         if options.adaptive:
-            knobs.setdefault("rho_max", _ADAPTIVE_RHO_MAX)
+            knobs.setdefault("rho_max", ADAPTIVE_RHO)
         in_radius = {"radius": "kind", "rho_max": "rho_max", "phi": "phi"}
         radius = {field: knobs.pop(name) for name, field in in_radius.items() if name in knobs}
         return replace(self.sharpness, radius=replace(self.sharpness.radius, **radius), **knobs)
@@ -95,11 +93,13 @@ class GradientMethod:
             window = min(sharpness.radius.window, max(1, steps // 4 // sharpness.second_gradient_every))
             sharpness = replace(sharpness, radius=replace(sharpness.radius, window=window))
         started = options.float_epochs or task.begins_trained
-        rate = options.learning_rate or (0.01 if started else 0.05)
+        rule = suited_rule(task.network, options.optimizer)
+        rate = options.learning_rate or (RATES[rule].trained_search if started else RATES[rule].search)
         quantized = problem.searchable(self.relaxation)
         trainer = search_trainer(
-            quantized, problem.costs, problem.budgets, problem.space, sharpness, rate, steps,
-            Distillation(task.model, 1.0) if options.imitate else None,
+            quantized, problem.costs, problem.budgets, problem.space, sharpness,
+            Descent(rate, steps, rule), Distillation(task.model, 1.0) if options.imitate else None,
+            task.objective,
         )  # fmt: skip
         decided_by = sharpness or SharpnessOptions(RadiusSchedule("fixed"))
 
@@ -131,20 +131,20 @@ def search_trainer(
     limits: Sequence[Budget],
     space: tuple[Candidates, Candidates],
     sharpness: SharpnessOptions | None,
-    rate: float,
-    steps: int,
+    descent: Descent,
     distillation: Distillation | None = None,
+    objective: Objective = CLASSES,
 ) -> QuantizedTraining:
-    """The compiled training model of a search of `steps` steps, at a peak rate of the weights."""
+    """The compiled training model of a search."""
     trainer = QuantizedTraining(quantized.inputs[0], quantized.outputs[0])
     expected = ExpectedCost(costs, *space)
     relative = {budget.key: budget.limit / costs.reference(budget.key) for budget in limits}
-    steps = max(1, steps)
-    trainer.configure(sharpness, BudgetTerm(expected, relative, rate=_DUAL_TRAVEL / steps), distillation)
+    steps = max(1, descent.steps)
+    trainer.configure(
+        sharpness, BudgetTerm(expected, relative, rate=_DUAL_TRAVEL / steps), distillation, objective
+    )
     logit_rate = min(0.1, _LOGIT_TRAVEL / steps)
-    schedule = keras.optimizers.schedules.CosineDecay(rate, steps, alpha=0.01)
-    optimizer = QuantizationOptimizer(schedule, step_multiplier=0.1, logit_multiplier=logit_rate / rate)
-    compile_step(trainer, optimizer)
+    compile_step(trainer, descent.optimizer(logit_rate))
     return trainer
 
 

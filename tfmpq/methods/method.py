@@ -16,6 +16,7 @@ from tfmpq.policy.cost import CostModel
 from tfmpq.policy.search_space import Candidates
 from tfmpq.progress import Reporter
 from tfmpq.quantization.batch_statistics import with_fitting_statistics
+from tfmpq.quantization.dynamic import quantize_dynamic
 from tfmpq.quantization.insertion import quantize_model
 from tfmpq.quantizers.relaxation import Relaxation
 from tfmpq.tasks.task import Task, fused
@@ -55,6 +56,9 @@ class Problem:
         """The float network with quantizers of all candidates, fitted to kernels and calibration images."""
         images = self.task.calibration_images()
         model = with_fitting_statistics(self.task.model, images, self.reporter)
+        if self.task.network.dynamic:
+            network = fused(model, self.task.preprocessing, True)
+            return quantize_dynamic(model, network, self.weights, relaxation)
         return quantize_model(
             model,
             fused(model, self.task.preprocessing),
@@ -90,11 +94,14 @@ class Outcome:
         model: The searchable model as the search leaves it; fine-tuning begins with it.
         choose: Bit-widths that meet any feasible budgets, those of the problem among them.
         seconds: Wall-clock time of the search itself, since it was last resumed.
+        expected: How far a choice moves the network's outputs, as the method expects; None for methods that
+            do not say.
     """
 
     model: keras.Model
     choose: Callable[[Sequence[Budget]], Choice]
     seconds: float
+    expected: Callable[[Choice], float] | None = None
 
 
 class Method(Protocol):

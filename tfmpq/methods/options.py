@@ -10,26 +10,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tfmpq.errors import UsageError
 from tfmpq.methods.common_options import (
     PRECISIONS,
+    SHARPNESS,
     BudgetOptions,
     DataOptions,
     MethodOptions,
+    PerturbationOptions,
     PinOptions,
     PreprocessOptions,
+    SearchedWidthOptions,
     TrainingOptions,
-    WidthOptions,
     weights_option,
 )
 from tfmpq.options import Options, option
 
 RADII = ("inverse", "direct", "fixed")
 PERTURBED = ("quantized", "latent")
-NORMS = ("global", "layer")
 SELECTIONS = ("argmax", "knapsack", "least-sharp")
 
 
-_SHARPNESS = "Sharpness-aware methods"
 _LATENCY = "Budgets of latency"
 
 
@@ -43,7 +44,7 @@ class SharpnessKnobs(Options):
         "How asga's radius follows the surrogate gap h: phi / ln(1 + h), ln(1 + h), or not at all.",
         shown="inverse",
         choices=RADII,
-        section=_SHARPNESS,
+        section=SHARPNESS,
         recorded="given",
     )
     rho_max: float | None = option(
@@ -54,7 +55,7 @@ class SharpnessKnobs(Options):
         metavar="RHO",
         least=0,
         open=True,
-        section=_SHARPNESS,
+        section=SHARPNESS,
         recorded="given",
     )
     phi: float | None = option(
@@ -65,7 +66,7 @@ class SharpnessKnobs(Options):
         metavar="PHI",
         least=0,
         open=True,
-        section=_SHARPNESS,
+        section=SHARPNESS,
         recorded="given",
     )
     alpha: float | None = option(
@@ -75,7 +76,7 @@ class SharpnessKnobs(Options):
         shown="0.001; gsam: 0.4",
         metavar="ALPHA",
         least=0,
-        section=_SHARPNESS,
+        section=SHARPNESS,
         recorded="given",
     )
     perturb: str = option(
@@ -83,31 +84,7 @@ class SharpnessKnobs(Options):
         "text",
         "What is perturbed: kernels after quantization, or before.",
         choices=PERTURBED,
-        section=_SHARPNESS,
-    )
-    norm: str = option(
-        "global",
-        "text",
-        "One gradient norm over all layers, or one in each.",
-        choices=NORMS,
-        section=_SHARPNESS,
-        recorded="given",
-    )
-    adaptive: bool = option(
-        False,
-        "yes-no",
-        "Perturb in proportion to the magnitude of the weights (ASAM).",
-        section=_SHARPNESS,
-        recorded="given",
-    )
-    second_gradient_every: int = option(
-        1,
-        "whole",
-        "Take the second gradient every K steps and reuse a part of it in between (LookSAM).",
-        metavar="K",
-        least=1,
-        section=_SHARPNESS,
-        recorded="given",
+        section=SHARPNESS,
     )
 
 
@@ -190,13 +167,14 @@ class LatencyOptions(Options):
 @dataclass(frozen=True, kw_only=True)
 class SearchOptions(
     LatencyOptions,
+    PerturbationOptions,
     SharpnessKnobs,
     PreprocessOptions,
     TrainingOptions,
     SelectionKnobs,
     MethodOptions,
     PinOptions,
-    WidthOptions,
+    SearchedWidthOptions,
     BudgetOptions,
     DataOptions,
 ):
@@ -243,6 +221,14 @@ class SearchOptions(
         recorded="given",
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.dynamic and self.latency_table is not None:
+            raise UsageError(
+                "A table of tfmpq profile has the times of integer activations. Received: "
+                f"{self.latency_table} with --activation-bits dynamic. Leave one out."
+            )
+
     @property
     def knobs(self) -> dict[str, Any]:
         """The knobs that were given another value than their default."""
@@ -256,8 +242,6 @@ class SearchOptions(
         return f"{self.method} ({knobs})" if knobs else self.method
 
 
-KNOBS: Mapping[str, Any] = {
-    name: (SharpnessKnobs.defaults() | SelectionKnobs.defaults())[name]
-    for name in ("perturb", *SharpnessKnobs.defaults(), *SelectionKnobs.defaults())
-}
+_DEFAULTS = SharpnessKnobs.defaults() | PerturbationOptions.defaults() | SelectionKnobs.defaults()
+KNOBS: Mapping[str, Any] = {name: _DEFAULTS[name] for name in ("perturb", *_DEFAULTS)}
 """Options that not every method has, with their defaults; None stands for the method's own value."""

@@ -15,14 +15,11 @@ import keras
 import numpy as np
 
 from tfmpq.files import write_json
-from tfmpq.graph.fusion import analyse
-from tfmpq.methods.candidates import candidates_of, outputs_of_each
+from tfmpq.methods.candidates import candidates_of, float_network, outputs_of_each
 from tfmpq.methods.method import Choice, Outcome, Problem, refuse_foreign_knobs
 from tfmpq.methods.options import SearchOptions
 from tfmpq.policy.allocation import select
 from tfmpq.policy.budget import Budget
-from tfmpq.quantization.tails import FusedNetwork
-from tfmpq.tasks.objective import CLASSES
 
 LARGE_SIDE, LARGE_IMAGES = 96, 64
 """From this side of an image on, so many images are used instead of all calibration images."""
@@ -52,7 +49,12 @@ class _Sensitivity:
             problem.stage.folder / "sensitivity.json",
             {kind: {n: v.tolist() for n, v in found.items()} for kind, found in table.items()},
         )
-        return Outcome(model, lambda budgets: least_sum(problem, weights, activations, budgets), seconds)
+        return Outcome(
+            model,
+            lambda budgets: least_sum(problem, weights, activations, budgets),
+            seconds,
+            lambda choice: expected_sum(problem, weights, activations, choice),
+        )
 
 
 def measure(problem: Problem, model: keras.Model) -> tuple[Increases, Increases]:
@@ -67,7 +69,7 @@ def measure(problem: Problem, model: keras.Model) -> tuple[Increases, Increases]
         with the width: what a narrower grid achieved is granted to the wider ones.
     """
     images = sensitivity_images(problem)
-    network = FusedNetwork(analyse(model))
+    network = float_network(model)
     candidates = candidates_of(model, network)
     rises = candidates.zeros()
     at_once = network.images_at_once()
@@ -78,7 +80,7 @@ def measure(problem: Problem, model: keras.Model) -> tuple[Increases, Increases]
         part = images[begin : begin + at_once]
         expected, changed = outputs_of_each(network, candidates, part)
         for kind, name, position, found in changed:
-            divergence = CLASSES.divergence(expected, found)
+            divergence = problem.task.objective.divergence(expected, found)
             rises[kind][name][position] += divergence * len(part) / len(images)
             problem.reporter.advance(1)
     problem.reporter.finish()
@@ -105,6 +107,19 @@ def least_sum(
     scores = [{name: -unit * v for name, v in found.items()} for found in (weights, activations)]
     found = select(problem.costs, budgets, problem.weights, scores[0], problem.activations, scores[1])
     return Choice(found.weight_bits, found.activation_bits, found.repaired)
+
+
+def expected_sum(problem: Problem, weights: Increases, activations: Increases, choice: Choice) -> float:
+    """The sum that the program makes small, in nats."""
+    parts = (
+        (weights, problem.weights, choice.weight_bits),
+        (activations, problem.activations, choice.activation_bits),
+    )
+    return sum(
+        float(rises[list(candidates[name]).index(bits[name])])
+        for found, candidates, bits in parts
+        for name, rises in found.items()
+    )
 
 
 METHODS = {"sensitivity": _Sensitivity()}

@@ -105,7 +105,8 @@ def check_each_feasible(
 ) -> None:
     """Makes sure that some assignment meets each of the budgets.
 
-    No cost but latency falls when bits rise, so the smallest bits everywhere meet all other budgets together.
+    No cost but latency falls when bits rise, and size where the form of the file is given; otherwise the
+    smallest bits everywhere meet all other budgets together.
     Whether there is one that meets a latency besides, `tfmpq.policy.allocation.check_feasible_together`
     finds out.
 
@@ -134,6 +135,10 @@ def _smallest(
 ) -> float:
     """The least cost of any assignment."""
     weight_bits = {layer.name: min(weight_candidates[layer.name]) for layer in model.layers}
+    if key == "size":  # in a given form, fewer bits can take more bytes
+        weight_bits = {
+            layer.name: min(weight_candidates[layer.name], key=layer.stored_bytes) for layer in model.layers
+        }
     activation_bits = {name: min(activation_candidates[name]) for name in model.tensors}
     if key == "latency":
         times = model.times()

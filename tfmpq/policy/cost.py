@@ -1,7 +1,8 @@
 """What a bit assignment costs: bytes, bit operations, mean weight bits and, where measured, time.
 
-A layer's activation bits are those of the tensor that it reads. Bytes are those of the storage form: packed
-weights, per-channel scales and biases, by the rule table of `tfmpq.graph.containers`. None of these numbers
+A layer's activation bits are those of the tensor that it reads. Bytes are those of the storage form (packed
+weights, per-channel scales and biases, by the rule table of `tfmpq.graph.containers`), or of the very file
+where its form is known (`CostModel.as_held`). None of these numbers
 is a latency: kernels of a phone do not run faster for every bit that is saved. A latency is known only
 where it was measured (`LatencyCosts`), and it may rise when bits fall.
 """
@@ -9,13 +10,14 @@ where it was measured (`LatencyCosts`), and it may rise when bits fall.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 import numpy as np
 
 from tfmpq.errors import UsageError
 from tfmpq.graph.containers import Container, Operator, container_for
+from tfmpq.graph.dynamic import Kernel, container_bits
 from tfmpq.policy.latency_cost import NANOSECONDS, LatencyCosts
 
 CostKey = Literal["size", "kernel-size", "bops", "weight-bits", "latency"]
@@ -42,6 +44,9 @@ class LayerCost:
         channels: Number of output channels.
         fan_in: Number of weights that feed one output channel.
         reads: Name of the activation tensor that it reads.
+        held: Its bytes by weight bits in a file whose form is known; None for the storage form.
+        kernel: With float activations, the operator that reads the weights; such a network has one form, and
+            its bytes stand for those of the storage form.
     """
 
     name: str
@@ -51,13 +56,20 @@ class LayerCost:
     channels: int
     fan_in: int
     reads: str
+    held: Mapping[int, int] | None = None
+    kernel: Kernel | None = None
 
     def container(self, bits: int) -> Container:
         """How the storage form holds the weights at this bit-width."""
+        if self.kernel is not None:
+            held = container_bits(bits, self.fan_in, self.kernel)
+            return Container(held, self.kernel, "native", "float activations")
         return container_for(self.operator, bits, self.fan_in, "storage")
 
     def stored_bytes(self, bits: int) -> int:
-        """Bytes of packed weights, scales and biases in the storage form."""
+        """Bytes of packed weights, scales and biases in the storage form, or as `held` says."""
+        if self.held is not None:
+            return self.held[bits]
         return self.container(bits).stored_bytes(self.weights, self.channels)
 
     def kernel_bytes(self, bits: int) -> int:
@@ -111,6 +123,15 @@ class CostModel:
     layers: tuple[LayerCost, ...]
     fixed_bytes: int = 0
     latency: LatencyCosts | None = None
+
+    def as_held(self, held: Mapping[str, Mapping[int, int]]) -> CostModel:
+        """The same network in a file whose form is known.
+
+        Args:
+            held: Bytes of every layer by its name and by weight bits.
+        """
+        layers = (replace(layer, held=held[layer.name]) for layer in self.layers)
+        return replace(self, layers=tuple(layers))
 
     @property
     def keys(self) -> tuple[CostKey, ...]:

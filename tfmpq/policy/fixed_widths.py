@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tfmpq.errors import UsageError
 from tfmpq.graph.containers import WEIGHT_BITS, require_wide_target
+from tfmpq.graph.dynamic import DYNAMIC, require_dynamic_target
 from tfmpq.graph.frozen import WIDE
 from tfmpq.graph.kinds import INEXACT_WIDE
 from tfmpq.graph.network import Network
@@ -14,7 +15,10 @@ from tfmpq.policy.search_space import PINNED_BITS
 
 
 def check_widths(
-    weight_bits: int | None, activation_bits: int | None, policy: Policy | str | Path | None, target: str
+    weight_bits: int | None,
+    activation_bits: int | str | None,
+    policy: Policy | str | Path | None,
+    target: str,
 ) -> Policy | None:
     """Refuse widths that contradict each other or the target, before any work.
 
@@ -34,18 +38,25 @@ def check_widths(
             f"A policy has the widths of activations. Received: --activation-bits {activation_bits} beside a "
             "policy. Leave it out, or give --weight-bits N."
         )
-    if activation_bits not in (None, *WEIGHT_BITS, WIDE):
+    if activation_bits not in (None, *WEIGHT_BITS, WIDE, DYNAMIC):
         raise UsageError(
-            f"Activations have 2 to 8 bits, or 16. Received: {activation_bits}. Choose one of these."
+            f"Activations have 2 to 8 bits, or 16, or are {DYNAMIC}. Received: {activation_bits}. Choose one "
+            "of these."
         )
     read = policy if policy is None or isinstance(policy, Policy) else load_policy(policy)
     if activation_bits == WIDE or (read is not None and read.wide):
         require_wide_target(target)
+    if activation_bits == DYNAMIC or (read is not None and read.dynamic):
+        require_dynamic_target(target)
     return read
 
 
 def choose_policy(
-    network: Network, model: str, weight_bits: int | None, activation_bits: int | None, policy: Policy | None
+    network: Network,
+    model: str,
+    weight_bits: int | None,
+    activation_bits: int | str | None,
+    policy: Policy | None,
 ) -> Policy:
     """Widths by layer and by tensor.
 
@@ -69,16 +80,20 @@ def choose_policy(
     return policy
 
 
-def _activations(network: Network, bits: int) -> Activations:
+def _activations(network: Network, bits: int | str) -> Activations:
     """One width of all activations but those that are pinned."""
+    if isinstance(bits, str):
+        return "dynamic"
     if bits == WIDE:
         return WIDE
-    pinned = {
-        network.tensors[0],
-        *(network.node(name).grid_of for name in network.outputs),
-        *network.fixed_tensors,
-    }
+    pinned = pinned_tensors(network)
     return {name: bits for name in network.tensors if name not in pinned}
+
+
+def pinned_tensors(network: Network) -> set[str]:
+    """Tensors that have 8 bits whatever the others have: the image, the logits, and grids that are given."""
+    outputs = (network.node(name).grid_of for name in network.outputs)
+    return {network.tensors[0], *outputs, *network.fixed_tensors}
 
 
 def refuse_inexact(network: Network, model: str) -> None:

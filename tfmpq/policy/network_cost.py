@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from tfmpq.graph.dynamic import kernel_of
+from tfmpq.graph.kinds import WEIGHTED
 from tfmpq.graph.network import Network, Node, operator_of, shortcut_channels
 from tfmpq.policy.cost import CostModel, LayerCost
 
@@ -12,8 +14,23 @@ def cost_model(network: Network) -> CostModel:
     """Multiply-accumulates, weights and channels of every layer, at the input size of the network."""
     return CostModel(
         layers=tuple(_layer_cost(network, node) for node in network.weighted),
-        fixed_bytes=sum(9 * helper_channels(node) for node in network.nodes),
+        fixed_bytes=sum(
+            _float_bytes(node) if network.dynamic else 9 * helper_channels(node) for node in network.nodes
+        ),
     )
+
+
+def activation_products(network: Network) -> int:
+    """Multiply-accumulates of two activations for one image, as in attention, which have no weights."""
+    products = [node for node in network.nodes if node.kind == "matmul"]
+    return sum(math.prod(node.output_shape) * int(node.main.input[0].shape[-1]) for node in products)
+
+
+def _float_bytes(node: Node) -> int:
+    """Bytes of the float numbers of a node without a kernel: of normalizations and constants."""
+    if node.kind in WEIGHTED:
+        return 0
+    return sum(4 * math.prod(weight.shape) for layer in node.layers for weight in layer.weights)
 
 
 def _layer_cost(network: Network, node: Node) -> LayerCost:
@@ -35,6 +52,7 @@ def _layer_cost(network: Network, node: Node) -> LayerCost:
         channels=channels,
         fan_in=weights // channels,
         reads=network.node(node.inputs[0]).grid_of,
+        kernel=kernel_of(node) if network.dynamic else None,
     )
 
 

@@ -69,6 +69,9 @@ class Pins:
         return found
 
 
+NO_PINS = Pins({}, {})
+
+
 def _by_layer(flag: str, texts: Sequence[str], layers: Sequence[str]) -> dict[str, int]:
     found: dict[str, int] = {}
     for text in texts:

@@ -34,6 +34,7 @@ from pydantic_core import ErrorDetails
 from tfmpq.errors import UsageError
 from tfmpq.files import write_text
 from tfmpq.graph.containers import WEIGHT_BITS
+from tfmpq.graph.dynamic import DYNAMIC
 from tfmpq.graph.frozen import WIDE
 from tfmpq.policy.cost import REFERENCE_BITS, CostKey
 
@@ -45,6 +46,7 @@ _HEADER = """\
 # - `layers` holds the weight bits of every layer that has weights, 2 to 8;
 # - `activations` holds the bits of activation tensors, 2 to 8; a tensor that is not listed has 8.
 #   `activations: 16`, without names, gives 16 to all of them but the image (only for --target litert);
+#   `activations: dynamic` leaves them float, and kernels quantize what they read to 8 bits (litert too);
 # - everything else says where the numbers come from, and can be left out.
 """
 
@@ -57,8 +59,8 @@ _RULES = {
 }
 
 
-_BY_NAME, _ONE_SIZE = "[by name]", "[one size]"
-_NO_FIELDS = ("[key]", _BY_NAME, _ONE_SIZE)
+_BY_NAME, _ONE_SIZE, _WORD = "[by name]", "[one size]", "[word]"
+_NO_FIELDS = ("[key]", _BY_NAME, _ONE_SIZE, _WORD)
 """What pydantic puts between the fields of a location."""
 
 
@@ -76,20 +78,28 @@ def _number(value: Any) -> int | float:
 
 def _one_size(value: Any) -> int:
     if type(value) is not int or value != WIDE:
-        raise ValueError(f"must be {WIDE}, or a mapping of names")
+        raise ValueError(f"must be {WIDE}, {DYNAMIC}, or a mapping of names")
     return value
 
 
+def _word(value: Any) -> str:
+    if value != DYNAMIC:
+        raise ValueError(f"must be {WIDE}, {DYNAMIC}, or a mapping of names")
+    return str(value)
+
+
 def _form_of_activations(value: Any) -> str:
-    return _ONE_SIZE if type(value) in (int, float) else _BY_NAME
+    return _ONE_SIZE if type(value) in (int, float) else _WORD if isinstance(value, str) else _BY_NAME
 
 
 Bits = Annotated[int, BeforeValidator(_bits)]
 Number = Annotated[int | float, BeforeValidator(_number)]
 _ByName = Annotated[dict[str, Bits], Tag(_BY_NAME)]
 _OneSize = Annotated[Literal[16], BeforeValidator(_one_size), Tag(_ONE_SIZE)]
-Activations = Annotated[_ByName | _OneSize, Discriminator(_form_of_activations)]
-"""Bits by tensor; or 16 for all, whose codes have one size, so that no file can ask for both."""
+_Word = Annotated[Literal["dynamic"], BeforeValidator(_word), Tag(_WORD)]
+Activations = Annotated[_ByName | _OneSize | _Word, Discriminator(_form_of_activations)]
+"""Bits by tensor; or 16 for all, whose codes have one size, so that no file can ask for both; or `dynamic`
+for float activations that kernels quantize."""
 
 
 class _Record(BaseModel):
@@ -133,7 +143,7 @@ class Policy(_Record):
         model: Name of the network that the policy was found on.
         layers: Choice by layer name, in graph order.
         activations: Bits by name of the activation tensor; a tensor that is not listed has 8. Or 16, for all
-            tensors but the image.
+            tensors but the image. Or `dynamic`: floats, which kernels quantize to 8 bits.
         budget: The budgets that were met.
         search_space: What the search chose from.
         method: Search method.
@@ -167,6 +177,11 @@ class Policy(_Record):
         """Whether activations have 16 bits."""
         return self.activations == WIDE
 
+    @property
+    def dynamic(self) -> bool:
+        """Whether activations are float, quantized where a kernel reads them."""
+        return self.activations == DYNAMIC
+
     def activation_bits(self, tensor_names: Iterable[str]) -> dict[str, int]:
         """Bits by activation tensor.
 
@@ -177,6 +192,8 @@ class Policy(_Record):
         names = list(tensor_names)
         if isinstance(self.activations, int):
             return dict.fromkeys(names, self.activations) | dict.fromkeys(names[:1], REFERENCE_BITS)
+        if isinstance(self.activations, str):  # what kernels read of them has 8 bits
+            return dict.fromkeys(names, REFERENCE_BITS)
         return {name: self.activations.get(name, REFERENCE_BITS) for name in names}
 
     def check_against(self, layer_names: Iterable[str], tensor_names: Iterable[str]) -> None:
@@ -192,7 +209,9 @@ class Policy(_Record):
         layers, tensors = list(layer_names), list(tensor_names)
         unknown = [
             *_unknown("layer", self.layers, layers),
-            *_unknown("activation", () if isinstance(self.activations, int) else self.activations, tensors),
+            *_unknown(
+                "activation", () if isinstance(self.activations, int | str) else self.activations, tensors
+            ),
         ]
         missing = [f"layer {name}" for name in layers if name not in self.layers]
         if unknown or missing:
@@ -206,10 +225,23 @@ class Policy(_Record):
 
 
 def uniform_policy(
-    model: str, layer_names: Iterable[str], bits: int, activations: Activations | None = None
+    model: str,
+    layer_names: Iterable[str],
+    bits: int,
+    activations: Activations | None = None,
+    others: Mapping[str, int] | None = None,
 ) -> Policy:
-    """The policy that gives every layer the same weight bits, and activations 8 bits if none are given."""
-    layers = {name: LayerChoice(weight_bits=bits) for name in layer_names}
+    """The policy that gives every layer the same weight bits, and activations 8 bits if none are given.
+
+    Args:
+        model: Network name.
+        layer_names: Layers in graph order.
+        bits: Weight bits of all layers but the `others`.
+        activations: Bits of activation tensors.
+        others: Weight bits of layers that have their own.
+    """
+    own = others or {}
+    layers = {name: LayerChoice(weight_bits=own.get(name, bits)) for name in layer_names}
     return Policy(
         format="tfmpq-policy/1", model=model, layers=layers, activations=activations or {}, method="uniform"
     )
@@ -347,7 +379,7 @@ def _advice(detail: ErrorDetails) -> str:
     if location[:1] == ("activations",):
         return (
             f"Write activations: {{NAME: 4}}; or activations: {WIDE} for {WIDE} bits in all of them, because "
-            "all codes have one size."
+            f"all codes have one size; or activations: {DYNAMIC}."
         )
     if location[:1] == ("format",):
         return f"Write format: {FORMAT}."

@@ -26,8 +26,8 @@ def searched_widths(
     budgets: Sequence[Sequence[Budget]],
     widths: tuple[Sequence[int], Sequence[int]],
     pins: Pins,
-    other_classes: bool,
     reporter: Reporter,
+    other_classes: bool = False,
 ) -> tuple[Candidates, Candidates]:
     """Candidate widths of every layer and every activation tensor.
 
@@ -40,8 +40,8 @@ def searched_widths(
         budgets: Groups of budgets; those of one group are to be met together.
         widths: Candidate widths of weights and of activations.
         pins: What the user has given to single layers.
-        other_classes: Whether the deployed classifier is not the searched one.
         reporter: Told which classifiers are spared, or that none can be.
+        other_classes: Whether the deployed classifier is not the searched one.
 
     Raises:
         UsageError: A group of budgets cannot be met.

@@ -29,7 +29,8 @@ def restrict(model: keras.Model, policy: Policy) -> keras.Model:
     Raises:
         UsageError: The policy asks for bits that were not searched.
     """
-    refuse_unsearched(policy)
+    wrappers = quantize_wrappers(model)
+    refuse_unsearched(policy, dynamic=all(wrapper.output_quantizer is None for wrapper in wrappers))
     chosen = {w.name: _config(w, policy) for w in quantize_wrappers(model)}
 
     @cache  # one copy of a quantizer that several tensors share
@@ -48,12 +49,22 @@ def restrict(model: keras.Model, policy: Policy) -> keras.Model:
     return restricted
 
 
-def refuse_unsearched(policy: Policy) -> None:
-    """Refuse a policy that no search can have learned the steps for.
+def refuse_unsearched(policy: Policy, dynamic: bool) -> None:
+    """Refuse a policy that a search cannot have learned the steps for.
+
+    Args:
+        policy: The policy.
+        dynamic: Whether activations were float in the search.
 
     Raises:
-        UsageError: It has 16-bit activations.
+        UsageError: It has 16-bit activations, or they are of the other kind.
     """
+    if policy.dynamic != dynamic:
+        asked, searched = ("dynamic" if so else "integers" for so in (policy.dynamic, dynamic))
+        raise UsageError(
+            "A policy has the kind of activations that was searched. Received: activations that are "
+            f"{asked}, for {policy.model} as it was searched, where they are {searched}. {_ADVICE}"
+        )
     if policy.wide:
         raise UsageError(
             "A search learns no steps for 16-bit activations. Received: a policy with activations: "
@@ -78,7 +89,12 @@ def _config(wrapper: QuantizeWrapper, policy: Policy) -> MixedPrecisionQuantizeC
                 f"{wrapper.name}, searched: {candidates}. {_ADVICE}"
             )
     return MixedPrecisionQuantizeConfig(
-        weight_bits, output_bits, config.output_signed, config.trainable_output_step
+        weight_bits,
+        output_bits,
+        config.output_signed,
+        config.trainable_output_step,
+        input_grid=config.input_grid,
+        patch=config.patch,
     )
 
 

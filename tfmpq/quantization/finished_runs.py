@@ -16,11 +16,14 @@ from tfmpq.data.npz import read_npz
 from tfmpq.data.preprocess import value_range
 from tfmpq.errors import UsageError
 from tfmpq.files import read_json, write_atomically
+from tfmpq.graph.dynamic import DynamicModel
 from tfmpq.graph.frozen import FrozenModel
 from tfmpq.policy.policy import Policy, load_policy
 from tfmpq.provenance import versions
 from tfmpq.quantization.discretization import restrict
+from tfmpq.quantization.dynamic import freeze_dynamic
 from tfmpq.quantization.freeze import freeze
+from tfmpq.tasks.model_outputs import outputs_of
 from tfmpq.tasks.task import fused
 from tfmpq.training.run_folder import Stage
 
@@ -138,10 +141,15 @@ class Finetuned:
             read_json(stage.path(".result.json")),
         )
 
-    def frozen(self) -> FrozenModel:
-        """The network as integers."""
+    @property
+    def chooses(self) -> bool:
+        """Whether it is a classifier: its labels are classes, and it has a number for each."""
+        return self.result["top1"] is not None and outputs_of(self.model)[0].chooses
+
+    def frozen(self) -> FrozenModel | DynamicModel:
+        """The network as integers, with float activations if its policy says so."""
         preprocessing = self.options["preprocessing"]
-        network = fused(self.model, preprocessing)
+        network = fused(self.model, preprocessing, self.policy.dynamic)
         facts = file_facts(
             self.result["model"],
             preprocessing,
@@ -151,7 +159,7 @@ class Finetuned:
             self.result["top1"],
             self.result["data"],
         )
-        return freeze(self.model, network, facts)
+        return (freeze_dynamic if network.dynamic else freeze)(self.model, network, facts)
 
 
 def file_facts(

@@ -127,3 +127,34 @@ def affine_of(node: Node) -> tuple[np.ndarray, np.ndarray]:
         np.broadcast_to(factor, (channels,)).astype(np.float64),
         np.broadcast_to(offset, (channels,)).astype(np.float64),
     )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Normalization:
+    """What a layer normalization computes: factor * (x - mean) / sqrt(variance + epsilon) + offset.
+
+    Attributes:
+        factor: float32 (channels,).
+        offset: float32 (channels,).
+        epsilon: Added to the variance.
+        centred: Whether the mean is taken off; without, the variance is the mean of the squares.
+    """
+
+    factor: np.ndarray
+    offset: np.ndarray
+    epsilon: float
+    centred: bool
+
+
+def normalization_of(layer: Any) -> Normalization:
+    """The numbers of a LayerNormalization, or of an RMSNormalization."""
+    root = is_a(layer, keras.layers.RMSNormalization)
+    factor = layer.scale if root else layer.gamma
+    channels = layer.input.shape[-1]
+    offset = None if root else layer.beta
+    return Normalization(
+        np.ones(channels, np.float32) if factor is None else array(factor, np.float32),
+        np.zeros(channels, np.float32) if offset is None else array(offset, np.float32),
+        float(layer.epsilon),
+        not root,
+    )

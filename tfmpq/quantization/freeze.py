@@ -91,7 +91,7 @@ def _layers(
         return decomposition.DECOMPOSED[node.kind](node, inputs, sources[0], grid)
     kind: Any = node.kind  # a `LayerKind`: all others are decomposed, which no type checker sees
     weights = _weights(model, node, sources[0], grid) if kind in WEIGHTED else None
-    return [FrozenLayer(node.name, kind, inputs, grid, node.activation, weights, _ATTRIBUTES[kind](node))]
+    return [FrozenLayer(node.name, kind, inputs, grid, node.activation, weights, ATTRIBUTES[kind](node))]
 
 
 def snap_biases(model: keras.Model, network: Network) -> None:
@@ -203,7 +203,7 @@ def _pooling(node: Node) -> dict[str, Any]:
     }
 
 
-_ATTRIBUTES: dict[str, Callable[[Node], dict[str, Any]]] = {
+ATTRIBUTES: dict[str, Callable[[Node], dict[str, Any]]] = {
     "conv2d": lambda node: _convolution(node) | {"groups": node.main.groups},
     "depthwise_conv2d": _convolution,
     "conv2d_transpose": lambda node: {"strides": tuple(node.main.strides), "padding": node.main.padding},

@@ -19,7 +19,7 @@ from tfmpq.graph.layers import is_transparent
 from tfmpq.graph.network import Network, Node
 from tfmpq.graph.recognition import function_name, is_a
 from tfmpq.graph.shortcut import PadShortcut
-from tfmpq.quantization.folding import affine_of, array, norm_factor, norm_offset
+from tfmpq.quantization.folding import affine_of, array, norm_factor, norm_offset, normalization_of
 
 
 def require_fused(model: keras.Model, network: Network, images: np.ndarray) -> tuple[Difference, ...]:
@@ -105,7 +105,24 @@ def unweighted(node: Node, inputs: Sequence[Any]) -> Any:
             return ops.max_pool(x, layer.pool_size, layer.strides, layer.padding)
         case "reshape":
             return ops.reshape(x, (-1, *node.output_shape))
+        case "layer_normalization":
+            return _normalized(layer, x)
+        case "softmax":
+            return ops.softmax(x, axis=-1)
+        case "matmul":
+            return ops.matmul(x, ops.swapaxes(inputs[1], -1, -2) if layer.transpose_b else inputs[1])
+        case "constant":
+            value = ops.convert_to_tensor(array(layer.value, np.float32)[None])
+            return ops.broadcast_to(value, (ops.shape(x)[0], *node.output_shape))
     return _moved(node, x)
+
+
+def _normalized(layer: Any, x: Any) -> Any:
+    facts = normalization_of(layer)
+    centred = x - ops.mean(x, axis=-1, keepdims=True) if facts.centred else x
+    variance = ops.mean(ops.square(centred), axis=-1, keepdims=True)
+    scaled = centred / ops.sqrt(variance + facts.epsilon) * ops.convert_to_tensor(facts.factor)
+    return scaled + ops.convert_to_tensor(facts.offset)
 
 
 def _moved(node: Node, x: Any) -> Any:

@@ -121,7 +121,7 @@ def _ratios(quantized: keras.Model, network: Network, images: np.ndarray) -> lis
         if node.kind == "input":
             values = on_grid(quantized, images)
         else:
-            values = run_node(quantized, node, [tensors[name] for name in node.inputs])
+            values = run_node(quantized, network, node, [tensors[name] for name in node.inputs])
         tensors[node.name] = values
         ratio = snr_db(*(np.asarray(x) for x in values))
         found.append((node, 100.0 if ratio is None else ratio))

@@ -9,10 +9,12 @@ output's mean goes into the bias (arXiv 1906.04721, section 4.2). No labels and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
 from tfmpq.graph.kinds import WEIGHTED
 from tfmpq.graph.network import Network, Node
@@ -21,7 +23,7 @@ from tfmpq.progress import Reporter
 from tfmpq.quantization.im2col import Positions, as_kernel, as_matrices, input_matrices
 from tfmpq.quantization.rounding import Rounded, chosen_rounding
 from tfmpq.quantization.second_moments import Moments
-from tfmpq.quantization.side_by_side import Images, Part, SideBySide
+from tfmpq.quantization.side_by_side import Images, SideBySide
 from tfmpq.quantizers.wrapper import QuantizeWrapper, inner
 
 MAX_FAN_IN = 5000
@@ -83,7 +85,8 @@ def reconstruct(
     for index, node in enumerate(network.nodes):
         if node.kind in WEIGHTED:
             fitting = kernels and _fits_in_memory(node)
-            seen, held_out = _moments(pair, node, index, originals, fitting)
+            read = quantized.get_layer(node.name).quantized_input
+            seen, held_out = _moments(pair, node, index, originals, fitting, read)
             rounded = _fit(quantized, node, seen, held_out, fitting)
             if rounded is not None:
                 dampings[node.name] = rounded.damping
@@ -103,15 +106,24 @@ def images_needed(network: Network, count: int) -> dict[str, int]:
 
 
 def _moments(
-    pair: SideBySide, node: Node, index: int, originals: int, products: bool
+    pair: SideBySide,
+    node: Node,
+    index: int,
+    originals: int,
+    products: bool,
+    read: Callable[[Any], Any],
 ) -> tuple[Moments, Moments | None]:
-    """Moments of the rows of a kernel: of those that it is fitted to, and of those that are held out."""
+    """Moments of the rows of a kernel: of those that it is fitted to, and of those that are held out.
+
+    What the quantized kernel reads is what `read` makes of its input.
+    """
     seen = pair.seen(node)
     holding = products and min(seen, originals) // _HELD_OUT >= _LEAST_HELD_OUT
     found: list[Moments | None] = [None, None]
     for part in pair.parts(node):
         generator = np.random.default_rng((0, index, part.number))
-        rows, images = _rows(node, part, seen, generator)
+        pair_of_inputs = (part.wanted[0], ops.convert_to_numpy(read(part.given[0])))
+        rows, images = _rows(node, pair_of_inputs, part.indices, seen, generator)
         held = (images % originals) % _HELD_OUT == 0 if holding else np.zeros(len(images), bool)
         for place, mask in enumerate((~held, held)):
             if mask.any():
@@ -178,15 +190,19 @@ def _row_limit(node: Node) -> int:
 
 
 def _rows(
-    node: Node, part: Part, images: int, generator: np.random.Generator
+    node: Node,
+    inputs: tuple[np.ndarray, np.ndarray],
+    indices: np.ndarray,
+    images: int,
+    generator: np.random.Generator,
 ) -> tuple[list[np.ndarray], np.ndarray]:
     """Rows of a kernel in both networks, float32 (groups, rows, inputs), and the image that each is of."""
-    wanted, given = part.wanted[0], part.given[0]
+    wanted, given = inputs
     if node.kind == "dense":
-        return [wanted[None], given[None]], part.indices
+        return [wanted[None], given[None]], indices
     shape = (len(wanted), *node.output_shape[:2])
     total = int(np.prod(shape))
     limit = -(-_row_limit(node) * len(wanted) // images)
     picks = np.arange(total) if total <= limit else generator.choice(total, limit, replace=False)
     positions: Positions = np.unravel_index(picks, shape)
-    return [input_matrices(node, x, positions) for x in (wanted, given)], part.indices[positions[0]]
+    return [input_matrices(node, x, positions) for x in (wanted, given)], indices[positions[0]]

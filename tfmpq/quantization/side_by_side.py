@@ -137,7 +137,8 @@ class SideBySide:
                 image = np.asarray(self._images[slice(start, start + self._at_once)], np.float32)
                 values[node.name] = on_grid(self._quantized, image)
             else:
-                values[node.name] = run_node(self._quantized, node, [values[n] for n in node.inputs])
+                inputs = [values[n] for n in node.inputs]
+                values[node.name] = run_node(self._quantized, self._network, node, inputs)
             for name in node.inputs:  # a tensor is held no longer than until its last reader has run
                 readers.remove(name)
                 if name not in readers:
@@ -146,15 +147,16 @@ class SideBySide:
 
 
 def on_grid(quantized: keras.Model, images: np.ndarray) -> Pair:
-    """Images, and the same on the grid of the quantized network's input."""
-    return images, quantized.get_layer(INPUT_QUANTIZER)(images)
+    """Images, and the same as the quantized network reads them; with float activations as they are."""
+    found = [layer for layer in quantized.layers if layer.name == INPUT_QUANTIZER]
+    return images, found[0](images) if found else images
 
 
-def run_node(quantized: keras.Model, node: Node, inputs: Sequence[Pair]) -> Pair:
+def run_node(quantized: keras.Model, network: Network, node: Node, inputs: Sequence[Pair]) -> Pair:
     """Output of a node in both networks."""
     wanted, given = zip(*inputs, strict=True)
     copies = [quantized.get_layer(layer.name) for layer in node.layers]
-    if node.rounds and node.grid_of != node.tensor:
+    if node.rounds and node.grid_of != node.tensor and not network.dynamic:
         copies.append(quantized.get_layer(node.grid_of))  # a quantizer that several tensors share
     return _run(node.layers, wanted), _run(copies, given)
 

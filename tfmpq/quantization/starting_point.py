@@ -10,14 +10,17 @@ import keras
 from tfmpq.data.preprocess import pixel_step, value_range
 from tfmpq.errors import UsageError
 from tfmpq.files import read_json
+from tfmpq.graph.dynamic import DYNAMIC
 from tfmpq.models.registry import is_users_code
 from tfmpq.policy.policy import Policy, load_policy
 from tfmpq.progress import Reporter
 from tfmpq.quantization.batch_statistics import with_fitting_statistics
 from tfmpq.quantization.discretization import refuse_unsearched, restrict
-from tfmpq.quantization.insertion import quantize_model
+from tfmpq.quantization.dynamic import quantize_dynamic
+from tfmpq.quantization.insertion import LINKED_IMAGES, quantize_model
 from tfmpq.quantization.reconstruction import reconstruct
-from tfmpq.tasks.task import RECONSTRUCTION_IMAGES, Task, begins_trained, fused
+from tfmpq.tasks.calibration import USUAL_CALIBRATION, Calibration
+from tfmpq.tasks.task import Task, begins_trained, fused
 from tfmpq.training.run_folder import OWN_MODEL, Stage, load_keras
 
 
@@ -68,6 +71,11 @@ class Origin:
                 "A policy alone stands for a built-in network or a model file. "
                 f"Received: {named} of '{policy.model}', and no model. Give --model {policy.model}."
             )
+        return cls.of_policy(policy)
+
+    @classmethod
+    def of_policy(cls, policy: Policy) -> Origin:
+        """A policy that comes from no search."""
         return cls(policy, policy.model, policy.model, None, None)
 
 
@@ -119,8 +127,9 @@ def choose_weights(
         UsageError: There are none, or none that the policy can be applied to.
     """
     source = _source(task, origin, model, weights)
-    if source.is_restricted(reconstructing):
-        refuse_unsearched(origin.policy)
+    if source.search is not None and source.is_restricted(reconstructing):
+        searched = read_json(source.search.path(".json"))["activation_bits"]
+        refuse_unsearched(origin.policy, dynamic=searched == [DYNAMIC])
     return source
 
 
@@ -152,8 +161,7 @@ def begin(
     reconstructing: bool,
     resumed: bool,
     reporter: Reporter,
-    images: int = RECONSTRUCTION_IMAGES,
-    views: int = 1,
+    calibration: Calibration = USUAL_CALIBRATION,
 ) -> Start:
     """Make the quantized model.
 
@@ -167,31 +175,35 @@ def begin(
         reconstructing: Whether to reconstruct; without it, a search on the same data hands on its weights.
         resumed: Whether a checkpoint overwrites the weights anyway.
         reporter: Told about progress.
-        images: Number of images to reconstruct with.
-        views: Number of views of each.
+        calibration: Images to reconstruct with.
     """
     model = source.model
     if source.search is not None and source.is_restricted(reconstructing):
         quantized = restrict(source.search.load_model(), origin.policy)
         return Start(quantized, model if source.trained else None, "search", False)
-    network = fused(model, task.preprocessing)
+    dynamic = task.network.dynamic
+    network = fused(model, task.preprocessing, dynamic)
     bits = origin.policy.weight_bits
     activations = origin.policy.activation_bits(network.tensors)
     reconstructing = reconstructing and source.trained
     fitting = reconstructing and not resumed
-    calibration = task.calibration_images()
-    begun = model if source.trained else with_fitting_statistics(model, calibration, reporter)
-    quantized = quantize_model(
-        begun,
-        network if begun is model else fused(begun, task.preprocessing),
-        {name: (bits[name],) for name in bits},
-        {name: (value,) for name, value in activations.items()},
-        calibration,
-        value_range(task.preprocessing),
-        pixel_step=pixel_step(task.preprocessing),
-    )
-    if fitting:
-        reconstruct(
-            quantized, model, network, task.reconstruction_images(images, views), reporter, views=views
+    sample = task.calibration_images()
+    begun = model if source.trained else with_fitting_statistics(model, sample, reporter)
+    begun_network = network if begun is model else fused(begun, task.preprocessing, dynamic)
+    widths = {name: (bits[name],) for name in bits}
+    if dynamic:
+        quantized = quantize_dynamic(begun, begun_network, widths, images=sample[:LINKED_IMAGES])
+    else:
+        quantized = quantize_model(
+            begun,
+            begun_network,
+            widths,
+            {name: (value,) for name, value in activations.items()},
+            sample,
+            value_range(task.preprocessing),
+            pixel_step=pixel_step(task.preprocessing),
         )
+    if fitting:
+        images = task.reconstruction_images(calibration)
+        reconstruct(quantized, model, network, images, reporter, views=calibration.views)
     return Start(quantized, model if source.trained else None, source.name, reconstructing)

@@ -11,6 +11,7 @@ from typing import Any
 
 import keras
 
+from tfmpq.quantizers.dynamic import InputGrid
 from tfmpq.quantizers.learned_step import LearnedStepQuantizer
 from tfmpq.quantizers.relaxation import Relaxation
 
@@ -26,6 +27,9 @@ class MixedPrecisionQuantizeConfig:
         trainable_output_step: False for a grid that is given, such as the input image's.
         relaxation: How the learned logits weight the candidates.
         output_halfway: Whether the output lies in the middle between levels (see `LearnedStepQuantizer`).
+        input_grid: What of the input has one grid, where it is quantized when it is read
+            (`tfmpq.quantizers.dynamic`); None leaves it alone.
+        patch: Height and width of a patch, where each has one grid.
     """
 
     def __init__(
@@ -36,6 +40,8 @@ class MixedPrecisionQuantizeConfig:
         trainable_output_step: bool = True,
         relaxation: Relaxation = "softmax",
         output_halfway: bool = False,
+        input_grid: InputGrid | None = None,
+        patch: Sequence[int] = (1, 1),
     ) -> None:
         self.weight_bits = tuple(weight_bits)
         self.output_bits = tuple(output_bits)
@@ -43,6 +49,8 @@ class MixedPrecisionQuantizeConfig:
         self.trainable_output_step = trainable_output_step
         self.relaxation = relaxation
         self.output_halfway = output_halfway
+        self.input_grid = input_grid
+        self.patch = (int(patch[0]), int(patch[1]))
 
     def get_weights_and_quantizers(self, layer: keras.layers.Layer) -> list[tuple[Any, LearnedStepQuantizer]]:
         """The kernel and its quantizer: per output channel, symmetric, narrow."""
@@ -99,6 +107,8 @@ class MixedPrecisionQuantizeConfig:
             "trainable_output_step": self.trainable_output_step,
             "relaxation": self.relaxation,
             "output_halfway": self.output_halfway,
+            "input_grid": self.input_grid,
+            "patch": list(self.patch),
         }
 
     @classmethod

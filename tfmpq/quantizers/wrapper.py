@@ -12,6 +12,7 @@ from keras import ops
 
 from tfmpq.keras_internals import takes_training
 from tfmpq.quantizers.config import MixedPrecisionQuantizeConfig
+from tfmpq.quantizers.dynamic import quantize_input
 from tfmpq.quantizers.learned_step import LearnedStepQuantizer
 
 # The empty default is never mutated.
@@ -113,8 +114,18 @@ class QuantizeWrapper(keras.layers.Wrapper):
             ops.convert_to_tensor(self.layer.kernel), training=False, weights=self.weight_variables
         )
 
+    def quantized_input(self, inputs: Any) -> Any:
+        """What the kernel reads: the input on its own grids, where a kernel puts it there itself."""
+        grid, quantizer = self.quantize_config.input_grid, self.weight_quantizer
+        if (
+            grid is None or quantizer is None or not quantizer.kept
+        ):  # with none kept this is the float network
+            return inputs
+        return quantize_input(inputs, grid, self.quantize_config.patch)
+
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Run the inner layer quantized."""
+        inputs = self.quantized_input(inputs)
         arguments = {"training": training} if takes_training(self.layer) else {}
         if self.weight_quantizer is None:
             outputs = self.layer(inputs, **arguments)

@@ -52,7 +52,15 @@ class Point:
 
 
 def scatter(
-    title: str, label: str, points: Sequence[Point], best: Sequence[int], form: Format, *, name: str
+    title: str,
+    label: str,
+    points: Sequence[Point],
+    best: Sequence[int],
+    form: Format,
+    *,
+    name: str,
+    y_label: str = "top-1, %",
+    y_log: bool | None = False,
 ) -> Element:
     """Accuracy against a cost.
 
@@ -63,15 +71,17 @@ def scatter(
         best: Indices of the front, by cost.
         form: Text of a cost.
         name: Name of the drawing, unique on the page.
+        y_label: What is shown upwards, with its unit.
+        y_log: Whether on a logarithmic axis; None for whether values are far apart.
     """
     height = 300.0
     extents = [value for point in points for value in (point.x, *(point.x_range or ()))]
     x = fitted(extents, _LEFT, _WIDTH - _RIGHT, log=None)
     tops = [point.y + sign * point.y_error for point in points for sign in (-1, 1)]
-    y = fitted(tops, height - _BOTTOM, _TOP)
+    y = fitted(tops, height - _BOTTOM, _TOP, log=y_log)
     counted = f"{len(points)} network{'' if len(points) == 1 else 's'}"
     told = f"{counted}; numbers are those of the table."
-    drawing = _frame(title, told, _Axes(x, y, label, "top-1, %", form), height, name)
+    drawing = _frame(title, told, _Axes(x, y, label, y_label, form), height, name)
     if len(best) > 1:
         drawing.append(element("path", class_="front", d=_stairs([points[i] for i in best], x, y)))
     places = _label_places([(x(point.x), y(point.y)) for point in points])
@@ -227,7 +237,6 @@ def _frame(title: str, description: str, axes: _Axes, height: float, name: str) 
     for value in x.ticks(5):
         across = round(x(value), 1)
         extended(drawing, [element("text", x_form(value), x=across, y=bottom + 16, class_="tick middle")])
-    (_LEFT + _WIDTH - _RIGHT) / 2
     extended(
         drawing,
         [

@@ -52,6 +52,11 @@ def page(
         proof,
         *(element("p", text, class_="note") for text in absent),
     ]
+    return document(title, main)
+
+
+def document(title: str, main: Sequence[Child]) -> Element:
+    """A page with this content and the style sheet of all pages."""
     head = element(
         "head",
         element("meta", charset="utf-8"),

@@ -12,7 +12,8 @@ from tfmpq.reports.charts import Format, course, strip
 from tfmpq.reports.folders import Run, Steps
 from tfmpq.reports.markup import SHORT, Child, Element, bar, element, table
 from tfmpq.reports.provenance import FOLDER, UNRECORDED, commands, digests, source
-from tfmpq.reports.results import Budget
+from tfmpq.reports.results import Budget, Finetune
+from tfmpq.tasks.score_names import ACCURACY, EXPLAINED, LABEL_ACCURACY
 from tfmpq.units import bops_text, bytes_text
 
 _SEARCH_COURSE: tuple[tuple[str, tuple[tuple[str, str], ...], Format], ...] = (
@@ -23,11 +24,20 @@ _SEARCH_COURSE: tuple[tuple[str, tuple[tuple[str, str], ...], Format], ...] = (
     ("Expected size / int8", (("expected_size", "size"),), lambda v: f"{v:.3g}"),
     ("Expected BOPs / int8", (("expected_bops", "BOPs"),), lambda v: f"{v:.3g}"),
     ("Expected latency / int8", (("expected_latency", "latency"),), lambda v: f"{v:.3g}"),
-    ("Accuracy on training batches", (("accuracy", "accuracy"),), lambda v: f"{v:.0%}"),
+    (
+        "Score on training batches",
+        ((ACCURACY, "accuracy"), (LABEL_ACCURACY, LABEL_ACCURACY), (EXPLAINED, EXPLAINED)),
+        lambda v: f"{v:.0%}",
+    ),
 )
 """Title, columns of the step log with their names, and the form of values."""
 
-_FINETUNE_COURSE = (_SEARCH_COURSE[0], _SEARCH_COURSE[-1])
+_FINETUNE_COURSE: tuple[tuple[str, tuple[tuple[str, str], ...], Format], ...] = (
+    *_SEARCH_COURSE[:2],
+    ("Gradient norm", (("gradient_norm", "norm"),), lambda v: f"{v:.3g}"),
+    ("Cosine of both gradients", (("gradient_cosine", "cosine"),), lambda v: f"{v:.3f}"),
+    _SEARCH_COURSE[-1],
+)
 
 
 def run_section(run: Run, index: int, *, alone: bool) -> Element:
@@ -80,10 +90,16 @@ def _facts(run: Run) -> Element:
         tuned = run.finetune
         facts.append(
             f"Fine-tuned on {tuned.data} for {_counted(tuned.epochs, 'epoch')} "
-            f"({_counted(tuned.steps, 'step')}): top-1 "
-            f"{100 * tuned.top1:.2f} %, top-5 {100 * tuned.top5:.2f} % of {tuned.count:,} test images."
+            f"({_counted(tuned.steps, 'step')}){_method(tuned)}: {_score(tuned)} of {tuned.count:,} test "
+            "images."
         )
     return element("ul", *(element("li", fact) for fact in facts))
+
+
+def _score(tuned: Finetune) -> str:
+    if tuned.top1 is None or tuned.top5 is None:
+        return f"{tuned.score_name} {100 * tuned.value:.2f} %"
+    return f"top-1 {100 * tuned.top1:.2f} %, top-5 {100 * tuned.top5:.2f} %"
 
 
 def _reached(budget: Budget) -> str:
@@ -91,6 +107,17 @@ def _reached(budget: Budget) -> str:
     if budget.key in ("size", "kernel-size", "bops"):
         return f"{budget.reached:,.0f} of at most {math.floor(budget.limit):,}"
     return f"{budget.reached:,.6g} of at most {budget.limit:,.6g}"
+
+
+def _method(tuned: Finetune) -> str:
+    """The method of a fine-tuning with what it was told; nothing for plain gradients."""
+    if tuned.method == "qat":
+        return ""
+    told = [f"case {tuned.saq_case}"] if tuned.saq_case else []
+    told += [f"rho {tuned.rho:g}"] if tuned.rho else []
+    every = tuned.second_gradient_every or 1
+    told += [f"second gradient every {every} steps"] if every > 1 else []
+    return f" by {tuned.method} ({', '.join(told)})"
 
 
 def _counted(count: int, name: str) -> str:
@@ -131,6 +158,8 @@ def _activations(policy: Policy) -> str:
     """The widths of activations in words."""
     if isinstance(policy.activations, int):
         return f"all but the image of {policy.activations} bits"
+    if isinstance(policy.activations, str):
+        return "float, quantized to 8 bits where a kernel reads them"
     narrow = {tensor: width for tensor, width in policy.activations.items() if width != 8}
     return ", ".join(f"{tensor} {width}" for tensor, width in narrow.items()) or "all of 8 bits"
 

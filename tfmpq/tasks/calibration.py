@@ -9,6 +9,22 @@ import numpy as np
 from tfmpq.data.preprocess import preprocess
 
 
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What layers are fitted to the float network on.
+
+    Attributes:
+        images: Number of images; all if there are fewer.
+        views: Number of views of each, the first as it is.
+    """
+
+    images: int = 1024
+    views: int = 1
+
+
+USUAL_CALIBRATION = Calibration()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class CalibrationImages:
     """Images that are preprocessed where they are taken.

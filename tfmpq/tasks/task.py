@@ -15,9 +15,12 @@ from tfmpq.graph.fusion import analyse
 from tfmpq.graph.network import Network
 from tfmpq.models.registry import LoadedModel, is_model_file, load_model
 from tfmpq.progress import Reporter
-from tfmpq.tasks.calibration import CalibrationImages
+from tfmpq.tasks.calibration import Calibration, CalibrationImages
 from tfmpq.tasks.fitting import chosen_preprocessing, fitted
+from tfmpq.tasks.kinds import objective_for
+from tfmpq.tasks.model_outputs import outputs_of
 from tfmpq.tasks.noise import random_dataset
+from tfmpq.tasks.objective import CLASSES, Objective
 from tfmpq.tasks.preprocessing_choice import check_choice
 from tfmpq.tasks.sampling import drawn, sample
 
@@ -25,9 +28,6 @@ IMAGENET_SIDE = 224
 """Side to which data sets of encoded photographs are brought."""
 
 CALIBRATION_IMAGES = 256
-RECONSTRUCTION_IMAGES = 1024
-"""Images that layers are fitted to, if nothing else is asked for."""
-
 _ANSWERED = 64
 
 
@@ -41,6 +41,8 @@ class Task:
         network: Its analysis.
         preprocessing: Name of the preprocessing.
         begins_trained: Whether its weights were learned, though perhaps for other classes.
+        objective: What it is trained for.
+        scored_by: The same for the labels of the test images.
     """
 
     dataset: Dataset
@@ -48,6 +50,8 @@ class Task:
     network: Network
     preprocessing: str
     begins_trained: bool
+    objective: Objective = CLASSES
+    scored_by: Objective = CLASSES
 
     @property
     def model(self) -> keras.Model:
@@ -77,8 +81,8 @@ class Task:
     def _augmentation(self) -> Augmentation:
         """What is usual for images of this size and kind."""
         side = min(self.network.input_shape[:2])
-        # An image one pixel high is a sequence, which has a direction.
-        if side == 1 or self.dataset.seen is not None:
+        # An image one pixel high is a sequence, which has a direction. Maps and boxes would have to follow.
+        if side == 1 or self.dataset.seen is not None or self.dataset.numeric:
             return "none"
         # A mirrored digit is another sign.
         return "crop" if self.dataset.name == "digits" else "crop_flip" if side < 96 else "imagenet"
@@ -91,18 +95,15 @@ class Task:
         """
         return sample(self.dataset.train, count, self.network.input_shape, self.preprocessing)[0]
 
-    def reconstruction_images(self, count: int, views: int = 1) -> CalibrationImages:
-        """The first of the calibration images, as many as are asked for, and augmented views of them.
+    def reconstruction_images(self, calibration: Calibration) -> CalibrationImages:
+        """The calibration images, as many as are asked for, and augmented views of them.
 
-        Args:
-            count: Number of images; all if there are fewer.
-            views: Number of views of each, the first as it is. Those of all images come one after the other:
-                all first views, all second ones, and so on.
+        All first views come before all second ones, and so on.
 
         Raises:
             UsageError: Views of a user's own arrays are asked for; nobody knows how these may be changed.
         """
-        chosen = drawn(self.dataset.train, count)
+        chosen, views = drawn(self.dataset.train, calibration.images), calibration.views
         pixels = [read(self.dataset.train, chosen, self.network.input_shape)[0]]
         for view in range(1, views):
             if self._augmentation == "none":
@@ -146,6 +147,7 @@ def load_task(
     name: str | None = None,
     classes: int | None = None,
     trains: bool = True,
+    dynamic: bool = False,
 ) -> Task:
     """Load a float network for data.
 
@@ -159,6 +161,7 @@ def load_task(
         classes: Outputs of the network; None for the classes of the data.
         trains: Whether labels are learned: data without labels get the answers of the float network. Else
             the network may have several outputs.
+        dynamic: Whether activations are float.
 
     Raises:
         UsageError: A name is unknown, the two do not fit, or the data have one class only or a part without
@@ -170,7 +173,7 @@ def load_task(
     loaded = load_model(
         model,
         input_shape=image_shape(dataset) if dataset else (IMAGENET_SIDE, IMAGENET_SIDE, 3),
-        classes=classes or (dataset.classes if dataset else 0),
+        classes=classes or (_numbers_wanted(dataset) if dataset else 0),
         weights=weights,
         skip_classifier=None,
         several_outputs=not trains,
@@ -180,21 +183,51 @@ def load_task(
     learned, noise = begins_trained(model, weights), dataset is None
     dataset = fitted(dataset, loaded.input_shape) if dataset else random_dataset(loaded.input_shape)
     chosen = chosen_preprocessing(dataset, loaded, preprocessing)
-    network = fused(loaded.model, chosen)
+    network = fused(loaded.model, chosen, dynamic)
     if preprocessing is None and dataset.seen is None:
         knows = learned and not loaded.new_classifier and not noise
         check_choice(loaded, dataset if knows else None, reporter, learns=trains)
     task = Task(dataset, loaded, network, chosen, learned)
-    return task if dataset.labelled or not trains else _with_answers(task, reporter)
+    if not trains:
+        return task
+    return with_objective(task) if dataset.labelled else _with_answers(task, reporter)
 
 
-def fused(model: keras.Model, preprocessing: str) -> Network:
+def with_objective(task: Task, answers: bool = False) -> Task:
+    """The task with what labels and network make of it.
+
+    Args:
+        task: A task with labels.
+        answers: Whether they are what its float network gives.
+
+    Raises:
+        UsageError: The labels do not fit the network.
+    """
+    output, data = outputs_of(task.model)[0], task.dataset
+    trained_for, scored_by = (
+        objective_for(output, part.labels, data.classes, answers) for part in (data.train, data.test)
+    )
+    return replace(task, objective=trained_for, scored_by=scored_by)
+
+
+def _numbers_wanted(dataset: Dataset) -> int:
+    """How many numbers a network gives at the end for such labels."""
+    shape = dataset.test.labels.shape
+    return dataset.classes if not dataset.numeric else shape[-1] if len(shape) > 1 else 1
+
+
+def fused(model: keras.Model, preprocessing: str, dynamic: bool = False) -> Network:
     """The analysis of a model, float or quantized, for inputs of a preprocessing.
+
+    Args:
+        model: Functional model.
+        preprocessing: Name of the preprocessing.
+        dynamic: Whether activations are float.
 
     Raises:
         TfmpqError: It has layers that cannot be quantized.
     """
-    return analyse(model, input_signed=value_range(preprocessing)[0] < 0)
+    return analyse(model, value_range(preprocessing)[0] < 0, dynamic)
 
 
 def _refuse_unusable(dataset: Dataset, trains: bool) -> None:
@@ -223,13 +256,18 @@ def _with_answers(task: Task, reporter: Reporter) -> Task:
             "Without labels a network learns from a trained one. Received: images alone, and a network "
             "without trained weights. Give labels or weights."
         )
-    reporter.log("The data have no labels: the float network's own answers stand for them.")
-    train, test = _answered(task, task.dataset.train), _answered(task, task.dataset.test)
-    dataset = replace(task.dataset, classes=task.loaded.classes, train=train, test=test)
-    return replace(task, dataset=dataset)
+    chooses = task.loaded.stripped_softmax or task.loaded.source is None
+    reporter.log(
+        "The data have no labels: the float network's own "
+        f"{'classes' if chooses else 'outputs, as they are,'} stand for them."
+    )
+    train, test = (_answered(task, part, chooses) for part in (task.dataset.train, task.dataset.test))
+    dataset = replace(task.dataset, classes=task.loaded.classes if chooses else 0, train=train, test=test)
+    return with_objective(replace(task, dataset=dataset), answers=True)
 
 
-def _answered(task: Task, split: Split) -> Split:
+def _answered(task: Task, split: Split, chooses: bool) -> Split:
+    """Images with the float network's answers: its classes, or its outputs as they are."""
     batches = ImageBatches(
         split,
         _ANSWERED,
@@ -238,11 +276,13 @@ def _answered(task: Task, split: Split) -> Split:
         shuffle=False,
         drop_remainder=False,
     )
-    answers = [
-        np.argmax(task.model.predict_on_batch(batches.batch(0, index)[0]), axis=-1)
+    found = (
+        np.asarray(task.model.predict_on_batch(batches.batch(0, index)[0]))
         for index in range(batches.steps_per_pass)
-    ]
-    return replace(split, labels=np.concatenate(answers).astype(np.int64))
+    )
+    if chooses:
+        return replace(split, labels=np.concatenate([x.argmax(-1) for x in found]).astype(np.int64))
+    return replace(split, labels=np.concatenate(list(found)).astype(np.float32))
 
 
 def _announce(loaded: LoadedModel, weights: str | None, reporter: Reporter) -> None:
@@ -266,7 +306,8 @@ def image_shape(dataset: Dataset) -> tuple[int, int, int]:
     """(height, width, channels) of a network for these images."""
     array = dataset.test.array
     if array is None:
-        return (IMAGENET_SIDE, IMAGENET_SIDE, 3)
+        side = dataset.side or IMAGENET_SIDE
+        return (side, side, 3)
     height, width, channels = array.shape[1:]
     return (int(height), int(width), int(channels))
 
@@ -281,7 +322,7 @@ def target_network(model: str, task: Task, side: int | None, classes: int | None
         return task.network
     shape = (side, side, task.network.input_shape[2]) if side else task.network.input_shape
     loaded = load_model(model, input_shape=shape, classes=classes or task.loaded.classes)
-    network = fused(loaded.model, task.preprocessing)
+    network = fused(loaded.model, task.preprocessing, task.network.dynamic)
     names, found = ([node.name for node in n.weighted] for n in (task.network, network))
     if names != found:
         raise UsageError(

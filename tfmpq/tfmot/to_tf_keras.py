@@ -12,6 +12,7 @@ import numpy as np
 from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.keras_internals import calls_in_order, operation_of
 from tfmpq.quantization.finished_runs import finished_model
+from tfmpq.quantizers.choices import quantize_wrappers
 from tfmpq.quantizers.wrapper import QuantizeWrapper, inner
 from tfmpq.tfmot.apply import PREFIX, AsAnnotated, check_configs, mixed_wrappers
 from tfmpq.tfmot.layers import copy_weights, to_legacy
@@ -41,13 +42,18 @@ def to_tfmot(model: keras.Model, float_layers: Collection[str] = ()) -> Any:
         float_layers: Layers whose kernels are left in float.
 
     Raises:
-        UsageError: The model is not quantized.
+        UsageError: The model is not quantized, or its activations are dynamic.
         TfmpqError: A layer has no counterpart in tf_keras.
     """
     if not any(isinstance(layer, QuantizeWrapper) for layer in model.layers):
         raise UsageError(
             f"A quantized model goes out to TFMOT. Received: {model.name}, which is not quantized. "
             "Use to_tf_keras, or quantize it first."
+        )
+    if any(wrapper.quantize_config.input_grid for wrapper in quantize_wrappers(model)):
+        raise UsageError(
+            f"TFMOT quantizes tensors on fixed grids. Received: {model.name}, whose activations are dynamic. "
+            "Search or fine-tune it without them."
         )
     annotated = _build(model, frozenset(float_layers), annotate=True)
     quantized = tfmot.quantize_apply(annotated, scheme=AsAnnotated(), quantized_layer_name_prefix=PREFIX)

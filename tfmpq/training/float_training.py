@@ -13,14 +13,11 @@ from tfmpq.tasks.objective import CLASSES, Objective
 from tfmpq.tasks.task import Task
 from tfmpq.training.backend import TrainStep, batch_value_and_gradient, mean_over_replicas
 from tfmpq.training.compiling import compile_step
+from tfmpq.training.descent import RATES, suited_rule
 from tfmpq.training.loop import train
 from tfmpq.training.run_folder import Stage
+from tfmpq.training.units import in_units
 from tfmpq.training.variables import AFFINE
-
-_RATE = 0.1
-_ADAPTING_RATE = 0.01
-"""For weights of another task, which a higher rate would wipe out."""
-_WEIGHT_DECAY = 5e-4
 
 
 def pretrain(
@@ -33,25 +30,34 @@ def pretrain(
     seed: int,
     from_weights: bool,
     reporter: Reporter,
+    optimizer: str | None = None,
 ) -> None:
-    """Train the task's float model in place: SGD with Nesterov momentum, cosine schedule.
+    """Train the task's float model in place: SGD with Nesterov momentum, or AdamW; cosine schedule.
 
     A finished training in the folder is loaded, an interrupted one is resumed.
     """
     stage = Stage(folder, "float")
     trainer = FloatTraining(task.model.inputs[0], task.model.outputs[0])
+    trainer.objective = task.objective
     batches = task.batches(batch_size, seed, steps_per_epoch)
     steps = max(1, epochs * len(batches))
+    rule = suited_rule(task.network, optimizer)
+    rates = RATES[rule]
     schedule = keras.optimizers.schedules.CosineDecay(
         0.0,
         steps,
-        warmup_target=_ADAPTING_RATE if from_weights else _RATE,
+        # A higher rate would wipe out the weights of another task.
+        warmup_target=rates.adapting if from_weights else rates.float_training,
         warmup_steps=max(1, steps // 20),
         alpha=0.0,
     )
-    optimizer = keras.optimizers.SGD(schedule, momentum=0.9, nesterov=True, weight_decay=_WEIGHT_DECAY)
-    optimizer.exclude_from_weight_decay(var_names=list(AFFINE))
-    compile_step(trainer, optimizer)
+    made = (
+        keras.optimizers.AdamW(schedule, weight_decay=rates.float_decay)
+        if rule == "adamw"
+        else keras.optimizers.SGD(schedule, momentum=0.9, nesterov=True, weight_decay=rates.float_decay)
+    )
+    made.exclude_from_weight_decay(var_names=list(AFFINE))
+    compile_step(trainer, made)
     train(trainer, batches, epochs=epochs, stage=stage, reporter=reporter, label="float training")
 
 
@@ -73,5 +79,6 @@ class FloatTraining(TrainStep, keras.Model):
             return self.objective.loss(labels, outputs) + sum(penalties), (new_state, outputs)
 
         (loss, (new_state, outputs)), gradients = batch_value_and_gradient(loss_at, trainable)
+        gradients = in_units(self, self.objective.unit, gradients)
         (score,) = mean_over_replicas([self.objective.score(labels, outputs)])
         return gradients, new_state, {"loss": loss, self.objective.score_name: score}

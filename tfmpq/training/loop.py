@@ -203,26 +203,28 @@ def _variables(model: keras.Model) -> list[Any]:
 
 @contextlib.contextmanager
 def _interruptions_noted(recorder: Recorder) -> Iterator[None]:
-    """Have the recorder know of Ctrl-C, which Keras may swallow.
+    """Have the recorder know of Ctrl-C, and of SIGTERM where it is handled, which Keras may swallow.
 
     Keras converts the metrics of a step under a bare `except`, and on JAX that is where it waits for the step
     to be computed: most interruptions come there.
     """
-    previous = signal.getsignal(signal.SIGINT)
+    handled = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    noted = {number: handler for number, handler in handled.items() if callable(handler)}
     # Python handles signals in its main thread only.
-    if not callable(previous) or threading.current_thread() is not threading.main_thread():
-        yield
-        return
+    if threading.current_thread() is not threading.main_thread():
+        noted = {}
 
     def note(number: int, frame: FrameType | None) -> None:
         recorder.interrupted = True
-        previous(number, frame)
+        noted[signal.Signals(number)](number, frame)
 
-    signal.signal(signal.SIGINT, note)
+    for number in noted:
+        signal.signal(number, note)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in noted.items():
+            signal.signal(number, handler)
 
 
 class _Rest(keras.utils.PyDataset):

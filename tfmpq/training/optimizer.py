@@ -1,10 +1,10 @@
-"""One optimizer for two kinds of variables: SGD for weights, Adam for the quantizers' own."""
+"""One optimizer for two kinds of variables: SGD or AdamW for weights, Adam for the quantizers' own."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import keras
 from keras import ops
@@ -12,10 +12,16 @@ from keras import ops
 from tfmpq.keras_internals import trained_by
 from tfmpq.training.variables import AFFINE, QUANTIZERS, positions
 
+Rule = Literal["sgd", "adamw"]
+"""How weights are updated: momentum SGD, or Adam with decoupled decay (Loshchilov and Hutter, ICLR 2019)."""
+
+_WEIGHT_EPSILON, _QUANTIZER_EPSILON = 1e-8, 1e-12
+"""What Adam adds to the root of the second moment; gradients of steps may be far smaller than of weights."""
+
 
 @keras.saving.register_keras_serializable("tfmpq")
 class QuantizationOptimizer(keras.optimizers.Optimizer):
-    """Momentum SGD on weights and BatchNorm, Adam on log-steps and bit-width logits.
+    """Momentum SGD or AdamW on weights and BatchNorm, Adam on log-steps and bit-width logits.
 
     Steps and logits live on scales of their own, so they get Adam's normalised updates; their rates are
     multiples of the weights' learning rate, so that one schedule drives all. Weight decay (decoupled) acts on
@@ -27,6 +33,7 @@ class QuantizationOptimizer(keras.optimizers.Optimizer):
         logit_multiplier: Adam's rate for bit-width logits, relative to `learning_rate`.
         momentum: Nesterov momentum of SGD.
         weight_decay: Decay of kernels.
+        weights: How weights are updated.
     """
 
     def __init__(
@@ -36,6 +43,7 @@ class QuantizationOptimizer(keras.optimizers.Optimizer):
         logit_multiplier: float = 1.0,
         momentum: float = 0.9,
         weight_decay: float | None = 1e-4,
+        weights: Rule = "sgd",
         name: str = "quantization_optimizer",
         **kwargs: Any,
     ) -> None:
@@ -43,6 +51,7 @@ class QuantizationOptimizer(keras.optimizers.Optimizer):
         self.step_multiplier = step_multiplier
         self.logit_multiplier = logit_multiplier
         self.momentum = momentum
+        self.weights = weights
         self.exclude_from_weight_decay(var_names=[*QUANTIZERS, *AFFINE])
 
     def build(self, variables: Any) -> None:
@@ -52,9 +61,11 @@ class QuantizationOptimizer(keras.optimizers.Optimizer):
         super().build(variables)
         self._momentums = [self.add_variable_from_reference(v, "momentum") for v in variables]
         self._is_step = [v.path.endswith("log_step") for v in variables]
+        self._quantizers = set(positions(variables, QUANTIZERS))
         self._seconds = {
-            index: self.add_variable_from_reference(variables[index], "second_moment")
-            for index in positions(variables, QUANTIZERS)
+            index: self.add_variable_from_reference(variable, "second_moment")
+            for index, variable in enumerate(variables)
+            if index in self._quantizers or self.weights == "adamw"
         }
         self._affine = set(positions(variables, AFFINE))
 
@@ -71,17 +82,17 @@ class QuantizationOptimizer(keras.optimizers.Optimizer):
         kernels, alike = [], defaultdict(list)
         for gradient, variable in zip(grads, variables, strict=True):
             index = places[id(variable)]
-            if index in self._seconds or index in self._affine:
-                kind = index in self._seconds, self._is_step[index], tuple(variable.shape)
+            if index in self._quantizers or index in self._affine:
+                kind = index in self._quantizers, self._is_step[index], tuple(variable.shape)
                 alike[kind].append((ops.cast(gradient, variable.dtype), index))
             else:
                 kernels.append((gradient, variable))
-        for (adaptive, is_step, _), members in alike.items():
-            if adaptive:
+        for (of_quantizer, is_step, _), members in alike.items():
+            if of_quantizer:
                 multiplier = self.step_multiplier if is_step else self.logit_multiplier
-                self._adam(members, self.learning_rate * multiplier)
+                self._adam(members, self.learning_rate * multiplier, _QUANTIZER_EPSILON)
             else:
-                self._nesterov(members, self.learning_rate)
+                self._update_weights(members, self.learning_rate)
         if not kernels:
             self.iterations.assign_add(1)
             return None
@@ -90,7 +101,13 @@ class QuantizationOptimizer(keras.optimizers.Optimizer):
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Update a kernel, after its decay."""
-        self._nesterov([(gradient, self._get_variable_index(variable))], learning_rate)
+        self._update_weights([(gradient, self._get_variable_index(variable))], learning_rate)
+
+    def _update_weights(self, members: Sequence[tuple[Any, int]], rate: Any) -> None:
+        if self.weights == "adamw":
+            self._adam(members, rate, _WEIGHT_EPSILON)
+        else:
+            self._nesterov(members, rate)
 
     def _nesterov(self, members: Sequence[tuple[Any, int]], rate: Any) -> None:
         """Update variables of one shape, given as gradients and positions, with Nesterov momentum."""
@@ -103,17 +120,17 @@ class QuantizationOptimizer(keras.optimizers.Optimizer):
         for slots, values in zip(both, (new, velocity), strict=True):
             _assign([slots[i] for _, i in members], values)
 
-    def _adam(self, members: Sequence[tuple[Any, int]], rate: Any) -> None:
+    def _adam(self, members: Sequence[tuple[Any, int]], rate: Any, epsilon: float) -> None:
         """Update variables of one shape, given as gradients and positions, with Adam."""
         every: tuple[Any, ...] = (trained_by(self), self._momentums, self._seconds)
         old, first, second = (_stacked([slots[i] for _, i in members]) for slots in every)
-        gradient = _stack([gradient for gradient, _ in members])
+        gradient = ops.cast(_stack([gradient for gradient, _ in members]), old.dtype)
         count, rate = ops.cast(self.iterations + 1, old.dtype), ops.cast(rate, old.dtype)
         first = 0.9 * first + 0.1 * gradient
         second = 0.999 * second + 0.001 * ops.square(gradient)
         mean = first / (1.0 - ops.power(ops.cast(0.9, old.dtype), count))
         spread = second / (1.0 - ops.power(ops.cast(0.999, old.dtype), count))
-        new = old - rate * mean / (ops.sqrt(spread) + 1e-12)
+        new = old - rate * mean / (ops.sqrt(spread) + epsilon)
         for slots, values in zip(every, (new, first, second), strict=True):
             _assign([slots[i] for _, i in members], values)
 
@@ -124,6 +141,7 @@ class QuantizationOptimizer(keras.optimizers.Optimizer):
             "step_multiplier": self.step_multiplier,
             "logit_multiplier": self.logit_multiplier,
             "momentum": self.momentum,
+            "weights": self.weights,
         }
 
 

@@ -1,4 +1,12 @@
-"""What a sharpness-aware step perturbs: quantized kernels, biases and BatchNorm's affine parameters."""
+"""What a sharpness-aware step perturbs: quantized kernels, biases and BatchNorm's affine parameters.
+
+SAQ (arXiv 2111.12273) tells three ways apart to bring the perturbation e and the quantizer Q together. With
+e(v) = rho * gradient at v / norm, the second pass sees the kernel
+
+1. Q(w) + e(w): `independent`. Where w is clipped, its gradient is zero, and the direction is not Q(w)'s.
+2. Q(w + e(w)): `latent`. Few codes flip, and each of those jumps a whole step.
+3. Q(w) + e(Q(w)): `quantized`. Neither happens; this is what SAQ adopts.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +19,9 @@ from keras import ops
 from tfmpq.quantizers.wrapper import QuantizeWrapper
 from tfmpq.training.variables import ADDED, WEIGHTS, positions
 
+Perturb = Literal["quantized", "latent", "independent"]
+"""Which kernels are perturbed: SAQ's cases 3, 2 and 1."""
+
 _SCALE_OFFSET = 0.01
 """ASAM's eta: what a weight of zero may move by, in units of the radius."""
 
@@ -22,17 +33,34 @@ class Ball:
     Attributes:
         variables: All trainable variables of the model.
         quantized: The layers whose kernels are quantized.
-        perturb: `quantized` perturbs quantized kernels, `latent` the latent ones.
+        perturb: Which kernels are perturbed.
     """
 
     variables: Sequence[Any]
     quantized: Sequence[QuantizeWrapper]
-    perturb: Literal["quantized", "latent"]
+    perturb: Perturb
 
     @property
     def wrappers(self) -> Sequence[QuantizeWrapper]:
-        """The layers whose quantized kernels are in the ball."""
-        return self.quantized if self.perturb == "quantized" else []
+        """The layers whose kernels move after quantization."""
+        return [] if self.perturb == "latent" else self.quantized
+
+    def parts(self, gradients: Sequence[Any]) -> list[Any]:
+        """The gradients that the perturbation of each tensor is made of.
+
+        Args:
+            gradients: Those of all variables, then those of the kernels of `wrappers` after quantization.
+        """
+        kernels = gradients[len(self.variables) :]
+        if self.perturb == "independent":
+            kernels = [gradients[i] for i in self._kernels]
+        return [*kernels, *(gradients[i] for i in self.latent)]
+
+    @property
+    def _kernels(self) -> list[int]:
+        """Positions of the latent kernels of the quantized layers."""
+        index = {id(v): i for i, v in enumerate(self.variables)}
+        return [index[id(wrapper.layer.kernel)] for wrapper in self.quantized]
 
     @property
     def weights(self) -> list[int]:
@@ -46,9 +74,8 @@ class Ball:
         Logits and steps stay out: moving the policy between the two passes would mix policy change with
         sharpness.
         """
-        kernels = {id(w.layer.kernel) for w in self.quantized}
-        latent = self.perturb == "latent"
-        return [i for i in self.weights if latent or id(self.variables[i]) not in kernels]
+        kernels = () if self.perturb == "latent" else self._kernels
+        return [i for i in self.weights if i not in kernels]
 
     @property
     def layers(self) -> list[list[int]]:
@@ -67,8 +94,8 @@ class Ball:
             values: Tensors of all trainable variables.
         """
         index = {id(v): i for i, v in enumerate(self.variables)}
-        weights = []
-        for wrapper in self.wrappers:
+        weights = [values[i] for i in self._kernels] if self.perturb == "independent" else []
+        for wrapper in self.wrappers if self.perturb == "quantized" else ():
             quantizer = wrapper.weight_quantizer
             assert quantizer is not None  # noqa: S101 narrowed for the type checker; only such are listed
             own = {name: values[index[id(v)]] for name, v in wrapper.weight_variables.items()}

@@ -31,10 +31,12 @@ from tfmpq.tasks.objective import CLASSES, Objective
 from tfmpq.training import sharpness
 from tfmpq.training.backend import TrainStep, batch_value_and_gradient, mean_over_replicas, traced_once
 from tfmpq.training.budget_term import BudgetTerm
-from tfmpq.training.perturbation import Ball
+from tfmpq.training.perturbation import Ball, Perturb
+from tfmpq.training.units import in_units
 from tfmpq.training.variables import WEIGHTS, positions
 
 Update = Literal["mean", "second", "gap-guided"]
+Norm = Literal["global", "layer"]
 
 _SECOND_METRICS = (
     "perturbed_loss",
@@ -56,7 +58,8 @@ class SharpnessOptions:
     Attributes:
         radius: Schedule of the perturbation radius rho.
         alpha: Alignment constant of SAGM and ASGA; of the update `gap-guided`, GSAM's.
-        perturb: `quantized` perturbs quantized kernels (SAQ's case 3), `latent` the latent ones.
+        perturb: Which kernels are perturbed (`tfmpq.training.perturbation`): after quantization (SAQ's case
+            3), before it (case 2), or after it along the latent gradient (case 1).
         norm: Whether one norm spans all tensors, or each layer moves by an equal share of rho along its own.
         adaptive: Perturb in proportion to the magnitude of the weights (ASAM); rho has no unit then.
         second_gradient_every: Take the second gradient every so many steps only, and reuse its part that is
@@ -67,8 +70,8 @@ class SharpnessOptions:
 
     radius: sharpness.RadiusSchedule
     alpha: float = 1e-3
-    perturb: Literal["quantized", "latent"] = "quantized"
-    norm: Literal["global", "layer"] = "global"
+    perturb: Perturb = "quantized"
+    norm: Norm = "global"
     adaptive: bool = False
     second_gradient_every: int = 1
     update: Update = "mean"
@@ -210,6 +213,7 @@ class QuantizedTraining(TrainStep, keras.Model):
             )
             metrics |= cost_metrics
             new_values["multipliers"] = multipliers
+        gradients = in_units(self, self.objective.unit, gradients)
         score = self.objective.score(labels, outputs)
         (metrics[self.objective.score_name],) = mean_over_replicas([score])
         return gradients, self._with_values(new_state, new_values), metrics
@@ -249,12 +253,7 @@ class QuantizedTraining(TrainStep, keras.Model):
         """Perturb, take the second gradient, measure the gap and adapt the radius."""
         schedule = {name: self._value(state, name) for name in options.radius.initial_state()}
         perturbed, count = self.ball, len(trainable)
-        positions = perturbed.latent
-
-        def ball(gradients: Sequence[Any]) -> list[Any]:
-            """The gradients of the perturbed tensors."""
-            return [*gradients[count:], *(gradients[i] for i in positions)]
-
+        positions, ball = perturbed.latent, perturbed.parts
         rho = options.radius.radius(schedule)
         scales = perturbed.magnitudes(trainable) if options.adaptive else None
         groups = perturbed.layers if options.norm == "layer" else None

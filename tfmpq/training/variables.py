@@ -8,8 +8,9 @@ from typing import Any
 ADDED = ("beta", "bias")
 """What is added to a result, and so has no scale of its own."""
 
-AFFINE = ("gamma", *ADDED)
-"""Biases and BatchNorm's affine parameters: no weight decay, and perturbed beside the kernels."""
+AFFINE = ("gamma", *ADDED, "value")
+"""Biases, the affine parameters of normalizations, and tensors that are the same for all images (`Constant`):
+no weight decay, and perturbed beside the kernels."""
 
 WEIGHTS = (*AFFINE, "kernel")
 """All that a float network learns."""

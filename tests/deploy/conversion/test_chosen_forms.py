@@ -11,6 +11,7 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 
 from tfmpq.api.specialize import specialize as specialize_file
+from tfmpq.deploy.conversion.chosen_forms import bytes_by_width, choose_forms
 from tfmpq.deploy.conversion.specialize import specialize
 from tfmpq.deploy.conversion.surgery import build_tflite
 from tfmpq.deploy.export import export_tflite
@@ -20,7 +21,7 @@ from tfmpq.deploy.proof.verify import verify
 from tfmpq.deploy.runtime.inspect_file import inspect_file
 from tfmpq.deploy.runtime.interpreter import load
 from tfmpq.deploy.tflite.flatbuffer import add_buffer, builtin_name, read_model, write_model
-from tfmpq.deploy.tflite.layout import stored_layers
+from tfmpq.deploy.tflite.layout import container_of, stored_layers
 from tfmpq.deploy.tflite.metadata import read_facts, read_forms
 from tfmpq.errors import UsageError
 from tfmpq.graph.forms import FormOptions, FormRequest
@@ -147,3 +148,26 @@ def test_a_file_keeps_its_preference_until_another_is_asked_for(path, tmp_path) 
     assert specialize_file(out, tmp_path / "older.tflite", "litert-int8").rewritten > 0
     with pytest.raises(UsageError, match="Leave out --prefer"):
         specialize_file(path, out, "tflm", FormRequest("size"))
+
+
+@pytest.mark.parametrize("options", [OPTIONS, FormOptions("balanced", "x86-vnni"), None])
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_the_bytes_of_a_width_are_those_of_a_network_of_that_width(
+    make_unfoldable, network, options, bits
+) -> None:
+    held, there = bytes_by_width(network, "litert", options), make_unfoldable(bits)
+    chosen = choose_forms(there, "litert", options) if options else {}
+    for layer in there.weighted:
+        form = chosen.get(layer.name)
+        plain = container_of(there, layer, "litert").stored_bytes(
+            layer.weights.integers.size, layer.weights.scales.size
+        )
+        assert held[layer.name][bits] == (form.chosen.bytes if form else plain)
+
+
+def test_the_bytes_of_the_widths_add_up_to_the_difference_of_files(make_unfoldable, network) -> None:
+    """But for alignment, names and the record of the forms."""
+    held = bytes_by_width(network, "litert", OPTIONS)
+    sizes = {bits: len(build_tflite(make_unfoldable(bits), "litert", OPTIONS)) for bits in (4, 8)}
+    told = sum(widths[8] - widths[4] for widths in held.values())
+    assert abs(sizes[8] - sizes[4] - told) < 0.05 * sizes[8]
