@@ -47,7 +47,9 @@ from .perform import perform
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="With --calibrate: the width of each layer.",
 )
-@options_of(QuantizeOptions, "weights", "reconstruct", "preprocessing", "data_dir")
+@options_of(
+    QuantizeOptions, "weights", "reconstruct", "calibration_images", "views", "preprocessing", "data_dir"
+)
 @options.json_option
 def export(as_json: bool, source: str | None, tflite: bool, calibrate: str | None, **choices: Any) -> None:
     """Export a RUN as a packed file that is proved equal to what was trained; by default the newest in runs/.
@@ -111,7 +113,16 @@ def _in_default_file(choices: dict[str, Any], model: str) -> dict[str, Any]:
     return choices
 
 
-_FOR_MODELS = ("weight_bits", "activation_bits", "policy", "weights", "reconstruct", "preprocessing")
+_FOR_MODELS = (
+    "weight_bits",
+    "activation_bits",
+    "policy",
+    "weights",
+    "reconstruct",
+    "calibration_images",
+    "views",
+    "preprocessing",
+)
 
 
 def _refuse_options_of_models(source: str | None, given: dict[str, Any]) -> None:
@@ -120,7 +131,8 @@ def _refuse_options_of_models(source: str | None, given: dict[str, Any]) -> None
             f"A run folder is exported, or a model with images to calibrate it. Received: {source}, no "
             "folder, and no images. Give a fine-tuned run, or --calibrate DATA."
         )
-    named = [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None]
+    defaults = QuantizeOptions.defaults()
+    named = [f"--{name.replace('_', '-')}" for name, value in given.items() if value != defaults.get(name)]
     if named:
         raise UsageError(
             f"A run has its bits and weights already. Received: {', '.join(named)} for "

@@ -45,6 +45,23 @@ def residual_network(dropout: float = 0.0) -> keras.Model:
     return keras.Model(image, layers.Dense(CLASSES, name="logits")(x), name="residual")
 
 
+def grouped_network() -> keras.Model:
+    """Groups, a depth multiplier and transposed convolutions, with a bias or BatchNorm before the ReLU."""
+    image = keras.Input((8, 8, 4), name="image")
+    x = layers.Conv2D(8, 3, groups=2, padding="same", name="grouped")(image)
+    x = layers.ReLU(name="grouped_relu")(x)
+    x = layers.DepthwiseConv2D(3, strides=2, depth_multiplier=2, use_bias=False, name="multiplied")(x)
+    x = layers.BatchNormalization(name="multiplied_bn")(x)
+    x = layers.ReLU(name="multiplied_relu")(x)
+    x = layers.Conv2DTranspose(6, 3, strides=2, padding="same", name="up")(x)
+    x = layers.ReLU(name="up_relu")(x)
+    x = layers.Conv2DTranspose(5, (2, 3), strides=(3, 2), use_bias=False, name="sparse")(x)
+    x = layers.BatchNormalization(name="sparse_bn")(x)
+    x = layers.ReLU(name="sparse_relu")(x)
+    x = layers.GlobalAveragePooling2D(name="gap")(x)
+    return keras.Model(image, layers.Dense(4, name="logits")(x), name="grouped_network")
+
+
 def randomise(model: keras.Model, seed: int) -> keras.Model:
     """Random weights; BatchNorm with factors of both signs and one channel that is switched off."""
     generator = np.random.default_rng(seed)

@@ -339,7 +339,7 @@ def _is_share(name: str) -> bool:
 _BY_NAME: tuple[tuple[Callable[[str], bool], Callable[[float], str]], ...] = (
     (_is_share, lambda value: f"{100 * value:.2f} %"),
     (lambda name: name.endswith("_db"), lambda value: f"{value:.1f} dB"),
-    (lambda name: name in ("bytes", "size") or name.endswith("_bytes"), bytes_text),
+    (lambda name: name in ("bytes", "size", "kernel_size") or name.endswith("_bytes"), bytes_text),
     (lambda name: "bops" in name, bops_text),
     (lambda name: name == "latency" or name.endswith("_ms"), lambda value: f"{value:.3g} ms"),
     (lambda name: name.endswith("_seconds"), lambda value: f"{value:.1f} s"),

@@ -71,7 +71,7 @@ def learned(seed: int = 0, scale: float = 2.0) -> Learned:
 
 
 def test_all_methods_are_in_the_table_and_take_their_defaults() -> None:
-    known = {"asga", "sagm", "gsam", "sam", "sgd", "fracbits", "sensitivity", "random", "uniform"}
+    known = {"asga", "fisher", "sagm", "gsam", "sam", "sgd", "fracbits", "sensitivity", "random", "uniform"}
     assert set(METHODS) == known
     for name in METHODS:
         load_method(name).check(options(method=name))
@@ -284,7 +284,7 @@ def test_sensitivity_is_the_divergence_with_one_tensor_quantized(searchable) -> 
 def test_sensitivity_takes_the_smallest_sum_within_the_budget() -> None:
     import itertools
 
-    from tfmpq.methods.sensitivity import _least
+    from tfmpq.methods.sensitivity import least_sum
 
     generator = np.random.default_rng(0)
     rises = [
@@ -292,7 +292,7 @@ def test_sensitivity_takes_the_smallest_sum_within_the_budget() -> None:
         for space in (WEIGHTS, ACTIVATIONS)
     ]
     for limits in (budgets(0.5), budgets(0.45, 0.4), budgets(1.0)):
-        found = _least(problem(), *rises, limits)
+        found = least_sum(problem(), *rises, limits)
         best, chosen = np.inf, None
         for widths in itertools.product(*WEIGHTS.values(), *ACTIVATIONS.values()):
             bits = dict(zip((*WEIGHTS, *ACTIVATIONS), widths, strict=True))

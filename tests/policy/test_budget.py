@@ -101,3 +101,12 @@ def test_the_smallest_that_is_named_can_be_asked_for(text):
 def test_whole_numbers_of_a_unit_are_exact(number, unit):
     factor = {"B": 1, "kB": 1000, "MB": 10**6, "KiB": 1024}[unit]
     assert parse_budgets([f"size={number}{unit}"], MODEL)[0].limit == number * factor
+
+
+def test_kernels_alone_are_what_other_tools_count():
+    bits = {"a": 4, "b": 8}
+    # 1337 weights of 4 bits, 4099 of 8, and neither scales, biases nor helpers
+    assert MODEL.value("kernel-size", bits, {"x": 8, "y": 8}) == (1337 * 4 + 7) // 8 + 4099
+    assert MODEL.size(bits) - MODEL.kernel_size(bits) == 8 * (16 + 10) + MODEL.fixed_bytes
+    (budget,) = parse_budgets(["kernel-size=0.5x"], MODEL)
+    assert budget.limit == (1337 + 4099) / 2

@@ -12,11 +12,11 @@ from tfmpq.methods.compress_options import CompressOptions
 from tfmpq.methods.front import FrontPoint, size_front
 from tfmpq.methods.method import Choice, Outcome, Problem
 from tfmpq.methods.options import SearchOptions
-from tfmpq.policy.allocation import check_feasible_together
 from tfmpq.policy.budget import parse_budgets
 from tfmpq.policy.cost import CostModel
 from tfmpq.policy.network_cost import cost_model
-from tfmpq.policy.search_space import activation_candidates, weight_candidates
+from tfmpq.policy.pins import NO_PINS
+from tfmpq.policy.searched_widths import searched_widths
 from tfmpq.policy.smallest import smallest_passing
 from tfmpq.tasks.paired import Pairing
 from tfmpq.training.run_folder import Stage
@@ -152,13 +152,10 @@ def problem_of(
     """
     network = bench.task.network
     costs = cost_model(network).as_held(held)
-    space = (
-        weight_candidates(network, options.weight_bits),
-        activation_candidates(network, (UNIFORM_BITS,)),
-    )
     budgets = parse_budgets(options.budgets, costs) if options.budgets else ()
+    widths = (options.weight_bits, (UNIFORM_BITS,))
     try:
-        check_feasible_together(budgets, costs, *space)
+        space = searched_widths(network, costs, [budgets], widths, NO_PINS, bench.reporter)
     except UsageError as error:
         prefer = forms[0].prefer if forms[0] else "size"
         raise UsageError(f"{error}{'' if prefer == 'size' else _BY_SIZE}") from None

@@ -25,6 +25,7 @@ from tfmpq.quantization.freeze import snap_biases
 from tfmpq.quantization.starting_point import Start, begin, choose_weights
 from tfmpq.reports.drawings import Drawing, loss_drawing
 from tfmpq.results import Result
+from tfmpq.tasks.calibration import Calibration
 from tfmpq.tasks.score_names import ACCURACY
 from tfmpq.tasks.scoring import Score, score_model
 from tfmpq.tasks.task import Task, fused
@@ -68,6 +69,7 @@ class FinetuneResult(Result, verb="finetune"):
         versions: Versions of what decides the result.
         data_dir: Folder that the data came from; export looks there for the images of its proof.
         source: Run folder or policy file that it was given; None in results of older versions.
+        kernel_size: Bytes of packed kernels alone, as other tools count; None in results of older versions.
         method: `qat`, `sam` or `saq`.
         saq_case: Which of SAQ's cases (arXiv 2111.12273, section 3); None for other methods.
         rho: Radius of the perturbation; None for `qat`, as the next one.
@@ -92,6 +94,7 @@ class FinetuneResult(Result, verb="finetune"):
     versions: dict[str, str]
     data_dir: str | None
     source: str | None = None
+    kernel_size: int | None = None
     method: str = "qat"
     saq_case: int | None = None
     rho: float | None = None
@@ -232,6 +235,7 @@ def _finetune(
             reconstructing=options.reconstruct,
             resumed=stage.path(".npz").exists(),
             reporter=reporter,
+            calibration=Calibration(options.calibration_images, options.views),
         )
         steps = _train(task, started, options, stage, reporter)
         reached = score_model(
@@ -340,6 +344,7 @@ def _result(
         versions=versions(),
         data_dir=str(Path(options.data_dir).resolve()) if options.data_dir else None,
         source=source,
+        kernel_size=report.kernel_size,
         method=options.method,
         saq_case=(options.saq_case or 3) if options.method == "saq" else None,
         rho=sharpness.radius.rho_max if sharpness else None,

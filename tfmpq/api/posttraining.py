@@ -22,8 +22,9 @@ from tfmpq.quantization.finished_runs import file_facts
 from tfmpq.quantization.freeze import freeze, snap_biases
 from tfmpq.quantization.insertion import LINKED_IMAGES, quantize_model
 from tfmpq.quantization.loss import loss_warnings
-from tfmpq.quantization.reconstruction import affordable_images, reconstruct
+from tfmpq.quantization.reconstruction import reconstruct
 from tfmpq.quantization.unchanging import unchanging_tensors, unchanging_warning
+from tfmpq.tasks.calibration import USUAL_CALIBRATION, Calibration
 from tfmpq.tasks.fidelity import Fidelity, Reference
 from tfmpq.tasks.image_checks import image_warnings
 from tfmpq.tasks.model_outputs import outputs_of
@@ -105,7 +106,14 @@ def float_reference(task: Task) -> Reference:
 
 
 def quantize_without_training(
-    task: Task, bits: Policy, real: bool, fitting: bool, reporter: Reporter, *, images: int | None = None
+    task: Task,
+    bits: Policy,
+    real: bool,
+    fitting: bool,
+    reporter: Reporter,
+    calibration: Calibration = USUAL_CALIBRATION,
+    *,
+    images: int = CALIBRATION_IMAGES,
 ) -> keras.Model:
     """A quantized model whose biases lie on their grid, ready to be frozen.
 
@@ -115,30 +123,31 @@ def quantize_without_training(
         real: Whether the images are real ones, on which means and kernels can be fitted.
         fitting: Whether kernels are fitted to the float layers; else only the biases.
         reporter: Told about progress.
-        images: Calibration images; None for as many as are of use.
+        calibration: Images that layers are fitted on.
+        images: Most images that steps of activations are fitted to.
     """
     model, network = task.model, task.network
     widths = {name: (width,) for name, width in bits.weight_bits.items()}
     if network.dynamic and not real:
         return quantize_dynamic(model, network, widths)
-    useful = affordable_images(network) if real else CALIBRATION_IMAGES
-    sample = task.calibration_images(images or useful)
+    sample = task.calibration_images(images)
     if network.dynamic:
         quantized = quantize_dynamic(model, network, widths, images=sample[:LINKED_IMAGES])
-        reconstruct(quantized, model, network, sample, reporter, kernels=fitting)
-        return quantized
-    quantized = quantize_model(
-        model,
-        network,
-        widths,
-        {name: (width,) for name, width in bits.activation_bits(network.tensors).items()},
-        sample[:CALIBRATION_IMAGES],
-        value_range(task.preprocessing),
-        pixel_step=pixel_step(task.preprocessing),
-    )
+    else:
+        quantized = quantize_model(
+            model,
+            network,
+            widths,
+            {name: (width,) for name, width in bits.activation_bits(network.tensors).items()},
+            sample,
+            value_range(task.preprocessing),
+            pixel_step=pixel_step(task.preprocessing),
+        )
     if real:
-        reconstruct(quantized, model, network, sample, reporter, kernels=fitting)
-    snap_biases(quantized, fused(quantized, task.preprocessing))
+        fitted_on = task.reconstruction_images(calibration)
+        reconstruct(quantized, model, network, fitted_on, reporter, kernels=fitting, views=calibration.views)
+    if not network.dynamic:
+        snap_biases(quantized, fused(quantized, task.preprocessing))
     return quantized
 
 

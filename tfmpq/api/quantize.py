@@ -31,6 +31,7 @@ from tfmpq.progress import Reporter
 from tfmpq.quantization.batch_statistics import with_fitting_statistics
 from tfmpq.results import Result
 from tfmpq.scratch import Scratch
+from tfmpq.tasks.calibration import Calibration
 from tfmpq.tasks.model_outputs import outputs_of
 from tfmpq.tasks.noise import RANDOM
 from tfmpq.tasks.score_names import ACCURACY
@@ -68,6 +69,7 @@ class QuantizedFacts:
         top5: Top-5.
         count: Number of test images; 0 where none was scored.
         size: Bytes in the storage form.
+        kernel_size: Bytes of packed kernels alone, as other tools count.
         bops: Bit operations for one image.
         mean_weight_bits: Mean bits of a weight.
         started_from: File of the float weights, or `none` for random ones.
@@ -79,6 +81,7 @@ class QuantizedFacts:
     top5: float | None
     count: int
     size: int
+    kernel_size: int
     bops: int
     mean_weight_bits: float
     started_from: str
@@ -198,7 +201,8 @@ def _quantize(
         measured = with_fitting_statistics(task.model, task.calibration_images(), reporter)
         network_of_measured = fused(measured, task.preprocessing, dynamic)
         task = replace(task, loaded=replace(task.loaded, model=measured), network=network_of_measured)
-    quantized = quantize_without_training(task, bits, real, fitting, reporter)
+    calibration = Calibration(options.calibration_images, options.views)
+    quantized = quantize_without_training(task, bits, real, fitting, reporter, calibration)
     report = cost_model(task.network).report(bits.weight_bits, bits.activation_bits(task.network.tensors))
     scores = _scores(task, quantized, reporter)
     reached = scores.first
@@ -207,6 +211,7 @@ def _quantize(
         None if reached is None else reached.top5,
         0 if reached is None else reached.count,
         report.size,
+        report.kernel_size,
         report.bops,
         report.mean_weight_bits,
         options.weights or (network.recorded if task.begins_trained else "none"),

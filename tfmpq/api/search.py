@@ -22,12 +22,12 @@ from tfmpq.methods import load_method
 from tfmpq.methods.latency_budget import latencies, latency_record, with_latency
 from tfmpq.methods.method import Choice, Outcome, Problem
 from tfmpq.methods.options import SearchOptions
-from tfmpq.policy.allocation import check_feasible_together
 from tfmpq.policy.budget import Budget, parse_budgets
 from tfmpq.policy.cost import REFERENCE_BITS
 from tfmpq.policy.network_cost import activation_products, cost_model
+from tfmpq.policy.pins import Pins
 from tfmpq.policy.policy import BudgetRecord, LayerChoice, Policy, SearchSpace, load_policy, save_policy
-from tfmpq.policy.search_space import activation_candidates, weight_candidates
+from tfmpq.policy.searched_widths import searched_widths
 from tfmpq.progress import Reporter
 from tfmpq.provenance import fingerprint, versions
 from tfmpq.quantization.discretization import restrict
@@ -74,8 +74,9 @@ class SearchResult(Result, verb="search"):
         activation_bits: Activation bits by tensor.
         bops: Bit operations of `float`, `int8` and `policy`.
         size: Bytes of `float`, `int8` and `policy`, the latter two in the storage form.
+        kernel_size: Bytes of packed kernels alone, of `int8` and `policy`; empty in older results.
         mean_weight_bits: Mean bits of a weight.
-        repaired: Whether the most probable choices had to be changed to meet the budgets.
+        repaired: Whether the most probable choices had to change to meet the budgets.
         accuracy: Score of the float network and of the policy without fine-tuning, on some test images;
             of an imitation of classes, the share of them that get the same class from both.
         score_name: What that is: `accuracy` (top-1), `label accuracy` or `explained variance`.
@@ -105,6 +106,7 @@ class SearchResult(Result, verb="search"):
     search_seconds: float
     method: str = ""
     gmpq: dict[str, float] = field(default_factory=dict)
+    kernel_size: dict[str, int] = field(default_factory=dict)
     latency: dict[str, float] = field(default_factory=dict)
     latency_conditions: str | None = None
     pareto: list[dict[str, Any]] = field(default_factory=list)
@@ -240,15 +242,8 @@ def _problem(
     network = target_network(asked.model.word, task, options.target_input, options.target_classes)
     classes = options.target_classes or task.loaded.classes
     costs = with_latency(cost_model(network), network, task.loaded.name, classes, options, present, reporter)
-    if products := activation_products(network):
-        reporter.log(
-            f"{products:,} multiply-accumulates of two activations stay float; bit operations leave them out."
-        )
-    other_classes = classes != task.loaded.classes
-    space = (
-        weight_candidates(task.network, options.weight_bits, other_classes),
-        activation_candidates(task.network, options.activation_widths),
-    )
+    if count := activation_products(network):
+        reporter.log(f"{count:,} products of two activations stay float; bit operations leave them out.")
     front = sorted((parse_budgets([f"size={v}"], costs)[0] for v in options.pareto), key=lambda b: b.limit)
     budgets = parse_budgets(options.budgets, costs) if options.budgets or not front else ()
     if front and any(budget.key == "size" for budget in budgets):
@@ -258,12 +253,13 @@ def _problem(
         )
     if not options.budgets and not front:
         reporter.log(f"No budget given: {budgets[0].text} of the uniform 8-bit model (storage form).")
-    for budget in front:
-        check_feasible_together((budget, *budgets), costs, *space)
-    if front:
-        budgets = (front[(len(front) - 1) // 2], *budgets)
-    check_feasible_together(budgets, costs, *space)
-    return Problem(task, costs, budgets, *space, options, stage, reporter), tuple(front)
+    groups = [(budget, *budgets) for budget in front] or [budgets]
+    pins = Pins.of(options.pin, options.at_least, [node.name for node in task.network.weighted])
+    widths, others = (options.weight_bits, options.activation_widths), classes != task.loaded.classes
+    space = searched_widths(task.network, costs, groups, widths, pins, reporter, others)
+    return Problem(task, costs, groups[(len(groups) - 1) // 2], *space, options, stage, reporter), tuple(
+        front
+    )
 
 
 def _record(problem: Problem, asked: Asked) -> dict[str, Any]:
@@ -319,6 +315,7 @@ def _finish(problem: Problem, front: Sequence[Budget], outcome: Outcome, asked: 
         search_seconds=round(outcome.seconds, 3),
         method=problem.options.description,
         gmpq={"compression": round(gmpq.compression, 3), "bops": round(gmpq.bops)},
+        kernel_size={name: report.kernel_size for name, report in reports.items()},
         latency=latencies(costs, chosen.weight_bits, chosen.activation_bits),
         latency_conditions=costs.latency.conditions if costs.latency else None,
         pareto=rows,
@@ -375,7 +372,10 @@ def policy_of_choice(problem: Problem, asked: Asked, budgets: Sequence[Budget], 
             for b in budgets
         ],
         search_space=SearchSpace(
-            weight_bits=list(options.weight_bits), activation_bits=list(options.activation_widths)
+            weight_bits=list(options.weight_bits),
+            activation_bits=list(options.activation_widths),
+            pin=list(options.pin),
+            at_least=list(options.at_least),
         ),
         method=options.description,
         proxy=asked.proxy,

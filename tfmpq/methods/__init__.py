@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "asga": "gradient",
+    "fisher": "fisher",
     "fracbits": "gradient",
     "gsam": "gradient",
     "random": "controls",

@@ -12,7 +12,7 @@ from typing import Any
 from tfmpq.graph.containers import TARGETS
 from tfmpq.options import Options, option
 
-METHODS = ("asga", "fracbits", "gsam", "random", "sagm", "sam", "sensitivity", "sgd", "uniform")
+METHODS = ("asga", "fisher", "fracbits", "gsam", "random", "sagm", "sam", "sensitivity", "sgd", "uniform")
 """Names of `tfmpq.methods`, which imports this file; a test compares them."""
 
 PREPROCESSINGS = ("none", "unit", "tf", "torch", "caffe")
@@ -82,6 +82,28 @@ class DataOptions(FolderOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReconstructionOptions(Options):
+    """What quantized layers are fitted to those of the float network on."""
+
+    calibration_images: int = option(
+        1024,
+        "whole",
+        "Training images that layers are fitted to the float network on; all if there are fewer.",
+        metavar="N",
+        least=1,
+        recorded="given",
+    )
+    views: int = option(
+        1,
+        "whole",
+        "Views of each of these images: the image itself, and random crops and mirrored copies of it.",
+        metavar="N",
+        least=1,
+        recorded="given",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class PreprocessOptions(Options):
     """How pixels become inputs."""
 
@@ -102,7 +124,7 @@ class BudgetOptions(Options):
     """What a network may cost."""
 
     budgets: tuple[str, ...] = budgets_option(
-        "size, bops, weight-bits or, with --latency-table, latency", ", latency=2.5ms"
+        "size, kernel-size, bops, weight-bits or, with --latency-table, latency", ", latency=2.5ms"
     )
 
 
@@ -139,13 +161,37 @@ class SearchedWidthOptions(WidthOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PinOptions(Options):
+    """Widths that single layers are given beforehand."""
+
+    pin: tuple[str, ...] = option(
+        (),
+        "texts",
+        "Width of the weights of a layer, or of all layers that a pattern names, such as 'block_?_expand=8'. "
+        "May be repeated.",
+        metavar="LAYER=BITS",
+        many=True,
+        recorded="given",
+    )
+    at_least: tuple[str, ...] = option(
+        (),
+        "texts",
+        "Least width of such layers; without it, classifiers have 4 bits where the budget allows. May be "
+        "repeated.",
+        metavar="LAYER=BITS",
+        many=True,
+        recorded="given",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class MethodOptions(Options):
     """How widths are chosen."""
 
     method: str = option(
         "asga",
         "text",
-        "Search method: trained (asga, sagm, gsam, sam, sgd, fracbits), measured (sensitivity), or a "
+        "Search method: trained (asga, sagm, gsam, sam, sgd, fracbits), measured (sensitivity, fisher), or a "
         "control (random, uniform).",
         choices=METHODS,
     )

@@ -20,7 +20,9 @@ from tfmpq.methods.common_options import (
     DistillationOptions,
     MethodOptions,
     PerturbationOptions,
+    PinOptions,
     PreprocessOptions,
+    ReconstructionOptions,
     SearchedWidthOptions,
     TrainingOptions,
     budgets_option,
@@ -94,7 +96,14 @@ def _typed(name: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneOptions(SharpnessTuning, PreprocessOptions, DistillationOptions, TrainingOptions, DataOptions):
+class FinetuneOptions(
+    SharpnessTuning,
+    ReconstructionOptions,
+    PreprocessOptions,
+    DistillationOptions,
+    TrainingOptions,
+    DataOptions,
+):
     """The options of `tfmpq.finetune`, each described in `tfmpq finetune --help` and docs/cli.md."""
 
     weights: str | None = weights_option("those of the search, else of a model file")
@@ -151,10 +160,12 @@ class FinetuneOptions(SharpnessTuning, PreprocessOptions, DistillationOptions, T
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(
+    ReconstructionOptions,
     PreprocessOptions,
     DistillationOptions,
     TrainingOptions,
     MethodOptions,
+    PinOptions,
     SearchedWidthOptions,
     BudgetOptions,
     DataOptions,
@@ -162,7 +173,7 @@ class RunOptions(
     """The options of `tfmpq.run`, each described in `tfmpq run --help` and docs/cli.md."""
 
     weights: str | None = weights_option("those of a model file, else float training")
-    budgets: tuple[str, ...] = budgets_option("size, bops or weight-bits")
+    budgets: tuple[str, ...] = budgets_option("size, kernel-size, bops or weight-bits")
     float_epochs: int | None = option(
         None,
         "whole",
@@ -174,7 +185,7 @@ class RunOptions(
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuantizeOptions(PreprocessOptions, DataOptions):
+class QuantizeOptions(ReconstructionOptions, PreprocessOptions, DataOptions):
     """The options of `tfmpq.quantize`, each described in `tfmpq export --help` and docs/cli.md."""
 
     target: str = target_option()

@@ -15,14 +15,12 @@ import keras
 import numpy as np
 
 from tfmpq.files import write_json
+from tfmpq.methods.candidates import candidates_of, float_network, outputs_of_each
 from tfmpq.methods.method import Choice, Outcome, Problem, refuse_foreign_knobs
 from tfmpq.methods.options import SearchOptions
 from tfmpq.policy.allocation import select
 from tfmpq.policy.budget import Budget
-from tfmpq.quantizers.choices import quantize_wrappers
-from tfmpq.quantizers.learned_step import LearnedStepQuantizer
 
-BATCH = 32
 LARGE_SIDE, LARGE_IMAGES = 96, 64
 """From this side of an image on, so many images are used instead of all calibration images."""
 
@@ -53,9 +51,9 @@ class _Sensitivity:
         )
         return Outcome(
             model,
-            lambda budgets: _least(problem, weights, activations, budgets),
+            lambda budgets: least_sum(problem, weights, activations, budgets),
             seconds,
-            lambda choice: _expected(problem, weights, activations, choice),
+            lambda choice: expected_sum(problem, weights, activations, choice),
         )
 
 
@@ -70,42 +68,39 @@ def measure(problem: Problem, model: keras.Model) -> tuple[Increases, Increases]
         By layer and by tensor, in the order of the candidates, for those that have a choice; never rising
         with the width: what a narrower grid achieved is granted to the wider ones.
     """
-    images = problem.task.calibration_images()
-    images = images[:LARGE_IMAGES] if min(images.shape[1:3]) >= LARGE_SIDE else images
-    found: dict[str, Increases] = {"weight": {}, "activation": {}}
-    choices: list[tuple[Increases, str, LearnedStepQuantizer]] = []
-    for wrapper in quantize_wrappers(model):
-        for kind, quantizer, _ in wrapper.quantizers:
-            quantizer.kept = ()  # float
-            if len(quantizer.bits) > 1:
-                choices.append((found[kind], wrapper.name, quantizer))
-    expected = _outputs(model, images)
-    problem.reporter.start("sensitivity", sum(len(quantizer.bits) for _, _, quantizer in choices))
-    for increases, name, quantizer in choices:
-        rises = []
-        for position in range(len(quantizer.bits)):
-            quantizer.kept = (position,)
-            rises.append(problem.task.objective.divergence(expected, _outputs(model, images)))
+    images = sensitivity_images(problem)
+    network = float_network(model)
+    candidates = candidates_of(model, network)
+    rises = candidates.zeros()
+    at_once = network.images_at_once()
+    parts = range(0, len(images), at_once)
+    count = sum(rise.size for found in rises for rise in found.values())
+    problem.reporter.start("sensitivity", count * len(parts))
+    for begin in parts:
+        part = images[begin : begin + at_once]
+        expected, changed = outputs_of_each(network, candidates, part)
+        for kind, name, position, found in changed:
+            divergence = problem.task.objective.divergence(expected, found)
+            rises[kind][name][position] += divergence * len(part) / len(images)
             problem.reporter.advance(1)
-        quantizer.kept = ()
-        increases[name] = np.minimum.accumulate(np.maximum(rises, 0.0))
     problem.reporter.finish()
-    for wrapper in quantize_wrappers(model):
-        for _, quantizer, _ in wrapper.quantizers:
-            quantizer.kept = tuple(range(len(quantizer.bits)))
-    return found["weight"], found["activation"]
+    return never_rising(rises[0]), never_rising(rises[1])
 
 
-def _outputs(model: keras.Model, images: np.ndarray) -> np.ndarray:
-    """float32 (N, classes); called directly, since each call has another network to compute."""
-    parts = [
-        keras.ops.convert_to_numpy(model(images[start : start + BATCH], training=False))
-        for start in range(0, len(images), BATCH)
-    ]
-    return np.concatenate(parts)
+def never_rising(increases: Increases) -> Increases:
+    """What a narrower width achieved is granted to the wider ones; nothing is below zero."""
+    return {name: np.minimum.accumulate(np.maximum(rise, 0.0)) for name, rise in increases.items()}
 
 
-def _least(problem: Problem, weights: Increases, activations: Increases, budgets: Sequence[Budget]) -> Choice:
+def sensitivity_images(problem: Problem) -> np.ndarray:
+    """Calibration images, fewer of large ones: float32 (N, height, width, channels)."""
+    images = problem.task.calibration_images()
+    return images[:LARGE_IMAGES] if min(images.shape[1:3]) >= LARGE_SIDE else images
+
+
+def least_sum(
+    problem: Problem, weights: Increases, activations: Increases, budgets: Sequence[Budget]
+) -> Choice:
     """The assignment of the smallest sum of increases; of equal ones that with more bits."""
     largest = max((float(v.max()) for v in (*weights.values(), *activations.values())), default=0.0)
     unit = _RANGE / (largest or 1.0)
@@ -114,7 +109,7 @@ def _least(problem: Problem, weights: Increases, activations: Increases, budgets
     return Choice(found.weight_bits, found.activation_bits, found.repaired)
 
 
-def _expected(problem: Problem, weights: Increases, activations: Increases, choice: Choice) -> float:
+def expected_sum(problem: Problem, weights: Increases, activations: Increases, choice: Choice) -> float:
     """The sum that the program makes small, in nats."""
     parts = (
         (weights, problem.weights, choice.weight_bits),

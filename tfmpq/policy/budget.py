@@ -1,8 +1,8 @@
 """Budgets that a user asks for: parsing, and whether they can be met at all.
 
-`size` is in bytes of the storage form, `bops` in bit operations for one image (SAQ's convention),
-`weight-bits` in mean trained bits of a weight, `latency` in milliseconds, as a latency table predicts them.
-kB and MB are decimal (1000, 1000000), KiB and MiB binary.
+`size` is in bytes of the storage form, `kernel-size` in bytes of its packed kernels alone, `bops` in bit
+operations for one image (SAQ's convention), `weight-bits` in mean trained bits of a weight, `latency` in
+milliseconds, as a latency table predicts them. kB and MB are decimal (1000, 1000000), KiB and MiB binary.
 """
 
 from __future__ import annotations
@@ -21,21 +21,29 @@ from tfmpq.policy.cost import REFERENCE_BITS, CostKey, CostModel
 DEFAULT_BUDGETS = ("size=0.5x",)
 
 _RELATIVE = "x"
+_BYTES: dict[str, int | Fraction] = {
+    "B": 1,
+    "kB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "KiB": 2**10,
+    "MiB": 2**20,
+    "GiB": 2**30,
+}
 _UNITS: dict[CostKey, dict[str, int | Fraction]] = {
-    "size": {
-        "B": 1,
-        "kB": 10**3,
-        "MB": 10**6,
-        "GB": 10**9,
-        "KiB": 2**10,
-        "MiB": 2**20,
-        "GiB": 2**30,
-    },
+    "size": _BYTES,
+    "kernel-size": _BYTES,
     "bops": {"k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12},
     "weight-bits": {"": 1},
     "latency": {"us": Fraction(1, 1000), "ms": 1, "s": 1000},
 }
-_EXAMPLES: dict[CostKey, str] = {"size": "1.2MB", "bops": "3.2G", "weight-bits": "4.0", "latency": "2.5ms"}
+_EXAMPLES: dict[CostKey, str] = {
+    "size": "1.2MB",
+    "kernel-size": "1.2MB",
+    "bops": "3.2G",
+    "weight-bits": "4.0",
+    "latency": "2.5ms",
+}
 _FORM = re.compile(
     r"(?P<key>[^=\s]+)\s*=\s*(?P<number>\d{1,18}(?:\.\d{1,18})?|\.\d{1,18})\s*(?P<unit>[A-Za-z]*)"
 )
@@ -60,8 +68,8 @@ def parse_budgets(texts: Sequence[str], model: CostModel) -> tuple[Budget, ...]:
     """Reads budgets of the form KEY=VALUE.
 
     Args:
-        texts: For example `size=1.2MB`, `bops=3.2G`, `weight-bits=4.0`, or `size=0.5x` for half of what the
-            uniform 8-bit network has. `size=0.5x` if empty.
+        texts: For example `size=1.2MB`, `kernel-size=1MB`, `bops=3.2G`, `weight-bits=4.0`, or `size=0.5x`
+            for half of what the uniform 8-bit network has. `size=0.5x` if empty.
         model: The network that relative budgets refer to.
 
     Raises:

@@ -20,8 +20,8 @@ from tfmpq.graph.containers import Container, Operator, container_for
 from tfmpq.graph.dynamic import Kernel, container_bits
 from tfmpq.policy.latency_cost import NANOSECONDS, LatencyCosts
 
-CostKey = Literal["size", "bops", "weight-bits", "latency"]
-COST_KEYS: tuple[CostKey, ...] = ("size", "bops", "weight-bits")
+CostKey = Literal["size", "kernel-size", "bops", "weight-bits", "latency"]
+COST_KEYS: tuple[CostKey, ...] = ("size", "kernel-size", "bops", "weight-bits")
 """Costs that every network has; `latency` needs a table."""
 
 REFERENCE_BITS = 8
@@ -72,6 +72,10 @@ class LayerCost:
             return self.held[bits]
         return self.container(bits).stored_bytes(self.weights, self.channels)
 
+    def kernel_bytes(self, bits: int) -> int:
+        """Bytes of packed weights alone, without scales and biases, in the storage form."""
+        return self.container(bits).stored_bytes(self.weights, 0)
+
 
 @dataclass(frozen=True, slots=True)
 class LayerReport:
@@ -91,6 +95,7 @@ class CostReport:
     """Costs of a whole assignment; the totals are the sums of `by_layer` (and of `fixed_bytes`)."""
 
     size: int
+    kernel_size: int
     bops: int
     mean_weight_bits: float
     fixed_bytes: int
@@ -162,6 +167,14 @@ class CostModel:
             layer.stored_bytes(_bits_of(weight_bits, layer.name)) for layer in self.layers
         )
 
+    def kernel_size(self, weight_bits: Mapping[str, int]) -> int:
+        """Bytes of packed weights alone, as other tools count.
+
+        Raises:
+            UsageError: A layer has no bits, or bits that no container holds.
+        """
+        return sum(layer.kernel_bytes(_bits_of(weight_bits, layer.name)) for layer in self.layers)
+
     def bops(self, weight_bits: Mapping[str, int], activation_bits: Mapping[str, int]) -> int:
         """Bit operations for one image, the sum of macs * weight bits * activation bits.
 
@@ -219,6 +232,8 @@ class CostModel:
             return self.times().total(weights, activation_bits) / NANOSECONDS
         if key == "size":
             return self.size(weight_bits)
+        if key == "kernel-size":
+            return self.kernel_size(weight_bits)
         return (
             self.bops(weight_bits, activation_bits) if key == "bops" else self.mean_weight_bits(weight_bits)
         )
@@ -262,6 +277,7 @@ class CostModel:
             )
         return CostReport(
             size=self.size(weight_bits),
+            kernel_size=self.kernel_size(weight_bits),
             bops=self.bops(weight_bits, activation_bits),
             mean_weight_bits=self.mean_weight_bits(weight_bits),
             fixed_bytes=self.fixed_bytes,
@@ -272,9 +288,9 @@ class CostModel:
         """Cost of each weight candidate of each layer, so that expected costs are inner products.
 
         Args:
-            key: `size` gives bytes, `weight-bits` weights * bits (divide the sum by the number of weights),
-                `bops` macs * bits (multiply by the activation bits of the tensor that the layer reads),
-                `latency` nanoseconds (add those of `tensor_times`).
+            key: `size` and `kernel-size` give bytes, `weight-bits` weights * bits (divide the sum by the
+                number of weights), `bops` macs * bits (multiply by the activation bits of the tensor that the
+                layer reads), `latency` nanoseconds (add those of `tensor_times`).
             candidates: Weight bits to choose from, by layer name.
 
         Returns:
@@ -285,6 +301,8 @@ class CostModel:
             bits = candidates[layer.name]
             if key == "size":
                 return [layer.stored_bytes(b) for b in bits]
+            if key == "kernel-size":
+                return [layer.kernel_bytes(b) for b in bits]
             if key == "latency":
                 return [self.times().of_layer(layer.name, b) for b in bits]
             return [(layer.macs if key == "bops" else layer.weights) * b for b in bits]

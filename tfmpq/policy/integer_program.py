@@ -190,7 +190,7 @@ def _integer_limit(budget: Budget, model: CostModel) -> int:
     """The largest integer cost, in the unit of `CostModel.cost_table`, that the budget allows."""
     if budget.key == "size":
         return math.floor(budget.limit) - model.fixed_bytes
-    if budget.key == "bops":
+    if budget.key in ("bops", "kernel-size"):
         return math.floor(budget.limit)
     if budget.key == "latency":
         return math.floor(Fraction(budget.limit) * NANOSECONDS) - model.times().base

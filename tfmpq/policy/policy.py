@@ -24,8 +24,10 @@ from pydantic import (
     Discriminator,
     Field,
     FiniteFloat,
+    SerializerFunctionWrapHandler,
     Tag,
     ValidationError,
+    model_serializer,
 )
 from pydantic_core import ErrorDetails
 
@@ -120,10 +122,17 @@ class BudgetRecord(_Record):
 
 
 class SearchSpace(_Record):
-    """The bit-widths that the search chose from."""
+    """The bit-widths that the search chose from, and `LAYER=BITS` as it was given beforehand."""
 
     weight_bits: list[Bits]
     activation_bits: list[Bits]
+    pin: list[str] = []
+    at_least: list[str] = []
+
+    @model_serializer(mode="wrap")
+    def _without_what_nobody_asked_for(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """As earlier versions wrote it, so that their run folders resume."""
+        return {name: value for name, value in whole(self).items() if value or name.endswith("_bits")}
 
 
 class Policy(_Record):

@@ -15,7 +15,8 @@ PINNED_BITS = 8
 
 
 SAFE_BITS = 4
-"""Least bits of a classifier that the search has not seen."""
+"""Least bits of a classifier, where budgets allow: what rounding costs there, nothing behind it makes up for.
+"""
 
 
 def weight_candidates(
@@ -33,6 +34,20 @@ def weight_candidates(
     if other_classes:
         found[network.weighted[-1].name] = tuple(b for b in bits if b >= SAFE_BITS) or tuple(bits)
     return found | {network.weighted[0].name: (PINNED_BITS,)}
+
+
+def classifiers(network: Network) -> list[str]:
+    """Layers with weights whose results reach an output through no other such layer."""
+    found: dict[str, None] = {}
+    nodes = {node.name: node for node in network.nodes}
+    weighted = {node.name for node in network.weighted}
+    reached = list(network.outputs)
+    for name in reached:
+        if name in weighted:
+            found[name] = None
+        else:
+            reached.extend(source for source in nodes[name].inputs if source not in reached)
+    return [node.name for node in network.weighted if node.name in found]
 
 
 def activation_candidates(network: Network, bits: Sequence[int]) -> dict[str, tuple[int, ...]]:

@@ -62,7 +62,7 @@ def worst_mismatch(model: keras.Model, images: np.ndarray) -> tuple[str, float] 
         return None
     probe = keras.Model(model.inputs[0], [norm.input for norm in norms])
     moments = [np.zeros(norm.moving_mean.shape) for norm in norms]
-    for chunk in _chunks(model, images):
+    for chunk in _chunks(model, images, _VALUES // 4):
         tensors = keras.tree.flatten(probe(chunk, training=False))
         for moment, norm, tensor in zip(moments, norms, tensors, strict=True):
             axes = [axis for axis in range(len(tensor.shape)) if axis != norm.axis % len(tensor.shape)]
@@ -106,8 +106,8 @@ def _norms(model: keras.Model) -> list[keras.layers.BatchNormalization]:
     ]
 
 
-def _chunks(model: keras.Model, images: np.ndarray) -> Iterator[np.ndarray]:
+def _chunks(model: keras.Model, images: np.ndarray, most: int = _VALUES) -> Iterator[np.ndarray]:
     """The images in parts of nearly one size, as many as a pass can hold."""
     values = sum(int(np.prod([size or 1 for size in layer.output.shape[1:]])) for layer in model.layers)
-    size = max(1, min(_BATCH, _VALUES // values))
+    size = max(1, min(_BATCH, most // values))
     yield from np.array_split(images, -(-len(images) // size))

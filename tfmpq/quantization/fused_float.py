@@ -6,6 +6,7 @@ a layer, this comes out differently from the user's model.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -47,20 +48,29 @@ def run_fused(network: Network, images: np.ndarray) -> list[np.ndarray]:
         if node.kind == "input":
             values[node.name] = ops.convert_to_tensor(images)
         else:
-            result = _compute(node, [values[name] for name in node.inputs])
-            if node.activation != "linear":
-                result = ops.relu(result) if node.activation == "relu" else ops.clip(result, 0.0, 6.0)
-            values[node.name] = result
+            values[node.name] = activated(node, _compute(node, [values[name] for name in node.inputs]))
     return [ops.convert_to_numpy(values[name]).astype(np.float64) for name in network.outputs]
+
+
+def activated(node: Node, result: Any) -> Any:
+    """What a node gives, from what it gives before its activation."""
+    if node.activation == "linear":
+        return result
+    return ops.relu(result) if node.activation == "relu" else ops.clip(result, 0.0, 6.0)
 
 
 def _compute(node: Node, inputs: list[Any]) -> Any:
     """What a node gives before its activation."""
+    if node.kind in WEIGHTED:
+        return _weighted(node, inputs[0])
+    return unweighted(node, inputs)
+
+
+def unweighted(node: Node, inputs: Sequence[Any]) -> Any:
+    """What a node without a kernel gives before its activation."""
     x, layer = inputs[0], node.main
     if is_transparent(layer):
         return x
-    if node.kind in WEIGHTED:
-        return _weighted(node, x)
     match node.kind:
         case "affine":
             if node.fixed_step is not None:  # a hard sigmoid
@@ -139,26 +149,33 @@ def _moved(node: Node, x: Any) -> Any:
     raise ValueError(f"Every kind of node is computed here. Received: {node.kind} of {node.name}.")
 
 
-def _weighted(node: Node, x: Any) -> Any:
-    """A kernel with the BatchNorm behind it folded into factors and offsets by channel."""
+def product(node: Node, x: Any, kernel: Any) -> Any:
+    """An input times a kernel in the layout of Keras."""
     layer = node.main
-    kernel = ops.convert_to_tensor(array(layer.kernel, np.float32))
     match node.kind:
         case "dense":
-            result = ops.matmul(x, kernel)
+            return ops.matmul(x, kernel)
         case "conv2d":
-            result = ops.conv(x, kernel, layer.strides, layer.padding, dilation_rate=layer.dilation_rate)
+            return ops.conv(x, kernel, layer.strides, layer.padding, dilation_rate=layer.dilation_rate)
         case "depthwise_conv2d":
-            result = ops.depthwise_conv(
+            return ops.depthwise_conv(
                 x, kernel, layer.strides, layer.padding, dilation_rate=layer.dilation_rate
             )
-        case _:
-            result = ops.conv_transpose(x, kernel, layer.strides, layer.padding)
-    bias: Any = array(layer.bias) if getattr(layer, "use_bias", False) else 0.0
-    norm = node.batch_norm
+    return ops.conv_transpose(x, kernel, layer.strides, layer.padding)
+
+
+def affine_behind(node: Node) -> tuple[np.ndarray, np.ndarray]:
+    """Factor and offset of each channel behind a kernel, by bias and BatchNorm; float64 (channels,)."""
+    layer, norm = node.main, node.batch_norm
+    bias: Any = array(layer.bias) if getattr(layer, "use_bias", False) else np.zeros(node.output_shape[-1])
     if norm is None:
-        return result + ops.convert_to_tensor(np.asarray(bias, np.float32))
+        return np.ones_like(bias), bias
     factor = norm_factor(norm)
-    offset = bias * factor + norm_offset(norm, factor)
-    scaled = result * ops.convert_to_tensor(factor.astype(np.float32))
-    return scaled + ops.convert_to_tensor(np.asarray(offset, np.float32))
+    return factor, bias * factor + norm_offset(norm, factor)
+
+
+def _weighted(node: Node, x: Any) -> Any:
+    """A kernel with the BatchNorm behind it folded into factors and offsets by channel."""
+    factor, offset = (ops.convert_to_tensor(v.astype(np.float32)) for v in affine_behind(node))
+    result = product(node, x, ops.convert_to_tensor(array(node.main.kernel, np.float32)))
+    return result * factor + offset

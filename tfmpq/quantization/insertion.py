@@ -28,8 +28,8 @@ ROUNDING = 2.0**-22
 LINKED_IMAGES = 4
 """Images on which the fused float network has to give what the model gives."""
 
-PROBE_BATCH = 16
-"""Images whose activation tensors are held at once."""
+PROBE_BATCH, PROBE_VALUES = 16, 2**26
+"""Images whose activation tensors are held at once: so many, or fewer so that there are no more values."""
 
 SAMPLE_SIZE = 200_000
 """Values of an activation tensor that its first step is fitted to."""
@@ -236,7 +236,9 @@ def _sample_tensors(model: keras.Model, names: Sequence[str], images: np.ndarray
     probe = keras.Model(model.inputs[0], [model.get_layer(name).output for name in names])
     generator = np.random.default_rng(0)
     # A few images at a time: all tensors of a large network at once would fill the memory.
-    chunks = np.array_split(images, -(-len(images) // PROBE_BATCH))
+    total = sum(int(np.prod([size or 1 for size in layer.output.shape[1:]])) for layer in model.layers)
+    at_once = max(1, min(PROBE_BATCH, PROBE_VALUES // total))
+    chunks = np.array_split(images, -(-len(images) // at_once))
     share = SAMPLE_SIZE // len(chunks)
     found: list[list[np.ndarray]] = [[] for _ in names]
     for chunk in chunks:

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from tfmpq.graph.network import Network, Node
-from tfmpq.quantization.reconstruction import on_grid, run_layers
+from tfmpq.quantization.side_by_side import Pair, on_grid, run_node
 from tfmpq.tasks.fidelity import Fidelity, snr_db
 
 LEAST_DB = {8: 15.0, 4: 6.0, 2: 0.0}
@@ -114,20 +114,16 @@ def where_loss_begins(
 
 def _ratios(quantized: keras.Model, network: Network, images: np.ndarray) -> list[tuple[Node, float]]:
     """Signal-to-noise ratio of every node's output; 100 dB where the float one is constant."""
-    tensors: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    tensors: dict[str, Pair] = {}
     readers = [name for node in network.nodes for name in node.inputs]
     found = []
     for node in network.nodes:
         if node.kind == "input":
-            values = (images, on_grid(quantized, images))
+            values = on_grid(quantized, images)
         else:
-            wanted, given = zip(*(tensors[name] for name in node.inputs), strict=True)
-            copies = [quantized.get_layer(layer.name) for layer in node.layers]
-            if node.rounds and node.grid_of != node.tensor and not network.dynamic:
-                copies.append(quantized.get_layer(node.grid_of))
-            values = (run_layers(node.layers, wanted), run_layers(copies, given))
+            values = run_node(quantized, network, node, [tensors[name] for name in node.inputs])
         tensors[node.name] = values
-        ratio = snr_db(*values)
+        ratio = snr_db(*(np.asarray(x) for x in values))
         found.append((node, 100.0 if ratio is None else ratio))
         for name in node.inputs:
             readers.remove(name)

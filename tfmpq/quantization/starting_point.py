@@ -18,8 +18,9 @@ from tfmpq.quantization.batch_statistics import with_fitting_statistics
 from tfmpq.quantization.discretization import refuse_unsearched, restrict
 from tfmpq.quantization.dynamic import quantize_dynamic
 from tfmpq.quantization.insertion import LINKED_IMAGES, quantize_model
-from tfmpq.quantization.reconstruction import affordable_images, reconstruct
-from tfmpq.tasks.task import CALIBRATION_IMAGES, Task, begins_trained, fused
+from tfmpq.quantization.reconstruction import reconstruct
+from tfmpq.tasks.calibration import USUAL_CALIBRATION, Calibration
+from tfmpq.tasks.task import Task, begins_trained, fused
 from tfmpq.training.run_folder import OWN_MODEL, Stage, load_keras
 
 
@@ -153,7 +154,14 @@ def _source(task: Task, origin: Origin, model: str, weights: str | None) -> _Sou
 
 
 def begin(
-    task: Task, origin: Origin, source: _Source, *, reconstructing: bool, resumed: bool, reporter: Reporter
+    task: Task,
+    origin: Origin,
+    source: _Source,
+    *,
+    reconstructing: bool,
+    resumed: bool,
+    reporter: Reporter,
+    calibration: Calibration = USUAL_CALIBRATION,
 ) -> Start:
     """Make the quantized model.
 
@@ -167,6 +175,7 @@ def begin(
         reconstructing: Whether to reconstruct; without it, a search on the same data hands on its weights.
         resumed: Whether a checkpoint overwrites the weights anyway.
         reporter: Told about progress.
+        calibration: Images to reconstruct with.
     """
     model = source.model
     if source.search is not None and source.is_restricted(reconstructing):
@@ -178,23 +187,23 @@ def begin(
     activations = origin.policy.activation_bits(network.tensors)
     reconstructing = reconstructing and source.trained
     fitting = reconstructing and not resumed
-    images = task.calibration_images(affordable_images(network) if fitting else CALIBRATION_IMAGES)
-    calibration = images[:CALIBRATION_IMAGES]
-    begun = model if source.trained else with_fitting_statistics(model, calibration, reporter)
+    sample = task.calibration_images()
+    begun = model if source.trained else with_fitting_statistics(model, sample, reporter)
     begun_network = network if begun is model else fused(begun, task.preprocessing, dynamic)
     widths = {name: (bits[name],) for name in bits}
     if dynamic:
-        quantized = quantize_dynamic(begun, begun_network, widths, images=calibration[:LINKED_IMAGES])
+        quantized = quantize_dynamic(begun, begun_network, widths, images=sample[:LINKED_IMAGES])
     else:
         quantized = quantize_model(
             begun,
             begun_network,
             widths,
             {name: (value,) for name, value in activations.items()},
-            calibration,
+            sample,
             value_range(task.preprocessing),
             pixel_step=pixel_step(task.preprocessing),
         )
     if fitting:
-        reconstruct(quantized, model, network, images, reporter)
+        images = task.reconstruction_images(calibration)
+        reconstruct(quantized, model, network, images, reporter, views=calibration.views)
     return Start(quantized, model if source.trained else None, source.name, reconstructing)

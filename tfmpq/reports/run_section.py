@@ -104,7 +104,7 @@ def _score(tuned: Finetune) -> str:
 
 def _reached(budget: Budget) -> str:
     """Value and limit; bytes and operations are whole, and a limit of them as much as can be reached."""
-    if budget.key in ("size", "bops"):
+    if budget.key in ("size", "kernel-size", "bops"):
         return f"{budget.reached:,.0f} of at most {math.floor(budget.limit):,}"
     return f"{budget.reached:,.6g} of at most {budget.limit:,.6g}"
 

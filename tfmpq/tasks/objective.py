@@ -37,6 +37,9 @@ class Objective:
         imitation: Soft targets and outputs to a scalar, the mean over the batch; differentiable.
         score_name: What the score is called.
         score: Labels and outputs to a scalar, the mean over the batch; at most 1, larger is better.
+        projection: Outputs and random signs of their shape to a scalar, the sum over the batch, whose
+            gradient with respect to the outputs has the second derivative of the divergence, where that is 0,
+            as its covariance; differentiable.
         divergence: Outputs of the float network and others of the same images, NumPy arrays, to the mean
             distance between them; 0 where they are equal.
         unit: Unit that the loss measures outputs in; 1 of logits and probabilities.
@@ -48,6 +51,7 @@ class Objective:
     imitation: Callable[[Any, Any], Any]
     score_name: str
     score: Callable[[Any, Any], Any]
+    projection: Callable[[Any, Any], Any]
     divergence: Callable[[np.ndarray, np.ndarray], float]
     unit: float = 1.0
 
@@ -70,6 +74,13 @@ def _share_of_hits(labels: Any, logits: Any) -> Any:
     return ops.mean(ops.cast(hits, "float32"))
 
 
+def _signed_logits(logits: Any, signs: Any) -> Any:
+    """With p the probabilities, the gradient is (I - p 1^T) sqrt(p) s; its covariance is diag(p) - p p^T."""
+    shares = ops.stop_gradient(ops.softmax(logits))
+    centered = logits - ops.sum(shares * logits, axis=-1, keepdims=True)
+    return ops.sum(ops.sqrt(shares) * signs * centered)
+
+
 def _kullback_leibler(expected: np.ndarray, found: np.ndarray) -> float:
     """In nats, in float64: widths that are nearly as good as float differ behind the sixth digit."""
     logs = [log_softmax(np.asarray(logits, np.float64), axis=-1) for logits in (expected, found)]
@@ -83,6 +94,7 @@ CLASSES = Objective(
     imitation=_soft_cross_entropy,
     score_name=ACCURACY,
     score=_share_of_hits,
+    projection=_signed_logits,
     divergence=_kullback_leibler,
 )
 """One of several classes: outputs are logits (N, classes), labels are integers (N,)."""
@@ -109,6 +121,15 @@ def yes_or_no(name: str, probabilities: bool) -> Objective:
         yes = outputs > (0.5 if probabilities else 0.0)
         return ops.mean(ops.cast(ops.equal(yes, like(labels, outputs) > 0.5), "float32"))
 
+    def projection(outputs: Any, signs: Any) -> Any:
+        shares = outputs if probabilities else ops.sigmoid(outputs)
+        shares = ops.stop_gradient(ops.clip(shares, _LEAST_PROBABILITY, 1.0 - _LEAST_PROBABILITY))
+        spread = ops.sqrt(shares * (1.0 - shares))
+        return (
+            ops.sum(signs * (outputs / spread if probabilities else outputs * spread))
+            / _count(outputs) ** 0.5
+        )
+
     def divergence(expected: np.ndarray, found: np.ndarray) -> float:
         (yes, no), (found_yes, found_no) = (_logarithms(x, probabilities) for x in (expected, found))
         return float(np.mean(np.exp(yes) * (yes - found_yes) + np.exp(no) * (no - found_no)))
@@ -120,8 +141,14 @@ def yes_or_no(name: str, probabilities: bool) -> Objective:
         imitation=entropy,
         score_name=ACCURACY if name == BINARY else LABEL_ACCURACY,
         score=right,
+        projection=projection,
         divergence=divergence,
     )
+
+
+def _count(outputs: Any) -> int:
+    """Numbers that a network gives for one image."""
+    return int(np.prod(outputs.shape[1:]))
 
 
 def _logarithms(outputs: np.ndarray, probabilities: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -151,6 +178,7 @@ def one_against_rest(probabilities: bool) -> Objective:
         imitation=each.imitation,
         score_name=ACCURACY,
         score=_share_of_hits,
+        projection=each.projection,
         divergence=each.divergence,
     )
 
@@ -181,6 +209,7 @@ def values(variance: float) -> Objective:
         imitation=error,
         score_name=EXPLAINED,
         score=lambda labels, outputs: 1.0 - error(labels, outputs),
+        projection=lambda outputs, signs: ops.sum(signs * outputs) * (2.0 * scale / _count(outputs)) ** 0.5,
         divergence=divergence,
         unit=float(np.sqrt(max(variance, _LEAST_SIGNAL))),
     )

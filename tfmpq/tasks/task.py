@@ -8,20 +8,21 @@ import keras
 import numpy as np
 
 from tfmpq.data import Dataset, ImageBatches, Split
-from tfmpq.data.batches import Augmentation
+from tfmpq.data.batches import Augmentation, read
 from tfmpq.data.preprocess import value_range
 from tfmpq.errors import UsageError
 from tfmpq.graph.fusion import analyse
 from tfmpq.graph.network import Network
 from tfmpq.models.registry import LoadedModel, is_model_file, load_model
 from tfmpq.progress import Reporter
+from tfmpq.tasks.calibration import Calibration, CalibrationImages
 from tfmpq.tasks.fitting import chosen_preprocessing, fitted
 from tfmpq.tasks.kinds import objective_for
 from tfmpq.tasks.model_outputs import outputs_of
 from tfmpq.tasks.noise import random_dataset
 from tfmpq.tasks.objective import CLASSES, Objective
 from tfmpq.tasks.preprocessing_choice import check_choice
-from tfmpq.tasks.sampling import sample
+from tfmpq.tasks.sampling import drawn, sample
 
 IMAGENET_SIDE = 224
 """Side to which data sets of encoded photographs are brought."""
@@ -66,22 +67,25 @@ class Task:
         self, batch_size: int, seed: int, steps_per_epoch: int | None = None, augment: bool = True
     ) -> ImageBatches:
         """Training batches, augmented as is usual for this size; a user's own arrays stay as they are."""
-        side = min(self.network.input_shape[:2])
-        # A mirrored digit is another sign.
-        usual: Augmentation = (
-            "crop" if self.dataset.name == "digits" else "crop_flip" if side < 96 else "imagenet"
-        )
-        # An image one pixel high is a sequence, which has a direction. Maps and boxes would have to follow.
-        augmented = augment and side > 1 and self.dataset.seen is None and not self.dataset.numeric
         return ImageBatches(
             self.dataset.train,
             min(batch_size, len(self.dataset.train)),
             image_shape=self.network.input_shape,
             preprocessing=self.preprocessing,
             seed=seed,
-            augment=usual if augmented else "none",
+            augment=self._augmentation if augment else "none",
             steps_per_epoch=steps_per_epoch,
         )
+
+    @property
+    def _augmentation(self) -> Augmentation:
+        """What is usual for images of this size and kind."""
+        side = min(self.network.input_shape[:2])
+        # An image one pixel high is a sequence, which has a direction. Maps and boxes would have to follow.
+        if side == 1 or self.dataset.seen is not None or self.dataset.numeric:
+            return "none"
+        # A mirrored digit is another sign.
+        return "crop" if self.dataset.name == "digits" else "crop_flip" if side < 96 else "imagenet"
 
     def calibration_images(self, count: int = CALIBRATION_IMAGES) -> np.ndarray:
         """Training images, drawn at random with a fixed seed, preprocessed and not augmented.
@@ -90,6 +94,39 @@ class Task:
             float32 (at most `count`, height, width, channels).
         """
         return sample(self.dataset.train, count, self.network.input_shape, self.preprocessing)[0]
+
+    def reconstruction_images(self, calibration: Calibration) -> CalibrationImages:
+        """The calibration images, as many as are asked for, and augmented views of them.
+
+        All first views come before all second ones, and so on.
+
+        Raises:
+            UsageError: Views of a user's own arrays are asked for; nobody knows how these may be changed.
+        """
+        chosen, views = drawn(self.dataset.train, calibration.images), calibration.views
+        pixels = [read(self.dataset.train, chosen, self.network.input_shape)[0]]
+        for view in range(1, views):
+            if self._augmentation == "none":
+                raise UsageError(
+                    "Views are crops and mirrored copies of photographs. Received: --views "
+                    f"{views} with {self.dataset.name}, whose images stay as they are. Leave it out."
+                )
+            pixels.append(self._view(self.dataset.train.take(chosen), view))
+        return CalibrationImages(np.concatenate(pixels) if views > 1 else pixels[0], self.preprocessing)
+
+    def _view(self, split: Split, seed: int) -> np.ndarray:
+        """All images of a split, augmented as in a training: uint8 (N, height, width, channels)."""
+        batches = ImageBatches(
+            split,
+            min(_ANSWERED, len(split)),
+            image_shape=self.network.input_shape,
+            preprocessing=self.preprocessing,
+            seed=seed,
+            augment=self._augmentation,
+            shuffle=False,
+            drop_remainder=False,
+        )
+        return np.concatenate([batches.pixels(0, index)[0] for index in range(len(batches))])
 
     def test_images(self, count: int) -> np.ndarray:
         """Test images, drawn in the same way: float32 (at most `count`, height, width, channels)."""

@@ -90,7 +90,9 @@ class BudgetTerm:
         for name, vector in zip(choices, probabilities, strict=True):
             kind, layer = name.split(":", 1)
             by_kind[kind][layer] = vector
-        return {key: self.cost(key, by_kind["weight"], by_kind["activation"]) for key in self.cost.keys}
+        # Logs have the columns that they always had, and that of a budget.
+        keys = [key for key in self.cost.keys if key != "kernel-size" or key in self.limits]
+        return {key: self.cost(key, by_kind["weight"], by_kind["activation"]) for key in keys}
 
 
 def _quadratic(excess: Mapping[CostKey, Any]) -> Any:
