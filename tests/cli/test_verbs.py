@@ -250,7 +250,8 @@ def test_every_option_of_search_arrives(calls, tfmpq):
     line = (
         "search --model keras.applications:ResNet50 --proxy cifar10 --data-dir r --weights none"
         " --budget size=0.5x --budget bops=3.2G --weight-bits 8,3,3 --activation-bits 4,8 --method sgd"
-        " --perturb latent --learning-rate 1e-2 --optimizer sgd --epochs 0 --steps-per-epoch 7 --batch-size 32 --seed 5"
+        " --perturb latent --learning-rate 1e-2 --optimizer sgd --epochs 0 --steps-per-epoch 7"
+        " --batch-size 32 --seed 5"
         " --float-epochs 2 --preprocess torch --target-input 224 --target-classes 1000 --imitate --out o"
         " --latency-table p.yaml --on ssh:pi --threads 4 --ssh-config m.tflite"
     )
