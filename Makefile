@@ -72,7 +72,7 @@ demo: $(DEMO)/digits.keras
 demo-search: $(VENV)/.installed
 	$(BIN)/tfmpq run --model resnet8 --proxy digits --target digits --out $(DEMO)/resnet8_digits
 
-check: $(VENV)/.installed-dev
+check: docs
 	$(BIN)/ruff check
 	$(BIN)/ruff check --preview --select PLW1514
 	$(BIN)/ruff format --check

@@ -30,6 +30,7 @@ from .perform import perform
 )
 @click.option("--limit", metavar="N", type=click.IntRange(min=1), help="Number of images.  [default: all]")
 @options_of(PreprocessOptions)
+@options.allow_code
 @options.json_option
 def evaluate(as_json: bool, path: Path, data: str, **choices: Any) -> None:
     """Measure top-1 and top-5 accuracy; of a .tflite by running the very file.

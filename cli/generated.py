@@ -11,7 +11,7 @@ import click
 from tfmpq.errors import UsageError
 from tfmpq.options import Options, Spec, checked
 
-from .options import Decorator, Sectioned, finite, skip_damaged, stack
+from .options import Decorator, Sectioned, allow_code, finite, skip_damaged, stack
 
 
 class Several(click.ParamType):
@@ -54,8 +54,9 @@ def options_of(
         _option(name, specs[name], defaults[name], (callbacks or {}).get(name), (helps or {}).get(name))
         for name in wanted
     ]
-    # Every verb that reads data can leave damaged images out.
-    return stack(*made, *([skip_damaged] if "data_dir" in wanted else []))
+    # Every verb that reads data can leave damaged images out, every one that reads models can run their code.
+    added = {"data_dir": skip_damaged, "weights": allow_code}
+    return stack(*made, *(decorator for name, decorator in added.items() if name in wanted))
 
 
 def _option(

@@ -17,6 +17,7 @@ from .perform import perform
 @click.argument(
     "path", metavar="POLICY.yaml|FILE.tflite|MODEL.keras|RUN", type=options.existing_file_or_folder()
 )
+@options.allow_code
 @options.json_option
 def inspect(as_json: bool, path: Path) -> None:
     """Show the layers, bit-widths and sizes that a policy, a .tflite or a run holds.

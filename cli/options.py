@@ -88,6 +88,22 @@ skip_damaged = click.option(
 )
 
 
+def _allow_code(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value:
+        from tfmpq.models.own_code import allow_code
+
+        ctx.with_resource(allow_code())
+
+
+allow_code = click.option(
+    "--allow-code",
+    is_flag=True,
+    expose_value=False,
+    callback=_allow_code,
+    help="Run the functions in Lambda layers of a model file: only of files that you trust.",
+)
+
+
 def run_folder(default: str = "runs/MODEL_DATA") -> Decorator:
     """The run folder; `default` says which one is taken without the option."""
     return click.option(

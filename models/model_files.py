@@ -14,13 +14,14 @@ import numpy as np
 
 from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.models.keras2 import FUNCTIONAL, rebuild
+from tfmpq.models.own_code import code_is_allowed
 from tfmpq.models.saved_model import is_saved_model, read_saved_model
 from tfmpq.models.user import one_line, snake_case
 from tfmpq.models.weight_files import array_of
 
 
 def read_model(path: Path) -> keras.Model:
-    """Read a whole model, without running code that the file brings.
+    """Read a whole model, without running code that the file brings, unless it is allowed (`own_code`).
 
     Args:
         path: A `.keras` or `.h5` file, or the folder of a SavedModel.
@@ -53,7 +54,7 @@ def read_model(path: Path) -> keras.Model:
             raise _damaged(path, error) from error
         return rebuild(name, options, weights)
     try:
-        return keras.models.load_model(path, compile=False, safe_mode=True)
+        return keras.models.load_model(path, compile=False, safe_mode=not code_is_allowed())
     except Exception as error:
         raise _unloadable(path, error, config) from error
 
@@ -220,11 +221,11 @@ def _damaged(path: Path, error: Exception) -> TfmpqError:
 def _unloadable(path: Path, error: Exception, config: Any) -> TfmpqError:
     """Why Keras 3 does not load one of its own files."""
     names = list(dict.fromkeys(_classes_of_others(config)))
-    if "Lambda" in names:
+    if "Lambda" in names and not code_is_allowed():
         return TfmpqError(
             f"A model file is read without running code that it brings. Received: {path} with a Lambda "
-            "layer. Replace it by a Keras layer or by keras.ops, or build the model in Python and give "
-            "MODULE:FUNCTION."
+            "layer. If you trust it, give --allow-code; else replace the layer by keras.ops, or build the "
+            "model in Python and give MODULE:FUNCTION."
         )
     if names:
         return TfmpqError(

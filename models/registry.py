@@ -230,7 +230,9 @@ def _adopt(
     refuse_quantized(model, name)
     source, model, softmax = as_classifier(model, input_shape, several_outputs)
     found = int(model.outputs[0].shape[-1])
-    if not several_outputs and (found < classes or (exact and classes not in (0, found))):
+    wrong = found < classes or (exact and classes not in (0, found))
+    # A single number tells two classes apart, or is a value; the task says whether it fits the labels.
+    if not several_outputs and found != 1 and wrong:
         raise UsageError(
             f"A model needs one output per class of the data. Received: {name} with {found} outputs for "
             f"{classes} classes. Choose a model with {classes} classes or other data."

@@ -121,12 +121,10 @@ def as_classifier(
             f"Received: {type(model).__name__} with {len(inputs)} inputs and {len(outputs)} outputs. "
             "Rebuild it with keras.Model on the output to train; several are for tfmpq export --calibrate."
         )
-    logits = several_outputs or len(outputs[0].shape) == 2
-    if len(inputs[0].shape) not in (2, 3, 4) or None in inputs[0].shape[1:] or not logits:
+    if len(inputs[0].shape) not in (2, 3, 4) or None in inputs[0].shape[1:]:
         raise UsageError(
-            "A model must map images of a fixed size, (height, width, channels), sequences of a fixed "
-            "length, (length, channels), or vectors to one number per class. "
-            f"Received: {inputs[0].shape} to {outputs[0].shape}. Rebuild it with that shape."
+            "A model must take images of a fixed size, (height, width, channels), sequences of a fixed "
+            f"length, (length, channels), or vectors. Received: {inputs[0].shape}. Rebuild it for these."
         )
     made: dict[int, list[tuple[Any, bool]]] = {}
     found = [_logits_of(output, made) for output in outputs]

@@ -137,10 +137,78 @@ class _Builder:
         return self.pick(self.pick(*FUNCTIONS), layers.ReLU(), layers.LeakyReLU(negative_slope=0.2))
 
 
-def random_network(seed: int) -> keras.Model:
-    """A network of 3 to 6 blocks with lively weights."""
+class _WideBuilder(_Builder):
+    """Operations of `keras.ops` as well, and layers that stand for several others."""
+
+    def block(self, x: Any) -> Any:
+        if self.pick(True, False):
+            return super().block(x)
+        chosen: Callable[[Any], Any] = self.pick(
+            self.between, self.table, self.bound, self.arithmetic, self.order, self.parts, self.resize
+        )
+        return chosen(x)
+
+    def same(self, x: Any) -> Any:
+        return layers.Conv2D(x.shape[3], 3, padding="same", activation=self.pick(None, "relu"))(x)
+
+    def between(self, x: Any) -> Any:
+        y = self.same(x)
+        kind = self.pick(layers.Maximum, layers.Minimum, layers.Average, layers.Subtract)
+        return self.pick(kind()([x, y]), ops.maximum(x, y), x - y, layers.Average()([x, y, x]))
+
+    def table(self, x: Any) -> Any:
+        x = self.same(x)
+        return self.pick(
+            layers.Activation(self.pick("tanh", "elu", "selu"))(x), layers.ELU(0.7)(x), ops.tanh(x)
+        )
+
+    def bound(self, x: Any) -> Any:
+        return self.pick(
+            layers.ReLU(1.0)(x),
+            ops.clip(x, -0.4, 0.8),
+            ops.maximum(x, 0.1),
+            ops.minimum(x, 0.9),
+            layers.Activation("hard_tanh")(x),
+        )
+
+    def arithmetic(self, x: Any) -> Any:
+        return self.pick(
+            ops.absolute(x),
+            ops.square(x) / 2.0,
+            -x,
+            layers.Normalization(axis=None, mean=0.2, variance=0.5)(x),
+            layers.Lambda(lambda t: ops.relu(t * 2.0 - 0.5))(x),
+        )
+
+    def order(self, x: Any) -> Any:
+        return self.pick(layers.Permute((2, 1, 3))(x), ops.transpose(x, (0, 2, 1, 3)), ops.swapaxes(x, 1, 2))
+
+    def parts(self, x: Any) -> Any:
+        half = x.shape[1] // 2
+        if half < 2:
+            return layers.ZeroPadding2D(1)(x)
+        top, rest = x[:, :half], x[:, half:]
+        return layers.Concatenate(axis=1)([self.same(rest), self.pick(top, ops.relu(top))])
+
+    def resize(self, x: Any) -> Any:
+        height, width = x.shape[1:3]
+        if height > 6 and height % 2 == width % 2 == 0:
+            kind = self.pick("nearest", "bilinear")
+            return layers.Resizing(height // 2, width // 2, interpolation=kind)(x)
+        if height > 8:
+            return ops.mean(x, axis=1, keepdims=True) if width > 1 else x
+        return layers.UpSampling2D(2, interpolation=self.pick("nearest", "bilinear"))(x)
+
+
+def random_network(seed: int, wide: bool = False) -> keras.Model:
+    """A network of 3 to 6 blocks with lively weights.
+
+    Args:
+        seed: Of the network and its weights.
+        wide: Whether operations are among the blocks, and layers that stand for several others.
+    """
     keras.utils.set_random_seed(seed)
-    builder = _Builder(seed)
+    builder = _WideBuilder(seed) if wide else _Builder(seed)
     image = keras.Input(SHAPE, name="image")
     x = builder.convolution(builder.pick(image, layers.Rescaling(2.0, -1.0)(image)))
     for _ in range(int(builder.random.integers(2, 6))):

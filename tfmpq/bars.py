@@ -16,7 +16,15 @@ LINE_INTERVAL = 5.0
 """Least seconds between two lines of a running stage when stderr is no terminal."""
 
 
-SHOWN_METRICS = {"loss": "loss", "accuracy": "accuracy", "top1": "accuracy", "expected_bits": "bits"}
+SHOWN_METRICS = {
+    "loss": "loss",
+    "accuracy": "accuracy",
+    "top1": "accuracy",
+    "label accuracy": "label accuracy",
+    "explained variance": "explained variance",
+    "score": "score",
+    "expected_bits": "bits",
+}
 """Metrics that progress shows, in this order, and what it calls them."""
 
 

@@ -17,7 +17,7 @@ from tfmpq.deploy.tflite.contract import read_contract
 from tfmpq.deploy.tflite.flatbuffer import printable, read_file, read_model, reading, write_model
 from tfmpq.deploy.tflite.metadata import read_facts
 from tfmpq.errors import TfmpqError, UsageError
-from tfmpq.tasks.outputs import Output
+from tfmpq.tasks.outputs import PROBABILITY, Output
 
 Kernels = Literal["default", "builtin"]
 """`default` applies XNNPACK, as LiteRT does by itself; `builtin` runs LiteRT's own kernels."""
@@ -238,9 +238,10 @@ def _output_names(model: Any) -> dict[int, str]:
 
 
 def _cut(detail: Any) -> float:
-    """A half for probabilities, which are on the grid of LOGISTIC, else 0."""
+    """A half for probabilities, which are on the grid of LOGISTIC or of a hard sigmoid, else 0."""
     scale, zero_point = detail["quantization"]
-    return 0.5 if (scale, zero_point) == (1.0 / 256, -128) else 0.0
+    steps = (np.float32(1.0 / 256), np.float32(1.0 / 255))
+    return PROBABILITY if zero_point == -128 and np.float32(scale) in steps else 0.0
 
 
 def _shape_for_image(detail: Mapping[str, Any]) -> tuple[int, ...]:

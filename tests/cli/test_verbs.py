@@ -57,8 +57,8 @@ SEARCH_DEFAULTS = {
     "steps_per_epoch": None,
     "batch_size": 128,
     "learning_rate": None,
-    "optimizer": None,
     "seed": 0,
+    "optimizer": None,
     "jit": "auto",
     "float_epochs": None,
     "preprocessing": None,
@@ -250,16 +250,16 @@ def test_every_option_of_search_arrives(calls, tfmpq):
     line = (
         "search --model keras.applications:ResNet50 --proxy cifar10 --data-dir r --weights none"
         " --budget size=0.5x --budget bops=3.2G --weight-bits 8,3,3 --activation-bits 4,8 --method sgd"
-        " --perturb latent --learning-rate 1e-2 --optimizer sgd --epochs 0 --steps-per-epoch 7"
-        " --batch-size 32 --seed 5"
+        " --perturb latent --learning-rate 1e-2 --epochs 0 --steps-per-epoch 7 --batch-size 32 --seed 5"
         " --float-epochs 2 --preprocess torch --target-input 224 --target-classes 1000 --imitate --out o"
-        " --latency-table p.yaml --on ssh:pi --threads 4 --ssh-config m.tflite"
+        " --optimizer adamw --latency-table p.yaml --on ssh:pi --threads 4 --ssh-config m.tflite"
     )
     assert tfmpq(line).exit_code == 0
     call = calls["search"]
     call.kwargs.pop("progress")
     assert call.args == ("keras.applications:ResNet50", "cifar10")
     assert call.kwargs == KNOBS | {
+        "optimizer": "adamw",
         "pareto": (),
         "imitate": True,
         "out": Path("o"),
@@ -274,7 +274,6 @@ def test_every_option_of_search_arrives(calls, tfmpq):
         "steps_per_epoch": 7,
         "batch_size": 32,
         "learning_rate": 0.01,
-        "optimizer": "sgd",
         "seed": 5,
         "jit": "auto",
         "float_epochs": 2,

@@ -116,14 +116,15 @@ def test_an_asga_step_is_the_same(run: Path, handover: Path, trainer_of: Callabl
 def test_a_step_of_saq_is_the_same(run: Path, handover: Path, saq_trainer_of: Callable, name: str) -> None:
     """To rounding on some of the batches, and nearly on all.
 
-    One width a tensor has harder edges than the mixtures of a search, and two passes meet more of them. What
-    AdamW makes of the first gradient is not compared: it is the rate in the direction of its sign.
+    One width a tensor has harder edges than the mixtures of a search, and two passes meet more of them. Two
+    things are nothing but rounding where gradients are, and not compared: what AdamW makes of the first one
+    (the rate in the direction of its sign), and the kept part of the second that is orthogonal to it.
     """
     trainer = saq_trainer_of(load_keras(run / "finetune.keras"), name)
     errors = differences(trainer, arrays(handover / f"steps-{name}.npz"))
     assert {"metric perturbed_loss", "metric gap", "metric gradient_cosine"} < set(errors[0])
-    kinds = [("metric", 1e-4), ("gradient", 1e-4), ("state", 1e-4)]
-    for kind, largest in [*kinds, ("updated", 1e-6)] if name == "saq-3" else kinds:
+    kinds = [("metric", 1e-4), ("gradient", 1e-4)]
+    for kind, largest in [*kinds, ("state", 1e-4), ("updated", 1e-6)] if name == "saq-3" else kinds:
         worst = [max(value for key, value in batch.items() if key.startswith(kind)) for batch in errors]
         assert sorted(worst)[1] < largest, (kind, worst)
     assert max(batch["metric loss"] for batch in errors) < 1e-2

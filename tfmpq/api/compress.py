@@ -26,7 +26,7 @@ from tfmpq.api.compress_search import (
 from tfmpq.api.export import check_export, write
 from tfmpq.api.file_wishes import FileWishes, file_ends, micro_options
 from tfmpq.api.given import GivenModel, given_model, refuse_other_than_model
-from tfmpq.api.posttraining import cut_of, data_warnings, float_reference, is_noise, task_of, what_was_lost
+from tfmpq.api.posttraining import data_warnings, float_reference, is_noise, task_of, what_was_lost
 from tfmpq.api.search import Asked
 from tfmpq.bars import reporting
 from tfmpq.deploy.export import ExportReport, refuse_folder
@@ -38,7 +38,7 @@ from tfmpq.policy.policy import save_policy, uniform_policy
 from tfmpq.progress import Reporter
 from tfmpq.scratch import Scratch
 from tfmpq.tasks.held_out import HeldOut, hold_out
-from tfmpq.tasks.outputs import Output
+from tfmpq.tasks.model_outputs import outputs_of
 from tfmpq.tasks.paired import fewest_images, parse_drop, standard_error
 from tfmpq.tasks.task import Task, begins_trained
 from tfmpq.units import percent_text, points_text
@@ -269,10 +269,8 @@ def _hold_out(
     Raises:
         UsageError: A drop is asked for, and there is no score, or the images are too few to tell one.
     """
-    outputs = [
-        Output(name, tuple(tensor.shape[1:]), cut_of(task, name))
-        for name, tensor in zip(task.network.outputs, task.model.outputs, strict=True)
-    ]
+    named = zip(outputs_of(task.model), task.network.outputs, strict=True)
+    outputs = [replace(output, name=name) for output, name in named]
     count = min(len(task.dataset.test), options.limit)
     if test is not None and count < (needed := fewest_images(test.most, test.confidence)):
         least = 1 - (1 - test.confidence) ** (1 / count)

@@ -51,7 +51,8 @@ class Agreement:
         max_lsb: Largest distance of two outputs in quantization steps; None for float outputs.
         differing: Number of outputs that differ.
         total: Number of outputs.
-        top1_agreement: Share of images with the same class, 0 to 1.
+        top1_agreement: Share of images with the same class, 0 to 1; None where labels are no classes, or the
+            output is no row of numbers, one for each.
         top1: Share of images that the device classifies as labelled, 0 to 1.
         top1_here: The same for this machine.
     """
@@ -60,9 +61,9 @@ class Agreement:
     max_lsb: int | None
     differing: int
     total: int
-    top1_agreement: float
-    top1: float
-    top1_here: float
+    top1_agreement: float | None
+    top1: float | None
+    top1_here: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +158,9 @@ def _deploy(
 
             images, labels = images_for(path, *images_of, reporter)
             agreement = _compare(device, program, path, images, labels)
-    if agreement and agreement.top1_agreement < LEAST_AGREEMENT:
-        raise OutputsDiffer(on, f"{agreement.top1_agreement:.1%} of {agreement.images} images do")
+    share = agreement.top1_agreement if agreement else None
+    if agreement and share is not None and share < LEAST_AGREEMENT:
+        raise OutputsDiffer(on, f"{share:.1%} of {agreement.images} images do")
     found = measure(
         path,
         on=on,
@@ -263,15 +265,20 @@ def _compare(
     here = _outputs(path, images)
     integers = np.issubdtype(here.dtype, np.integer)
     distance = np.abs(there.astype(np.float64) - here.astype(np.float64))
-    classes, classes_here = there.argmax(axis=-1), here.argmax(axis=-1)
+    rows = [answers.reshape(len(answers), -1) for answers in (there, here)]
+    shares: tuple[float | None, ...] = (None, None, None)
+    if labels.dtype.kind != "f" and max(here.shape[1:], default=1) == rows[1].shape[1] > 1:
+        classes, classes_here = (answers.argmax(axis=1) for answers in rows)
+        pairs = ((classes, classes_here), (classes, labels), (classes_here, labels))
+        shares = tuple(float(np.mean(one == other)) for one, other in pairs)
     return Agreement(
         images=len(images),
         max_lsb=int(distance.max()) if integers else None,
         differing=int(np.count_nonzero(distance)),
         total=distance.size,
-        top1_agreement=float(np.mean(classes == classes_here)),
-        top1=float(np.mean(classes == labels)),
-        top1_here=float(np.mean(classes_here == labels)),
+        top1_agreement=shares[0],
+        top1=shares[1],
+        top1_here=shares[2],
     )
 
 

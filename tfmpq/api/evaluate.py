@@ -1,43 +1,47 @@
-"""Top-1 and top-5 of what is on disk: a run, a `.tflite` or a `.keras` file."""
+"""The score of what is on disk: a run, a `.tflite` or a `.keras` file."""
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from tfmpq.api.given import given_model
 from tfmpq.api.sources import file_of
 from tfmpq.bars import reporting
-from tfmpq.data.dataset import Dataset
+from tfmpq.data.dataset import Dataset, Split
 from tfmpq.data.objects import model_rank, open_test
 from tfmpq.errors import UsageError
 from tfmpq.files import read_json
-from tfmpq.graph.fusion import producer_of
-from tfmpq.graph.layers import fixed_step
 from tfmpq.models.registry import is_model_file
 from tfmpq.progress import Reporter
 from tfmpq.quantization.finished_runs import finished_model
 from tfmpq.results import Result
 from tfmpq.tasks.fitting import fitted, refuse_unknown_scaling
+from tfmpq.tasks.kinds import objective_for
+from tfmpq.tasks.model_outputs import outputs_of
+from tfmpq.tasks.objective import Objective
 from tfmpq.tasks.outputs import Output
-from tfmpq.tasks.scoring import OutputScore, Predictor, predictor, score_outputs
+from tfmpq.tasks.scoring import OutputScore, Predictor, predictor, score_outputs, score_values
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation(Result, verb="evaluate"):
-    """How well a classifier does.
+    """How well a network does.
 
     Attributes:
         path: What was evaluated.
         data: Data set.
         split: `train`, `test` or `all`.
         count: Number of images.
-        top1: Share of images whose label has the largest logit, 0 to 1; of several outputs, in the first one
-            that was scored.
+        score: Mean over the images, at most 1; of several outputs, in the first one that was scored.
+        score_name: What that is: `accuracy`, `label accuracy` or `explained variance`.
+        top1: Share of images whose label has the largest logit, 0 to 1: the accuracy; None for other scores.
         top5: Share whose label is among the five largest.
         quantized: Whether the evaluated network computes on integer grids.
         form: `tflite`, `keras`, `run`.
@@ -48,8 +52,10 @@ class Evaluation(Result, verb="evaluate"):
     data: str
     split: str
     count: int
-    top1: float
-    top5: float
+    score: float
+    score_name: str
+    top1: float | None
+    top5: float | None
     quantized: bool
     form: str
     outputs: tuple[OutputScore, ...]
@@ -120,35 +126,56 @@ def _evaluate(
     dataset = fitted(dataset, classifier.image_shape)
     parts = {"train": [dataset.train], "test": [dataset.test], "all": [dataset.train, dataset.test]}[split]
     word = data if isinstance(data, str) else dataset.name
-    _refuse_unfit(classifier.name, word, classifier, dataset.classes)
-    refuse_unknown_scaling(dataset, classifier.preprocessing)
-    asked = classifier.preprocessing if dataset.seen is None or classifier.asked else "none"
-    scores = score_outputs(
-        classifier.predict,
-        classifier.outputs,
-        dataset.classes,
-        parts,
-        classifier.image_shape,
-        asked,
-        limit,
-        reporter,
-    )
-    first = scores.first
-    if first is None:
+    if not any(len(part) for part in parts):
         raise UsageError(
             f"An evaluation needs images. Received: {word}, whose {split} part is empty. Give another split."
         )
+    objective = _objective(classifier, dataset, parts)
+    if objective is None:
+        _refuse_unfit(classifier.name, word, classifier, dataset.classes)
+    refuse_unknown_scaling(dataset, classifier.preprocessing)
+    asked = classifier.preprocessing if dataset.seen is None or classifier.asked else "none"
+    where = (parts, classifier.image_shape, asked)
+    if objective is not None:
+        first = score_values(lambda x: classifier.predict(x)[0], *where, objective, limit, reporter)
+        outputs: tuple[OutputScore, ...] = ()
+    else:
+        scores = score_outputs(
+            classifier.predict, classifier.outputs, dataset.classes, *where, limit, reporter
+        )
+        assert scores.first is not None  # noqa: S101 narrowed for the type checker; there are images
+        first, outputs = scores.first, scores.outputs
     return Evaluation(
         classifier.name,
         word,
         split,
         first.count,
+        first.value,
+        first.name,
         first.top1,
         first.top5,
         classifier.quantized,
         classifier.form,
-        scores.outputs,
+        outputs,
     )
+
+
+def _objective(classifier: Classifier, dataset: Dataset, parts: Sequence[Split]) -> Objective | None:
+    """What scores a network whose labels are no classes; None for a classifier.
+
+    Raises:
+        UsageError: Labels are numbers, and the network has several outputs or one of another shape.
+    """
+    if len(classifier.outputs) == 1:
+        output, labels = classifier.outputs[0], np.concatenate([part.labels for part in parts])
+        if dataset.numeric or (output.binary and dataset.classes > 2):
+            return objective_for(output, labels, dataset.classes)
+    elif dataset.numeric:
+        raise UsageError(
+            "Labels that are numbers score a network with one output. Received: "
+            f"{classifier.name} with {len(classifier.outputs)}. Evaluate a model of the output alone."
+        )
+    return None
 
 
 def _refuse_unfit(path: str | Path, data: str, classifier: Classifier, classes: int) -> None:
@@ -253,10 +280,7 @@ def _from_model(
     path: Path, model: Any, recorded: str, asked: str | None, quantized: bool, form: str
 ) -> Classifier:
     height, width, channels = model.input_shape[1:]
-    outputs = tuple(
-        Output(name, tuple(tensor.shape[1:]), 0.0 if fixed_step(model.get_layer(name)) is None else 0.5)
-        for name, tensor in ((producer_of(tensor), tensor) for tensor in model.outputs)
-    )
+    outputs = outputs_of(model)
     return Classifier(
         str(path),
         predictor(model),

@@ -99,7 +99,12 @@ def export(
         images, _ = sample(
             dataset.test, AGREEMENT_IMAGES, (height, width, channels), finetuned.options["preprocessing"]
         )
-        report = write(frozen, path, target, wishes, images, finetuned.model, reporter)
+        reference = None
+        if not finetuned.chooses:
+            outputs = np.asarray(finetuned.model.predict_on_batch(images))
+            reference = Reference("fine-tuned model", images, (outputs,))
+        judge = finetuned.model if finetuned.chooses else None
+        report = write(frozen, path, target, wishes, images, judge, reporter, reference)
         _keep(report, proof_path(folder, path), reporter)
     return report.keeping(*kept_by(run))
 

@@ -25,6 +25,7 @@ from tfmpq.quantization.freeze import snap_biases
 from tfmpq.quantization.starting_point import Start, begin, choose_weights
 from tfmpq.reports.drawings import Drawing, loss_drawing
 from tfmpq.results import Result
+from tfmpq.tasks.score_names import ACCURACY
 from tfmpq.tasks.scoring import Score, score_model
 from tfmpq.tasks.task import Task, fused
 from tfmpq.training.compiling import compile_step, compiling
@@ -54,8 +55,10 @@ class FinetuneResult(Result, verb="finetune"):
         started_from: `float` (the float model of the search), `search` (the searched weights), the file of
             float weights, or the model file that holds them.
         reconstructed: Whether the weights were fitted to the float model, layer by layer, before training.
-        top1: Top-1 on the test images, 0 to 1, of the network as it will be deployed.
-        top5: Top-5.
+        score: How well the network as it will be deployed does on the test images, at most 1.
+        score_name: What that is: `accuracy`, `label accuracy` or `explained variance`.
+        top1: Top-1 on the test images, 0 to 1; None where labels are no classes.
+        top5: Top-5; None likewise.
         count: Number of test images.
         epochs: Epochs of training.
         steps: Steps of training.
@@ -78,8 +81,8 @@ class FinetuneResult(Result, verb="finetune"):
     data: str
     started_from: str
     reconstructed: bool
-    top1: float
-    top5: float
+    top1: float | None
+    top5: float | None
     count: int
     epochs: int
     steps: int
@@ -93,6 +96,8 @@ class FinetuneResult(Result, verb="finetune"):
     saq_case: int | None = None
     rho: float | None = None
     second_gradient_every: int | None = None
+    score_name: str = ACCURACY
+    score: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """All fields, the policy as the path of its file, and the form that the size refers to."""
@@ -174,8 +179,8 @@ def quantize_search(run: Path, data: Any, data_dir: str | Path | None, reporter:
     options = FinetuneOptions(epochs=0, data_dir=data_dir or recorded)
     made = _finetune(Asked(None, run, data, None, run), options, reporter, UNTUNED)
     reporter.log(
-        f"{run} is not fine-tuned: its network is exported as the policy quantizes it, with top-1 "
-        f"{made.top1:.1%} on {made.count} test images."
+        f"{run} is not fine-tuned: its network is exported as the policy quantizes it, with "
+        f"{made.score_name} {made.score:.1%} on {made.count} test images."
     )
 
 
@@ -229,7 +234,13 @@ def _finetune(
             reporter=reporter,
         )
         steps = _train(task, started, options, stage, reporter)
-        reached = score_model(started.quantized, task.dataset.test, task.preprocessing, reporter=reporter)
+        reached = score_model(
+            started.quantized,
+            task.dataset.test,
+            task.preprocessing,
+            reporter=reporter,
+            objective=task.scored_by,
+        )
         source_name = str(source) if isinstance(source, Path) else None
         result = _result(task, stage, origin.policy, options, (source_name, target), steps, started, reached)
         stage.save_model(started.quantized)
@@ -245,7 +256,12 @@ def _train(task: Task, started: Start, options: FinetuneOptions, stage: Stage, r
     quantized = started.quantized
     trainer = QuantizedTraining(quantized.inputs[0], quantized.outputs[0])
     teacher = started.teacher if options.distill else None
-    trainer.configure(_sharpness(options), None, teacher and Distillation(teacher, options.distill_weight))
+    trainer.configure(
+        _sharpness(options),
+        None,
+        teacher and Distillation(teacher, options.distill_weight),
+        task.objective,
+    )
     batches = task.batches(options.batch_size, options.seed, options.steps_per_epoch)
     steps = options.epochs * len(batches)
     rule = suited_rule(task.network, options.optimizer)
@@ -313,6 +329,8 @@ def _result(
         reconstructed=started.reconstructed,
         top1=reached.top1,
         top5=reached.top5,
+        score_name=reached.name,
+        score=reached.value,
         count=reached.count,
         epochs=options.epochs,
         steps=steps,

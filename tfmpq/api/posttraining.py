@@ -26,6 +26,7 @@ from tfmpq.quantization.reconstruction import affordable_images, reconstruct
 from tfmpq.quantization.unchanging import unchanging_tensors, unchanging_warning
 from tfmpq.tasks.fidelity import Fidelity, Reference
 from tfmpq.tasks.image_checks import image_warnings
+from tfmpq.tasks.model_outputs import outputs_of
 from tfmpq.tasks.noise import RANDOM
 from tfmpq.tasks.sampling import drawn
 from tfmpq.tasks.scoring import predictor
@@ -98,8 +99,8 @@ def float_reference(task: Task) -> Reference:
     """The float network's answers to a sample of the test images."""
     images, labels = task.test_sample(AGREEMENT_IMAGES)
     outputs = tuple(np.asarray(x) for x in predictor(task.model)(images))
-    known = labels if task.dataset.labelled else None
-    cuts = tuple(cut_of(task, name) for name in task.network.outputs)
+    known = labels if task.dataset.classes else None
+    cuts = tuple(output.cut for output in outputs_of(task.model))
     return Reference("float model", images, outputs, known, task.dataset.classes, cuts)
 
 
@@ -164,11 +165,6 @@ def frozen_network(
     )
     network = fused(quantized, task.preprocessing, task.network.dynamic)
     return (freeze_dynamic if network.dynamic else freeze)(quantized, network, facts)
-
-
-def cut_of(task: Task, name: str) -> float:
-    """What tells two classes apart in an output of a single number: a half behind a sigmoid."""
-    return 0.0 if task.network.node(name).fixed_step is None else 0.5
 
 
 def what_was_lost(

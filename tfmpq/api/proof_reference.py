@@ -87,7 +87,9 @@ def reference_for(
         finetuned = Finetuned.load(run)
         dataset = data_of_proof(finetuned, run, *asked, reporter)
         preprocessing = finetuned.options["preprocessing"]
-        return Reference(str(run), finetuned.model, finetuned.frozen(), preprocessing, dataset, True)
+        return Reference(
+            str(run), finetuned.model, finetuned.frozen(), preprocessing, dataset, finetuned.chooses
+        )
     return _of_model(against, weights, file, core, path, asked, reporter)
 
 

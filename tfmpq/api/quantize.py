@@ -13,7 +13,6 @@ from tfmpq.api.file_wishes import FileWishes, file_ends, micro_options
 from tfmpq.api.form_choice import form_choice
 from tfmpq.api.given import GivenModel, given_model, policy_of, refuse_other_than_model
 from tfmpq.api.posttraining import (
-    cut_of,
     data_warnings,
     float_reference,
     frozen_network,
@@ -32,10 +31,11 @@ from tfmpq.progress import Reporter
 from tfmpq.quantization.batch_statistics import with_fitting_statistics
 from tfmpq.results import Result
 from tfmpq.scratch import Scratch
+from tfmpq.tasks.model_outputs import outputs_of
 from tfmpq.tasks.noise import RANDOM
-from tfmpq.tasks.outputs import Output
-from tfmpq.tasks.scoring import OutputScore, Scores, predictor, score_outputs
-from tfmpq.tasks.task import Task, begins_trained, fused
+from tfmpq.tasks.score_names import ACCURACY
+from tfmpq.tasks.scoring import OutputScore, Score, Scores, predictor, score_model, score_outputs
+from tfmpq.tasks.task import Task, begins_trained, fused, with_objective
 
 if TYPE_CHECKING:
     from tfmpq.deploy.export import ExportReport
@@ -61,8 +61,10 @@ class QuantizedFacts:
     """The network that was written.
 
     Attributes:
-        top1: Top-1 on the test images of the calibration data, 0 to 1; of several outputs, in the first one
-            that was scored; None where none was.
+        score: Score on the test images of the calibration data, at most 1; of several outputs, in the first
+            one that was scored; None where none was.
+        score_name: What that is: `accuracy`, `label accuracy` or `explained variance`.
+        top1: Top-1, 0 to 1: the accuracy; None for other scores.
         top5: Top-5.
         count: Number of test images; 0 where none was scored.
         size: Bytes in the storage form.
@@ -82,6 +84,8 @@ class QuantizedFacts:
     started_from: str
     reconstructed: bool
     outputs: tuple[OutputScore, ...]
+    score: float | None = None
+    score_name: str = ACCURACY
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +212,8 @@ def _quantize(
         options.weights or (network.recorded if task.begins_trained else "none"),
         fitting,
         scores.outputs,
+        None if reached is None else reached.value,
+        ACCURACY if reached is None else reached.name,
     )
     path = Path(out) if out is not None else scratch.path / f"{network.name}.{target}.tflite"
     frozen = frozen_network(task, quantized, bits, facts.top1, word)
@@ -224,7 +230,7 @@ def _quantize(
             task.model,
         ),
         reference.images,
-        quantized if reached is not None and len(scores.outputs) == 1 and task.loaded.classes > 1 else None,
+        quantized if _chooses(task, reached) else None,
         reporter,
         reference,
     )
@@ -250,14 +256,36 @@ def _check(network: GivenModel, data: Any, options: QuantizeOptions) -> None:
         )
 
 
+def _chooses(task: Task, reached: Score | None) -> bool:
+    """Whether it is a classifier with one output, of more than one number, that was scored."""
+    alone = [output.binary for output in outputs_of(task.model)] == [False]
+    return alone and reached is not None and reached.top1 is not None
+
+
+def _value(task: Task, quantized: keras.Model, reporter: Reporter) -> Score | None:
+    """Score of labels that are no classes; None where they do not fit the network, which is said."""
+    try:
+        if len(quantized.outputs) > 1:
+            raise UsageError("Labels that are numbers score a network with one output.")
+        objective = with_objective(task).scored_by
+    except UsageError as error:
+        reporter.log(f"Labels are left out: {error}")
+        return None
+    return score_model(
+        quantized, task.dataset.test, task.preprocessing, reporter=reporter, objective=objective
+    )
+
+
 def _scores(task: Task, quantized: keras.Model, reporter: Reporter) -> Scores:
     """Scores of the outputs, named as in the file; none without labels."""
     if not task.dataset.labelled:
         return Scores(None, ())
-    named = zip(task.network.outputs, quantized.outputs, strict=True)
+    outputs = outputs_of(task.model)
+    if task.dataset.numeric or (len(outputs) == 1 and outputs[0].binary and task.dataset.classes > 2):
+        return Scores(_value(task, quantized, reporter), ())
     return score_outputs(
         predictor(quantized),
-        [Output(name, tuple(tensor.shape[1:]), cut_of(task, name)) for name, tensor in named],
+        [replace(o, name=name) for o, name in zip(outputs_of(task.model), task.network.outputs, strict=True)],
         task.dataset.classes,
         [task.dataset.test],
         task.network.input_shape,

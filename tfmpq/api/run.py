@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from tfmpq.api.evaluate import evaluate
+from tfmpq.api.evaluate import Evaluation, evaluate
 from tfmpq.api.export import export
 from tfmpq.api.finetune import FinetuneResult, finetune
 from tfmpq.api.given import given_model, refuse_other_than_model
@@ -28,6 +28,7 @@ from tfmpq.progress import Reporter
 from tfmpq.reports.drawings import Drawing, size_drawing
 from tfmpq.results import Result
 from tfmpq.scratch import folder_or_scratch
+from tfmpq.tasks.score_names import ACCURACY
 from tfmpq.tasks.task import begins_trained, image_shape, load_task
 from tfmpq.training.run_folder import Stage, load_keras
 
@@ -39,7 +40,9 @@ class Row:
     Attributes:
         model: `float32`, `int8` or `mixed`.
         path: The `.tflite` file that everything but `size` was measured on.
-        top1: Top-1 of the file, 0 to 1.
+        score: Score of the file on the test images, at most 1.
+        score_name: What that is: `accuracy`, `label accuracy` or `explained variance`.
+        top1: Top-1 of the file, 0 to 1; None where labels are no classes.
         bytes: Bytes of the file.
         size: Bytes of weights, scales and biases in the storage form (float32: of weights and biases).
         storage_bytes: Bytes of the storage file; None for float32, and where activations have 16 bits or are
@@ -51,13 +54,15 @@ class Row:
 
     model: str
     path: str
-    top1: float
+    top1: float | None
     bytes: int
     size: int
     storage_bytes: int | None
     mean_weight_bits: float
     bops: int
     median_ms: float
+    score: float
+    score_name: str = ACCURACY
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +87,7 @@ class JobResult(Result, verb="run"):
 
     def plot(self) -> Drawing:
         """Accuracy of the three files against their bytes."""
-        return size_drawing([(row.model, row.bytes, row.top1) for row in self.table])
+        return size_drawing([(row.model, row.bytes, row.score) for row in self.table])
 
 
 def run(
@@ -284,31 +289,33 @@ def _table(
     tuned_by_name = {"int8": baseline, "mixed": tuned}
     rows = []
     for (name, path), measurement in zip(files.items(), measurements, strict=True):
-        part = tuned_by_name.get(name)
+        part, evaluation = tuned_by_name.get(name), _evaluation(job, tuned, path, reporter)
         rows.append(
             Row(
                 model=name,
                 path=str(path),
-                top1=_top1(job, tuned, path, reporter),
+                top1=evaluation.top1,
                 bytes=path.stat().st_size,
                 size=part.size if part else found.size["float"],
                 storage_bytes=storage.get(name),
                 mean_weight_bits=part.mean_weight_bits if part else 32.0,
                 bops=part.bops if part else found.bops["float"],
                 median_ms=measurement.median_ms,
+                score=evaluation.score,
+                score_name=evaluation.score_name,
             )
         )
     return tuple(rows), {name: m.to_json() for name, m in zip(files, measurements, strict=True)}
 
 
-def _top1(job: Job, tuned: FinetuneResult, path: Path, reporter: Reporter) -> float:
-    """Top-1 of a file on the images that the fine-tuning was scored on."""
+def _evaluation(job: Job, tuned: FinetuneResult, path: Path, reporter: Reporter) -> Evaluation:
+    """Score of a file on the images that the fine-tuning was scored on."""
     dataset = next((part for part in tuned.kept if isinstance(part, Dataset)), None)
     if isinstance(job.target, str) or dataset is None:
         data, asked = job.target, tuned.preprocessing
     else:
         data, asked = (dataset.test.array, dataset.test.labels), None
-    return evaluate(path, data, data_dir=job.options.data_dir, preprocessing=asked, progress=reporter).top1
+    return evaluate(path, data, data_dir=job.options.data_dir, preprocessing=asked, progress=reporter)
 
 
 def _storage_bytes(run: Path, out: Path, data_dir: str | Path | None) -> int | None:

@@ -34,6 +34,7 @@ from tfmpq.quantization.discretization import restrict
 from tfmpq.reports.drawings import Drawing, policy_drawing
 from tfmpq.results import Result
 from tfmpq.scratch import folder_or_scratch
+from tfmpq.tasks.score_names import ACCURACY
 from tfmpq.tasks.scoring import score_model
 from tfmpq.tasks.task import Task, load_task, target_network
 from tfmpq.training.compiling import compiling
@@ -75,8 +76,9 @@ class SearchResult(Result, verb="search"):
         size: Bytes of `float`, `int8` and `policy`, the latter two in the storage form.
         mean_weight_bits: Mean bits of a weight.
         repaired: Whether the most probable choices had to be changed to meet the budgets.
-        accuracy: Top-1 of the float network and of the policy without fine-tuning, on some test images;
-            of an imitation, the share of them that get the same class from both.
+        accuracy: Score of the float network and of the policy without fine-tuning, on some test images;
+            of an imitation of classes, the share of them that get the same class from both.
+        score_name: What that is: `accuracy` (top-1), `label accuracy` or `explained variance`.
         search_seconds: Wall-clock time of the search itself, since it was last resumed.
         method: The method with its knobs.
         gmpq: `compression` and `bops` of the policy as the GMPQ and EdMIPS papers count, first and last
@@ -107,6 +109,7 @@ class SearchResult(Result, verb="search"):
     latency_conditions: str | None = None
     pareto: list[dict[str, Any]] = field(default_factory=list)
     data_dir: str | None = None
+    score_name: str = ACCURACY
 
     def to_json(self) -> dict[str, Any]:
         """All fields, the policy as the path of its file, and the form that sizes refer to."""
@@ -320,6 +323,7 @@ def _finish(problem: Problem, front: Sequence[Budget], outcome: Outcome, asked: 
         latency_conditions=costs.latency.conditions if costs.latency else None,
         pareto=rows,
         data_dir=str(Path(asked.data_dir).resolve()) if asked.data_dir else None,
+        score_name=task.scored_by.score_name,
     )
 
 
@@ -382,9 +386,9 @@ def policy_of_choice(problem: Problem, asked: Asked, budgets: Sequence[Budget], 
 
 
 def _untuned(problem: Problem, model: keras.Model) -> float:
-    """Accuracy of a policy's network; of an imitation, the share of images with the float network's class."""
+    """Score of a policy's network; of an imitation of classes, the share of images with the same class."""
     task = problem.task
-    if not problem.options.imitate:
+    if not (problem.options.imitate and task.scored_by.of_classes):
         return _accuracy(task, model)
     images = task.test_images(_EVALUATED_IMAGES)
     wanted, given = (np.argmax(m.predict_on_batch(images), axis=-1) for m in (task.model, model))
@@ -392,4 +396,5 @@ def _untuned(problem: Problem, model: keras.Model) -> float:
 
 
 def _accuracy(task: Task, model: keras.Model) -> float:
-    return score_model(model, task.dataset.test, task.preprocessing, _EVALUATED_IMAGES).top1
+    where = (task.dataset.test, task.preprocessing, _EVALUATED_IMAGES)
+    return score_model(model, *where, objective=task.scored_by).value

@@ -19,6 +19,8 @@ from tfmpq.progress import Reporter
 from tfmpq.quantization.finished_runs import finished_model
 from tfmpq.results import Result
 from tfmpq.tasks.fitting import fitted
+from tfmpq.tasks.kinds import objective_for
+from tfmpq.tasks.model_outputs import outputs_of
 from tfmpq.training.landscape import BATCH, Landscape, top_eigenvalue
 
 
@@ -31,7 +33,7 @@ class Sharpness(Result, verb="sharpness"):
         stage: `finetune`, or `search` for the searched policy without any further training.
         data: Data set that the stage was trained on.
         count: Number of its training images.
-        loss: Mean cross-entropy.
+        loss: Mean loss on the labels; of classes, the cross-entropy.
         gradient_norm: Euclidean norm of its gradient.
         gaps: For each `radius` rho the `gap` h, the rise of the loss at distance rho along the gradient, and
             the `curvature` 2 h / rho^2.
@@ -116,7 +118,8 @@ def _sharpness(
     if not dataset.labelled:
         raise UsageError("Sharpness is that of a loss on labels. Received: images alone. Give labels.")
     images, labels = _images(dataset.train, model.input_shape[1:], options["preprocessing"], limit)
-    landscape = Landscape(model, images, labels)
+    objective = objective_for(outputs_of(model)[0], dataset.train.labels, dataset.classes)
+    landscape = Landscape(model, images, labels, objective)
     origin = np.zeros(landscape.size)
     loss, gradient = landscape.loss_and_gradient(origin)
     norm = float(np.linalg.norm(gradient))

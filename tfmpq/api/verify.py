@@ -23,6 +23,7 @@ from tfmpq.graph.dynamic import DynamicModel
 from tfmpq.graph.frozen import FrozenModel
 from tfmpq.progress import Reporter
 from tfmpq.results import Result
+from tfmpq.tasks.model_outputs import outputs_of
 
 if TYPE_CHECKING:
     from tfmpq.deploy.runtime.sandbox import Sandbox
@@ -45,7 +46,7 @@ class Logits:
     Attributes:
         images: Number of real images.
         agreement: Share of images on which the file gives its largest logit to the class that the trained
-            model chooses; XNNPACK executes it.
+            model chooses; XNNPACK executes it. None where outputs are no row of numbers, one for each class.
         builtin_agreement: The same under LiteRT's own kernels, which round otherwise, of the file as it is;
             over the first 128 images.
         exact: Share of logits that are the trained model's, on the output's grid.
@@ -55,8 +56,8 @@ class Logits:
     """
 
     images: int
-    agreement: float
-    builtin_agreement: float
+    agreement: float | None
+    builtin_agreement: float | None
     exact: float
     off_by_one: float
     off_by_more: float
@@ -276,6 +277,7 @@ class _Comparison:
         self.model, self.sandbox, self.content = model, sandbox, content
         self.fast = content if target in DELEGATED else specialize(content)
         self.entry, self.leaving = frozen.layers[0].grid, frozen.layers[-1].grid
+        self.chooses = outputs_of(model)[0].chooses
 
     def run(self, batches: Iterable[np.ndarray], reporter: Reporter) -> Logits:
         """Compare all images; LiteRT's own kernels, which are slow, answer the first ones only."""
@@ -283,7 +285,7 @@ class _Comparison:
         own_agreed: list[np.ndarray] = []
         distances: list[np.ndarray] = []
         for images in batches:
-            trained = np.asarray(self.model.predict_on_batch(images))
+            trained = np.asarray(self.model.predict_on_batch(images)).reshape(len(images), -1)
             codes = self._codes(self.fast, images, "default")
             agreed.append(_agreeing(codes, trained))
             distances.append(np.abs(codes - self.leaving.quantize(trained).astype(np.int64)))
@@ -293,8 +295,8 @@ class _Comparison:
         distance = np.concatenate(distances)
         return Logits(
             len(distance),
-            float(np.concatenate(agreed).mean()),
-            float(np.concatenate(own_agreed).mean()),
+            float(np.concatenate(agreed).mean()) if self.chooses else None,
+            float(np.concatenate(own_agreed).mean()) if self.chooses else None,
             float((distance == 0).mean()),
             float((distance == 1).mean()),
             float((distance > 1).mean()),
@@ -317,7 +319,9 @@ def _agreeing(codes: np.ndarray, trained: np.ndarray) -> np.ndarray:
 
 def _answer_failures(logits: Logits | None) -> Iterator[str]:
     # One image may always disagree: it may lie on the border of two classes.
-    if logits and round((1 - logits.agreement) * logits.images) > max(1, (1 - MIN_TOP1) * logits.images):
+    if logits is None or logits.agreement is None:
+        return
+    if round((1 - logits.agreement) * logits.images) > max(1, (1 - MIN_TOP1) * logits.images):
         yield (
             f"the file chooses the class of the trained model on {logits.agreement:.2%} of {logits.images} "
             f"images, not on {MIN_TOP1:.1%}"

@@ -11,6 +11,7 @@ import numpy as np
 
 from tfmpq.data.dataset import Dataset, Split, make_dataset, split_in_two
 from tfmpq.data.images import decode_image, resample
+from tfmpq.data.labels import as_labels, same_form
 from tfmpq.data.npz import read_npy, read_npz
 from tfmpq.errors import TfmpqError, UsageError
 from tfmpq.progress import Reporter
@@ -57,7 +58,7 @@ def load_npz(path: Path, reporter: Reporter) -> Dataset:
     """
     stem = path.name.removesuffix(".npz").removesuffix(".npy")
     for ending in (".npz", ".npy"):
-        if path.suffix not in ("", ending):
+        if path.suffix in (".npz", ".npy") and path.suffix != ending:
             continue
         if pair := find_pair(path.parent, stem.removesuffix("_train").removesuffix("_test"), ending):
             return load_npz_pair(*pair)
@@ -94,6 +95,8 @@ def load_npz_pair(train: Path, test: Path) -> Dataset:
 
 def _dataset(name: str, train: Split, test: Split, labelled: bool, names: list[str] | None) -> Dataset:
     """The record of two splits; without labels it has no classes, and the range of values if no pixels."""
+    both = same_form(train.labels, test.labels, name)
+    train, test = (replace(part, labels=labels) for part, labels in zip((train, test), both, strict=True))
     made = make_dataset(name, train, test, classes=None if labelled else 1, class_names=names)
     arrays = [part.array for part in (train, test) if part.array is not None and len(part)]
     seen = None
@@ -157,26 +160,10 @@ def _untile(path: Path, tiles: list[np.ndarray]) -> np.ndarray:
 
 
 def _labels(path: Path, arrays: Mapping[str, np.ndarray]) -> np.ndarray | None:
-    """Class of every image, int64 (N,); None without labels."""
+    """Labels, classes or numbers; None without any."""
     if not any(name in arrays for name in _LABEL_NAMES):
         return None
-    labels = _array_of(path, arrays, _LABEL_NAMES)
-    flat = labels.reshape(-1) if labels.shape in ((labels.size,), (labels.size, 1)) else None
-    if flat is not None and labels.dtype.kind in "iub":
-        return flat.astype(np.int64)
-    if flat is not None and labels.dtype.kind == "f" and np.array_equal(flat, np.round(flat)):
-        return flat.astype(np.int64)
-    if labels.ndim == 2 and labels.dtype.kind in "iubf" and _one_hot(labels):
-        return labels.argmax(1).astype(np.int64)
-    raise TfmpqError(
-        "Labels are whole numbers (N,), or rows with a single one (N, classes). Received: "
-        f"{path} with {labels.dtype} {labels.shape}. Convert them, or leave them out: calibration needs none."
-    )
-
-
-def _one_hot(labels: np.ndarray) -> bool:
-    """Whether every row has a single one and zeros."""
-    return bool(np.isin(labels, (0, 1)).all() and (labels.sum(1) == 1).all())
+    return as_labels(_array_of(path, arrays, _LABEL_NAMES), str(path))
 
 
 def _array_of(path: Path, arrays: Mapping[str, np.ndarray], names: tuple[str, ...]) -> np.ndarray:

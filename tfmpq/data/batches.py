@@ -103,7 +103,7 @@ class ImageBatches(keras.utils.PyDataset):
         return self.steps_per_epoch
 
     def __getitem__(self, index: int) -> tuple[Any, np.ndarray]:
-        """Batch of the current epoch: float32 (N, H, W, C) images and int32 (N,) labels.
+        """Batch of the current epoch: float32 (N, H, W, C) images; labels, int32 (N,) or numbers (N, ...).
 
         After `hold_on_device` or `scale_on_device` the images are what these say.
         """
@@ -222,7 +222,8 @@ class ImageBatches(keras.utils.PyDataset):
         return np.concatenate([chosen[:, None], crops], axis=1).astype(np.int32), self._labels(chosen)
 
     def _labels(self, chosen: np.ndarray) -> np.ndarray:
-        return self.split.labels[chosen].astype(np.int32)
+        labels = self.split.labels[chosen]
+        return labels if labels.dtype.kind == "f" else labels.astype(np.int32)
 
     @property
     def _size(self) -> tuple[int, int]:

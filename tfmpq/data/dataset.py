@@ -24,7 +24,7 @@ class Split:
     """Images with labels; either `array` or `encoded` holds the images.
 
     Attributes:
-        labels: int64 (N,).
+        labels: Classes, int64 (N,); or numbers, float32 (N, ...), such as values, several labels, maps.
         array: uint8 (N, H, W, C) of images that are in memory; float32 for a user's own model inputs.
         encoded: Places of N images that are decoded on demand.
         damaged: Takes note of damaged images, which are then left out; None if they are errors.
@@ -68,7 +68,7 @@ class Split:
 
     def update_hash(self, digest: hashlib._Hash) -> None:
         """Add number, labels and some of the images, as they are stored, to a hash."""
-        digest.update(np.int64(len(self)).tobytes() + self.labels.astype("<i8").tobytes())
+        digest.update(np.int64(len(self)).tobytes() + label_bytes(self.labels))
         for index in np.linspace(0, len(self) - 1, min(_SAMPLED_IMAGES, len(self))).astype(int):
             if self.encoded is None:
                 digest.update(repr(self._stored[index].shape).encode() + self._stored[index].tobytes())
@@ -89,7 +89,8 @@ class Dataset:
 
     Attributes:
         name: Short name, for reports.
-        classes: Number of classes; all labels are below it. Replace it for a network with more outputs.
+        classes: Number of classes; all labels are below it. Replace it for a network with more outputs. 0
+            where labels are numbers, or there are none.
         class_names: Names by label, if known.
         train: Images to learn from; may be empty if only test images were given.
         test: Images to measure on.
@@ -111,7 +112,19 @@ class Dataset:
     @property
     def labelled(self) -> bool:
         """Whether the labels mean something; images alone have zeros and no classes."""
-        return self.classes > 0
+        return self.classes > 0 or self.numeric
+
+    @property
+    def numeric(self) -> bool:
+        """Whether labels are numbers and no classes."""
+        return self.test.labels.dtype.kind == "f"
+
+
+def label_bytes(labels: np.ndarray) -> bytes:
+    """Labels as they enter fingerprints; numbers with their shape."""
+    if labels.dtype.kind != "f":
+        return bytes(labels.astype("<i8").tobytes())
+    return repr(labels.shape).encode() + bytes(labels.astype("<f4").tobytes())
 
 
 def make_dataset(
@@ -136,10 +149,12 @@ def make_dataset(
         TfmpqError: A label is out of range.
     """
     labels = np.concatenate([train.labels, test.labels])
+    numeric = labels.dtype.kind == "f"
     if not labels.size:
         raise UsageError(f"A data set needs images. Received: {name} without any. Check its files.")
-    classes = classes or (len(class_names) if class_names else int(labels.max()) + 1)
-    if labels.min() < 0 or labels.max() >= classes:
+    found = 0 if numeric else int(labels.max()) + 1
+    classes = 0 if numeric else classes or (len(class_names) if class_names else found)
+    if not numeric and (labels.min() < 0 or labels.max() >= classes):
         raise TfmpqError(
             f"Labels must be 0 to classes - 1. Received: {labels.min()} to {labels.max()} in {name} with "
             f"{classes} classes. Correct the labels."

@@ -1,4 +1,4 @@
-"""What a data object gives, batch by batch: images as uint8 or float32, and labels as whole numbers."""
+"""What a data object gives, batch by batch: images as uint8 or float32, and labels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from tfmpq.errors import UsageError
 
 Part = tuple[np.ndarray, np.ndarray | None]
-"""Images (N, ...) and labels, int64 (N,), if there are any."""
+"""Images (N, ...) and labels (N, ...) as they were given, if there are any."""
 
 _TAKEN = (
     "Data are (x, y), x alone, a tf.data.Dataset, a keras.utils.PyDataset, an iterable of batches, or a word "
@@ -112,27 +112,7 @@ def _converted(element: Any) -> Part:
         raise UsageError(f"Images are numbers. Received: an array of {images.dtype}. Decode them first.")
     if images.dtype != np.uint8:
         images = images.astype(np.float32)
-    return images, _labels(parts[1]) if len(parts) == 2 else None
-
-
-def _labels(given: Any) -> np.ndarray:
-    """int64 (N,), from whole numbers or from one row of classes an image."""
-    labels = np.asarray(given)
-    if labels.ndim == 2 and labels.shape[1] > 1:
-        return labels.argmax(axis=1).astype(np.int64)
-    flat = labels.reshape(-1)
-    if (
-        labels.ndim not in (1, 2)
-        or flat.dtype.kind not in "uifb"
-        or not (flat == flat.astype(np.int64)).all()
-    ):
-        raise UsageError(
-            "Labels are whole numbers (N,), or rows of classes (N, classes). Received: "
-            f"{labels.dtype} of shape {labels.shape}. Convert them."
-        )
-    if flat.size and flat.min() < 0:
-        raise UsageError(f"Labels are 0 to classes - 1. Received: {int(flat.min())}. Correct the labels.")
-    return flat.astype(np.int64)
+    return images, np.asarray(parts[1]) if len(parts) == 2 else None
 
 
 def _is_array(data: Any) -> bool:
@@ -140,11 +120,17 @@ def _is_array(data: Any) -> bool:
 
 
 def _is_pair(data: Any) -> bool:
-    """Whether it is images and labels; two batches of images have the same number of dimensions."""
+    """Whether it is images and labels: a tuple of as many, or a list of which the second has fewer axes.
+
+    A list of two arrays with as many axes is two batches of images.
+    """
     if not isinstance(data, tuple | list) or len(data) != 2 or not _is_array(data[0]):
         return False
     second = data[1] if _is_array(data[1]) else np.asarray(data[1]) if isinstance(data[1], list) else None
-    return second is not None and len(data[0].shape) >= 3 and len(second.shape) < len(data[0].shape)
+    if second is None or len(data[0].shape) < 2:
+        return False
+    fewer = len(second.shape) < len(data[0].shape)
+    return fewer or (isinstance(data, tuple) and second.shape[:1] == data[0].shape[:1])
 
 
 def _is_tf_data(data: Any) -> bool:

@@ -6,7 +6,7 @@ What they hold are the inputs of the model, as they are. Nothing is scaled, resi
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfmpq.data.dataset import Dataset, Split, make_dataset, split_in_two
+from tfmpq.data.dataset import Dataset, Split, label_bytes, make_dataset, split_in_two
 from tfmpq.data.elements import Part, batch_of, elements, kind_of
 from tfmpq.data.growing import GrowingArray, reordered
+from tfmpq.data.labels import as_labels, same_form
 from tfmpq.data.sources import load_dataset
 from tfmpq.errors import UsageError
 from tfmpq.progress import Reporter, SilentReporter
@@ -109,11 +110,13 @@ def _joined(train: Dataset, test: Dataset, word: str) -> Dataset:
 
 def _dataset(kind: str, train: Split, test: Split, seen: tuple[float, float], labelled: bool) -> Dataset:
     """The record; its name says what kind of object it was and which."""
+    both = same_form(train.labels, test.labels, kind)
+    train, test = (replace(part, labels=labels) for part, labels in zip((train, test), both, strict=True))
     classes = None if labelled else 1
     made = make_dataset(kind, train, test, classes=classes)
     digest = hashlib.blake2b(digest_size=8)
     for split in (train, test):
-        digest.update(np.int64(len(split)).tobytes() + split.labels.astype("<i8").tobytes())
+        digest.update(np.int64(len(split)).tobytes() + label_bytes(split.labels))
         for image in _hashed(split):
             digest.update(repr((image.shape, image.dtype.str)).encode() + np.ascontiguousarray(image).data)
     fingerprint = digest.hexdigest()
@@ -147,6 +150,8 @@ def _read(
         # The same data come in another order where a dataset shuffles.
         order = _order_of_content(images)
         images, labels = reordered(images, order), None if labels is None else labels[order]
+    if labels is not None:
+        labels = as_labels(labels, kind_of(data))
     images = _as_images(images, kind_of(data))
     seen = _range(images)
     if labels is not None and len(labels) != len(images):
@@ -178,7 +183,15 @@ def _collected(
             f"All batches have labels, or none. Received: {len(labels)} batches with labels and {unlabelled} "
             "without. Give labels to all of them."
         )
-    return images.finished(), np.concatenate(labels) if labels else None
+    return images.finished(), _joined_labels(labels) if labels else None
+
+
+def _joined_labels(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Labels of all batches."""
+    if len({part.shape[1:] for part in parts}) > 1:
+        shapes = ", ".join(sorted({str(part.shape[1:]) for part in parts})[:4])
+        raise UsageError(f"Labels of all batches have one shape. Received: {shapes}. Correct them.")
+    return np.concatenate(parts)
 
 
 def _order_of_content(images: np.ndarray) -> np.ndarray:
@@ -189,12 +202,15 @@ def _order_of_content(images: np.ndarray) -> np.ndarray:
 
 
 def _as_images(array: np.ndarray, kind: str) -> np.ndarray:
-    """(N, height, width, channels): grey images get their channel."""
+    """(N, height, width, channels): grey images get their channel, a vector is one pixel."""
+    if array.ndim == 2:
+        array = array[:, None, None, :]
     if array.ndim == 3:
         array = array[..., None]
     if array.ndim != 4 or not len(array):
         raise UsageError(
-            "Images are an array (N, height, width, channels), sequences one of (N, length, channels). "
+            "Images are an array (N, height, width, channels), sequences one of (N, length, channels), "
+            "vectors one of (N, length). "
             f"Received: {kind} of shape {array.shape}. Reshape it."
         )
     return array

@@ -81,6 +81,11 @@ FIXED_STEPS = {"sigmoid": 1.0 / 256, "hard_sigmoid": 1.0 / 255, "tanh": 1.0 / 12
 steps is the upper bound of a hard sigmoid."""
 
 
+_REASONS: dict[type, str] = {
+    layers.Lambda: "a function that is not made of known operations; write it with keras.ops",
+}
+"""Why layers that users will look for are not supported."""
+
 FLOAT_ONLY = "exists with float activations only; tfmpq export, search and run have --activation-bits dynamic"
 """Why a layer is not supported where activations are integers."""
 
@@ -149,7 +154,7 @@ def problem_of(wrapped: Any, dynamic: bool = False) -> str | None:
     elif kind not in KINDS:
         if not is_kerass_own(layer):
             return "a class that is not Keras' own, which may compute anything"
-        return "not supported"
+        return _REASONS.get(kind, "not supported")
     if getattr(layer, "data_format", None) == "channels_first":
         return "channels_first data"
     if not OPERATORS[kind_of(wrapped)].integer and not dynamic:

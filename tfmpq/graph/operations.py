@@ -258,7 +258,8 @@ def sliced(replay: Replay, name: str, value: Any, parts: Sequence[slice]) -> Any
 
 
 def _get_item(replay: Replay, operation: Any, args: tuple[Any, ...]) -> Any:
-    value, key = args[0], args[1] if isinstance(args[1], tuple) else (args[1],)
+    # A file keeps a tuple as a list.
+    value, key = args[0], tuple(args[1]) if isinstance(args[1], tuple | list) else (args[1],)
     if Ellipsis in key:
         place = key.index(Ellipsis)
         missing = len(value.shape) - (len(key) - 1)

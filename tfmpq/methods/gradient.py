@@ -24,6 +24,7 @@ from tfmpq.policy.expected_cost import ExpectedCost
 from tfmpq.policy.search_space import Candidates
 from tfmpq.quantizers.choices import bit_choices
 from tfmpq.quantizers.relaxation import Relaxation, scores
+from tfmpq.tasks.objective import CLASSES, Objective
 from tfmpq.training.budget_term import BudgetTerm
 from tfmpq.training.compiling import compile_step
 from tfmpq.training.descent import RATES, Descent, suited_rule
@@ -98,6 +99,7 @@ class GradientMethod:
         trainer = search_trainer(
             quantized, problem.costs, problem.budgets, problem.space, sharpness,
             Descent(rate, steps, rule), Distillation(task.model, 1.0) if options.imitate else None,
+            task.objective,
         )  # fmt: skip
         decided_by = sharpness or SharpnessOptions(RadiusSchedule("fixed"))
 
@@ -131,13 +133,16 @@ def search_trainer(
     sharpness: SharpnessOptions | None,
     descent: Descent,
     distillation: Distillation | None = None,
+    objective: Objective = CLASSES,
 ) -> QuantizedTraining:
     """The compiled training model of a search."""
     trainer = QuantizedTraining(quantized.inputs[0], quantized.outputs[0])
     expected = ExpectedCost(costs, *space)
     relative = {budget.key: budget.limit / costs.reference(budget.key) for budget in limits}
     steps = max(1, descent.steps)
-    trainer.configure(sharpness, BudgetTerm(expected, relative, rate=_DUAL_TRAVEL / steps), distillation)
+    trainer.configure(
+        sharpness, BudgetTerm(expected, relative, rate=_DUAL_TRAVEL / steps), distillation, objective
+    )
     logit_rate = min(0.1, _LOGIT_TRAVEL / steps)
     compile_step(trainer, descent.optimizer(logit_rate))
     return trainer

@@ -41,6 +41,7 @@ def surrogate_gaps(
     instrument.configure(
         replace(sharpness, radius=radius, alpha=0.0, second_gradient_every=1, update="mean"),
         distillation=Distillation(task.model, 1.0) if options.imitate else None,
+        objective=task.objective,
     )
     instrument.compile(optimizer=keras.optimizers.SGD(0.0), jit_compile=keras.backend.backend() == "jax")
     images = task.batches(options.batch_size, options.seed, augment=False)

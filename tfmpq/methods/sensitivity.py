@@ -21,7 +21,6 @@ from tfmpq.policy.allocation import select
 from tfmpq.policy.budget import Budget
 from tfmpq.quantizers.choices import quantize_wrappers
 from tfmpq.quantizers.learned_step import LearnedStepQuantizer
-from tfmpq.tasks.objective import CLASSES
 
 BATCH = 32
 LARGE_SIDE, LARGE_IMAGES = 96, 64
@@ -86,7 +85,7 @@ def measure(problem: Problem, model: keras.Model) -> tuple[Increases, Increases]
         rises = []
         for position in range(len(quantizer.bits)):
             quantizer.kept = (position,)
-            rises.append(CLASSES.divergence(expected, _outputs(model, images)))
+            rises.append(problem.task.objective.divergence(expected, _outputs(model, images)))
             problem.reporter.advance(1)
         quantizer.kept = ()
         increases[name] = np.minimum.accumulate(np.maximum(rises, 0.0))

@@ -23,6 +23,7 @@ from tfmpq.provenance import versions
 from tfmpq.quantization.discretization import restrict
 from tfmpq.quantization.dynamic import freeze_dynamic
 from tfmpq.quantization.freeze import freeze
+from tfmpq.tasks.model_outputs import outputs_of
 from tfmpq.tasks.task import fused
 from tfmpq.training.run_folder import Stage
 
@@ -139,6 +140,11 @@ class Finetuned:
             read_json(stage.path(".json")),
             read_json(stage.path(".result.json")),
         )
+
+    @property
+    def chooses(self) -> bool:
+        """Whether it is a classifier: its labels are classes, and it has a number for each."""
+        return self.result["top1"] is not None and outputs_of(self.model)[0].chooses
 
     def frozen(self) -> FrozenModel | DynamicModel:
         """The network as integers, with float activations if its policy says so."""

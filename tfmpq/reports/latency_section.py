@@ -173,10 +173,9 @@ def _comparison(item: Compared) -> str:
 def _agreement(result: Delivered) -> str:
     found = result.agreement
     distance = "" if found.max_lsb is None else f", by at most {found.max_lsb} steps"
-    return (
-        f"Outputs of the device: {found.differing:,} of {found.total:,} differ{distance}; "
-        f"{found.top1_agreement:.2%} of {found.images:,} images get the same class."
-    )
+    share = found.top1_agreement
+    classes = "" if share is None else f"; {share:.2%} of {found.images:,} images get the same class"
+    return f"Outputs of the device: {found.differing:,} of {found.total:,} differ{distance}{classes}."
 
 
 def _short(path: str) -> str:

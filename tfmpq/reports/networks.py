@@ -20,6 +20,7 @@ from tfmpq.reports.results import (
     Search,
     Verified,
 )
+from tfmpq.tasks.score_names import ACCURACY, EXPLAINED
 
 Family = Literal["float", "uniform", "searched", "other"]
 
@@ -42,9 +43,9 @@ class Network:
     Attributes:
         name: What it is called.
         model: Name of its topology; empty where nothing tells.
-        data: Data set of the accuracy.
+        data: Data set of the score, and what the score is if labels are no classes.
         family: How its bit-widths came about.
-        top1: Share of images that it classifies right, 0 to 1.
+        top1: Share of images that it classifies right, 0 to 1; or the other score, at most 1.
         images: How many there were; None where nothing tells.
         size: Bytes of weights, scales and biases, packed as in the storage form; None where nothing tells.
         mean_weight_bits: Mean bits of a weight; None where nothing tells.
@@ -67,8 +68,10 @@ class Network:
 
     @property
     def error(self) -> float:
-        """Standard error of `top1` from the number of images; 0 where that is not known."""
-        return math.sqrt(self.top1 * (1 - self.top1) / self.images) if self.images else 0.0
+        """Standard error of a share from the number of images; 0 where that is not known."""
+        if not self.images or self.data.endswith(EXPLAINED) or not 0 <= self.top1 <= 1:
+            return 0.0
+        return math.sqrt(self.top1 * (1 - self.top1) / self.images)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,7 +99,7 @@ def networks(runs: Sequence[Run], results: Sequence[Any]) -> list[Network]:
         runs: Run folders.
         results: Results of the other verbs, those in the folders included.
     """
-    evaluations = [result for result in results if isinstance(result, Evaluated)]
+    evaluations = [r for r in results if isinstance(r, Evaluated) and r.scored]
     exports = [result for result in results if isinstance(result, Exported)]
     searches = [run.search for run in runs if run.search]
     found = [network for run in runs for network in _of_run(run, searches, evaluations, _files(run, results))]
@@ -122,7 +125,7 @@ def _of_run(
     run: Run, searches: Sequence[Search], evaluations: Sequence[Evaluated], files: Sequence[str]
 ) -> Iterator[Network]:
     if run.job and run.finetune:
-        yield from _of_job(run, run.job, run.finetune.data, run.finetune.count)
+        yield from _of_job(run, run.job, run.finetune.about(run.finetune.data), run.finetune.count)
     elif run.finetune:
         yield from _of_finetune(run, searches, evaluations, files)
     elif run.search:
@@ -132,9 +135,11 @@ def _of_run(
 def _of_job(run: Run, job: Job, data: str, images: int) -> Iterator[Network]:
     families: dict[str, Family] = {"float32": "float", "int8": "uniform", "mixed": _family(run)}
     for row in job.table:
+        if not row.scored:
+            continue
         whole = [str(run.folder)] if row.model == "mixed" else []
         yield Network(
-            f"{run.name}, {row.model}", run.model, data, families.get(row.model, "other"), row.top1, images,
+            f"{run.name}, {row.model}", run.model, data, families.get(row.model, "other"), row.value, images,
             row.size, row.mean_weight_bits,
             paths=tuple(dict.fromkeys([row.path, str(run.folder / Path(row.path).name), *whole])),
         )  # fmt: skip
@@ -145,16 +150,17 @@ def _of_finetune(
 ) -> Iterator[Network]:
     """The trained model, or its files where they were evaluated."""
     tuned = run.finetune
-    if tuned is None:
+    if tuned is None or not tuned.scored:
         return
+    data = tuned.about(tuned.data)
     network = Network(
-        run.name, run.model, tuned.data, _family(run), tuned.top1, tuned.count, tuned.size,
+        run.name, run.model, data, _family(run), tuned.value, tuned.count, tuned.size,
         tuned.mean_weight_bits, paths=tuple(files),
         predicted_ms=_predicted(searches, run.policy.weight_bits if run.policy else {}, tuned.bops),
     )  # fmt: skip
     evaluated = [e for e in evaluations if e.path in network.paths]
-    by_data = {e.images: replace(network, data=e.images, top1=e.top1, images=e.count) for e in evaluated}
-    yield from ({tuned.data: network} | by_data).values()
+    by_data = {e.images: replace(network, data=e.images, top1=e.value, images=e.count) for e in evaluated}
+    yield from ({data: network} | by_data).values()
 
 
 def _of_search(run: Run) -> Iterator[Network]:
@@ -163,7 +169,9 @@ def _of_search(run: Run) -> Iterator[Network]:
     if found is None:
         return
     data = str(run.search_options.get("proxy", "the proxy"))
-    if run.search_options.get("imitate"):
+    if found.score_name != ACCURACY:
+        data += f", {found.score_name}"
+    elif run.search_options.get("imitate"):
         data += ", share with the class of the float network"
     common: dict[str, Any] = {"model": run.model, "data": data, "images": None, "preliminary": True}
     if "float" in found.accuracy and run.search_options.get("target_classes") is None:
@@ -216,9 +224,9 @@ def _untrained(export: Exported, runs: Sequence[Run], evaluations: Sequence[Eval
     alike = next((run for run in runs if run.policy and run.policy.weight_bits.items() <= bits), None)
     uniform = math.isclose(quantized.mean_weight_bits, min(width for _, width in bits))
     family: Family = "uniform" if uniform else _family(alike) if alike else "other"
-    scores = [(e.images, e.top1, e.count) for e in evaluations if same_file(e.path, export.path)]
-    if not scores and quantized.top1 is not None:
-        scores = [(export.calibration or "", quantized.top1, quantized.count)]
+    scores = [(e.images, e.value, e.count) for e in evaluations if same_file(e.path, export.path)]
+    if not scores and quantized.scored:
+        scores = [(quantized.about(export.calibration or ""), quantized.value, quantized.count)]
     for data, top1, count in scores:
         yield Network(
             f"{Path(export.path).stem}, untrained", alike.model if alike else "", data, family, top1, count,
@@ -229,7 +237,7 @@ def _untrained(export: Exported, runs: Sequence[Run], evaluations: Sequence[Eval
 
 def _only_evaluated(found: Evaluated) -> Network:
     name = "/".join(Path(found.path).parts[-2:])
-    return Network(name, "", found.images, "other", found.top1, found.count, None, None, paths=(found.path,))
+    return Network(name, "", found.images, "other", found.value, found.count, None, None, paths=(found.path,))
 
 
 def _family(run: Run) -> Family:

@@ -60,10 +60,15 @@ def _verified(found: Verified, source: Path) -> list[Child]:
         _which(found, source),
     ]
     if found.logits:
+        agreement = found.logits.agreement
+        if agreement is not None:
+            facts.append(
+                f"{agreement:.2%} of {found.logits.images:,} images get the class that the trained model "
+                "gives them."
+            )
         facts.append(
-            f"{found.logits.agreement:.2%} of {found.logits.images:,} images get the class that the trained "
-            f"model gives them; {found.logits.exact:.2%} of the logits are the same, the worst is "
-            f"{found.logits.worst} steps off."
+            f"On {found.logits.images:,} images {found.logits.exact:.2%} of the outputs are those of the "
+            f"trained model; the worst is {found.logits.worst} steps off."
         )
     return [
         *_head(found.path, found.passed, source),

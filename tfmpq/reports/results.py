@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator
 
+from tfmpq.tasks.score_names import ACCURACY
+
+Score = Annotated[FiniteFloat, Field(le=1)]
 Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
 Positive = Annotated[FiniteFloat, Field(gt=0)]
 Time = Annotated[FiniteFloat, Field(ge=0)]
@@ -13,6 +17,29 @@ Time = Annotated[FiniteFloat, Field(ge=0)]
 
 class _Result(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class _Scored(_Result):
+    """A result with a score; older ones have top-1 alone."""
+
+    top1: Share | None = None
+    score: Score | None = None
+    score_name: str = ACCURACY
+
+    @property
+    def value(self) -> float:
+        """The score; NaN where there is none."""
+        found = self.top1 if self.score is None else self.score
+        return math.nan if found is None else found
+
+    @property
+    def scored(self) -> bool:
+        """Whether there is a score."""
+        return not math.isnan(self.value)
+
+    def about(self, data: str) -> str:
+        """What a score says, for labels that are no classes: scores of other kinds are not compared."""
+        return data if self.score_name == ACCURACY else f"{data}, {self.score_name}"
 
 
 class Budget(_Result):
@@ -46,7 +73,7 @@ class FrontPoint(_Result):
     policy: str
     reached: FiniteFloat
     mean_weight_bits: FiniteFloat
-    accuracy: Share
+    accuracy: Score
     latency: Positive | None = None
 
 
@@ -59,7 +86,8 @@ class Search(_Result):
     bops: Costs
     size: Costs
     mean_weight_bits: FiniteFloat
-    accuracy: dict[str, Share]
+    accuracy: dict[str, Score]
+    score_name: str = ACCURACY
     search_seconds: FiniteFloat
     pareto: list[FrontPoint] = []
     latency: Latencies | None = None
@@ -72,13 +100,12 @@ class Search(_Result):
         return value or None
 
 
-class Finetune(_Result):
+class Finetune(_Scored):
     """`finetune.result.json`."""
 
     model: str
     data: str
-    top1: Share
-    top5: Share
+    top5: Share | None
     count: int
     epochs: int
     steps: int
@@ -169,12 +196,11 @@ class Measurements(_Result):
     comparisons: list[Compared]
 
 
-class JobRow(_Result):
+class JobRow(_Scored):
     """One network of the closing table of `tfmpq run`."""
 
     model: str
     path: str
-    top1: Share
     bytes: int
     size: int
     mean_weight_bits: FiniteFloat
@@ -202,7 +228,7 @@ class Logits(_Result):
     """Answers to real images beside the trained model's."""
 
     images: int
-    agreement: Share
+    agreement: Share | None
     exact: Share
     worst: int
 
@@ -260,10 +286,9 @@ class Forms(_Result):
     processor: str
 
 
-class Quantized(_Result):
+class Quantized(_Scored):
     """A network that was quantized without training; without a score where it had no labels to answer."""
 
-    top1: Share | None
     count: int
     size: int
     bops: FiniteFloat | None = None
@@ -285,19 +310,18 @@ class Exported(_Result):
     quantized: Quantized | None = None
 
 
-class Evaluated(_Result):
+class Evaluated(_Scored):
     """What `tfmpq evaluate` prints."""
 
     path: str
     data: str
     split: str
     count: int
-    top1: Share
 
     @property
     def images(self) -> str:
         """The images that were classified: accuracies on other ones are not compared."""
-        return self.data if self.split == "test" else f"{self.data}, {self.split} split"
+        return self.about(self.data if self.split == "test" else f"{self.data}, {self.split} split")
 
 
 class DeviceAgreement(_Result):
@@ -307,7 +331,7 @@ class DeviceAgreement(_Result):
     max_lsb: int | None
     differing: int
     total: int
-    top1_agreement: Share
+    top1_agreement: Share | None
 
 
 class Delivered(_Result):

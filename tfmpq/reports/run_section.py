@@ -13,6 +13,7 @@ from tfmpq.reports.folders import Run, Steps
 from tfmpq.reports.markup import SHORT, Child, Element, bar, element, table
 from tfmpq.reports.provenance import FOLDER, UNRECORDED, commands, digests, source
 from tfmpq.reports.results import Budget, Finetune
+from tfmpq.tasks.score_names import ACCURACY, EXPLAINED, LABEL_ACCURACY
 from tfmpq.units import bops_text, bytes_text
 
 _SEARCH_COURSE: tuple[tuple[str, tuple[tuple[str, str], ...], Format], ...] = (
@@ -23,7 +24,11 @@ _SEARCH_COURSE: tuple[tuple[str, tuple[tuple[str, str], ...], Format], ...] = (
     ("Expected size / int8", (("expected_size", "size"),), lambda v: f"{v:.3g}"),
     ("Expected BOPs / int8", (("expected_bops", "BOPs"),), lambda v: f"{v:.3g}"),
     ("Expected latency / int8", (("expected_latency", "latency"),), lambda v: f"{v:.3g}"),
-    ("Accuracy on training batches", (("accuracy", "accuracy"),), lambda v: f"{v:.0%}"),
+    (
+        "Score on training batches",
+        ((ACCURACY, "accuracy"), (LABEL_ACCURACY, LABEL_ACCURACY), (EXPLAINED, EXPLAINED)),
+        lambda v: f"{v:.0%}",
+    ),
 )
 """Title, columns of the step log with their names, and the form of values."""
 
@@ -85,10 +90,16 @@ def _facts(run: Run) -> Element:
         tuned = run.finetune
         facts.append(
             f"Fine-tuned on {tuned.data} for {_counted(tuned.epochs, 'epoch')} "
-            f"({_counted(tuned.steps, 'step')}){_method(tuned)}: top-1 "
-            f"{100 * tuned.top1:.2f} %, top-5 {100 * tuned.top5:.2f} % of {tuned.count:,} test images."
+            f"({_counted(tuned.steps, 'step')}){_method(tuned)}: {_score(tuned)} of {tuned.count:,} test "
+            "images."
         )
     return element("ul", *(element("li", fact) for fact in facts))
+
+
+def _score(tuned: Finetune) -> str:
+    if tuned.top1 is None or tuned.top5 is None:
+        return f"{tuned.score_name} {100 * tuned.value:.2f} %"
+    return f"top-1 {100 * tuned.top1:.2f} %, top-5 {100 * tuned.top5:.2f} %"
 
 
 def _reached(budget: Budget) -> str:

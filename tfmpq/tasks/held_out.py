@@ -69,6 +69,8 @@ def hold_out(task: Task, outputs: Sequence[Output], limit: int, reporter: Report
         limit: Most images.
         reporter: Told about progress.
     """
+    if task.dataset.numeric:
+        return None  # labels are no classes, and so no right or wrong answers
     count = task.dataset.classes
     index = next((i for i, output in enumerate(outputs) if _is_classifier(output, count)), None)
     if index is None:

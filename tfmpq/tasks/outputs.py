@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+PROBABILITY = 0.5
+"""What a probability is above for the second of two classes; a logit is above 0."""
+
 
 @dataclass(frozen=True, slots=True)
 class Output:
@@ -25,6 +28,16 @@ class Output:
     def binary(self) -> bool:
         """Whether it is a single number."""
         return math.prod(self.shape) == 1
+
+    @property
+    def probabilities(self) -> bool:
+        """Whether a sigmoid gives it."""
+        return self.cut == PROBABILITY
+
+    @property
+    def chooses(self) -> bool:
+        """Whether it is a row of several numbers, as a classifier gives."""
+        return not self.binary and self.obstacle(1) is None
 
     def obstacle(self, classes: int) -> str | None:
         """Why it cannot be scored on data of so many classes; None if it can.

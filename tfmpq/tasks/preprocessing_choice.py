@@ -11,7 +11,7 @@ from tfmpq.data.preprocess import PREPROCESSINGS, affine
 from tfmpq.errors import UsageError
 from tfmpq.models.registry import LoadedModel
 from tfmpq.progress import Reporter
-from tfmpq.tasks.outputs import Output
+from tfmpq.tasks.model_outputs import outputs_of
 from tfmpq.tasks.sampling import drawn
 from tfmpq.tasks.scoring import predictor, score_outputs
 
@@ -82,7 +82,7 @@ def candidate_scores(loaded: LoadedModel, split: Split, classes: int) -> dict[st
         By name, 0 to 1; empty if no output can be scored.
     """
     model, channels = loaded.model, loaded.input_shape[2]
-    outputs = [Output(str(index), tuple(x.shape[1:])) for index, x in enumerate(model.outputs)]
+    outputs = outputs_of(model)
     found = {}
     for name in PREPROCESSINGS:
         rule = affine(name)
@@ -90,5 +90,5 @@ def candidate_scores(loaded: LoadedModel, split: Split, classes: int) -> dict[st
             score = score_outputs(predictor(model), outputs, classes, [split], loaded.input_shape, name).first
             if score is None:
                 return {}
-            found[name] = score.top1
+            found[name] = score.value
     return found

@@ -1,17 +1,21 @@
-"""Top-1 and top-5: how often a network gives the label of an image its largest number, or one of the five."""
+"""Scores: top-1 and top-5 where labels are classes, else what the objective says."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import keras
 import numpy as np
 
 from tfmpq.data import ImageBatches, Split
 from tfmpq.progress import Reporter, SilentReporter
+from tfmpq.tasks.model_outputs import outputs_of
+from tfmpq.tasks.objective import CLASSES, Objective
 from tfmpq.tasks.outputs import Output
 from tfmpq.tasks.sampling import drawn
+from tfmpq.tasks.score_names import ACCURACY
 
 BATCH = 64
 
@@ -21,11 +25,24 @@ Predictor = Callable[[np.ndarray], Sequence[np.ndarray]]
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Shares of right answers over `count` images, 0 to 1."""
+    """How well a network does over some images.
 
-    top1: float
-    top5: float
+    Attributes:
+        value: Mean over the images, at most 1; of classes, the share of right answers.
+        top5: Of classes, the share of labels among the five largest numbers.
+        count: Number of images.
+        name: What `value` is; see `tfmpq.tasks.score_names`.
+    """
+
+    value: float
+    top5: float | None
     count: int
+    name: str = ACCURACY
+
+    @property
+    def top1(self) -> float | None:
+        """Share of right answers, 0 to 1; None where labels are no classes."""
+        return self.value if self.name == ACCURACY else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,19 +81,59 @@ def score_model(
     preprocessing: str,
     limit: int | None = None,
     reporter: Reporter | None = None,
+    objective: Objective = CLASSES,
 ) -> Score:
-    """Run a classifier over a split.
+    """Run a network with one output over a split.
 
     Args:
-        model: Maps float32 images (N, height, width, channels) to logits (N, classes).
+        model: Maps float32 images (N, height, width, channels) to outputs (N, ...).
         split: Images and labels; at least one.
         preprocessing: Name of the preprocessing.
         limit: Only so many images, a fixed random sample.
         reporter: Told about progress.
+        objective: What scores; one for the labels of this split.
     """
     height, width, channels = model.input_shape[1:]
     shape = (height, width, channels)
-    return _scores(predictor(model), 1, [split], shape, preprocessing, limit, reporter)[0]
+    run = predictor(model)
+    if not objective.of_classes:
+        return score_values(
+            lambda images: run(images)[0], [split], shape, preprocessing, objective, limit, reporter
+        )
+    (output,) = outputs_of(model)
+    return _scores(
+        lambda images: [class_scores(output, run(images)[0])],
+        1, [split], shape, preprocessing, limit, reporter,
+    )[0]  # fmt: skip
+
+
+def score_values(
+    predict: Callable[[np.ndarray], np.ndarray],
+    splits: Sequence[Split],
+    image_shape: tuple[int, int, int],
+    preprocessing: str,
+    objective: Objective,
+    limit: int | None = None,
+    reporter: Reporter | None = None,
+) -> Score:
+    """Run a network over splits whose labels are no classes.
+
+    Args:
+        predict: The network: images to its one output.
+        splits: Images and labels; one image at least.
+        image_shape: (height, width, channels) that it takes.
+        preprocessing: Name of the preprocessing.
+        objective: What scores.
+        limit: Only so many images, of all splits together; a fixed random sample.
+        reporter: Told about progress.
+    """
+    total, seen = 0.0, 0
+    for images, labels, tell in _batches(splits, image_shape, preprocessing, limit, reporter):
+        answers = np.asarray(predict(images), np.float32)
+        total += float(objective.score(labels, answers)) * len(labels)
+        seen += len(labels)
+        tell({"score": total / seen})
+    return Score(total / seen, None, seen, objective.score_name)
 
 
 def score_outputs(
@@ -146,8 +203,24 @@ def _scores(
     reporter: Reporter | None,
 ) -> list[Score]:
     """A score for each classifier; none without images."""
-    reporter = reporter or SilentReporter()
     right, seen = np.zeros((classifiers, 2), np.int64), 0
+    for images, labels, tell in _batches(splits, image_shape, preprocessing, limit, reporter):
+        right += np.array([_hits(logits, labels) for logits in predict(images)])
+        seen += len(labels)
+        tell({"top1": float(right[0, 0] / seen)})
+    return [Score(first / seen, fifth / seen, seen) for first, fifth in right.tolist() if seen]
+
+
+def _batches(
+    splits: Sequence[Split],
+    image_shape: tuple[int, int, int],
+    preprocessing: str,
+    limit: int | None,
+    reporter: Reporter | None,
+) -> Iterator[tuple[np.ndarray, np.ndarray, Callable[[dict[str, float]], None]]]:
+    """Preprocessed images, their labels, and a function that is told the score so far."""
+    reporter = reporter or SilentReporter()
+    seen = 0
     for split in splits:
         end = seen + len(split) if limit is None else min(seen + len(split), limit)
         if end == seen:
@@ -166,12 +239,9 @@ def _scores(
         for index in range(-(-(end - seen) // BATCH)):
             images, labels = batches[index]
             images, labels = images[: end - seen], np.asarray(labels[: end - seen])
-            answers = predict(np.asarray(images, np.float32))
-            right += np.array([_hits(logits, labels) for logits in answers])
+            yield np.asarray(images, np.float32), labels, partial(reporter.advance, len(labels))
             seen += len(labels)
-            reporter.advance(len(labels), {"top1": float(right[0, 0] / seen)})
         reporter.finish()
-    return [Score(first / seen, fifth / seen, seen) for first, fifth in right.tolist() if seen]
 
 
 def _hits(logits: np.ndarray, labels: np.ndarray) -> tuple[int, int]:

@@ -16,7 +16,10 @@ from tfmpq.graph.network import Network
 from tfmpq.models.registry import LoadedModel, is_model_file, load_model
 from tfmpq.progress import Reporter
 from tfmpq.tasks.fitting import chosen_preprocessing, fitted
+from tfmpq.tasks.kinds import objective_for
+from tfmpq.tasks.model_outputs import outputs_of
 from tfmpq.tasks.noise import random_dataset
+from tfmpq.tasks.objective import CLASSES, Objective
 from tfmpq.tasks.preprocessing_choice import check_choice
 from tfmpq.tasks.sampling import sample
 
@@ -37,6 +40,8 @@ class Task:
         network: Its analysis.
         preprocessing: Name of the preprocessing.
         begins_trained: Whether its weights were learned, though perhaps for other classes.
+        objective: What it is trained for.
+        scored_by: The same for the labels of the test images.
     """
 
     dataset: Dataset
@@ -44,6 +49,8 @@ class Task:
     network: Network
     preprocessing: str
     begins_trained: bool
+    objective: Objective = CLASSES
+    scored_by: Objective = CLASSES
 
     @property
     def model(self) -> keras.Model:
@@ -64,8 +71,8 @@ class Task:
         usual: Augmentation = (
             "crop" if self.dataset.name == "digits" else "crop_flip" if side < 96 else "imagenet"
         )
-        # An image one pixel high is a sequence, which has a direction.
-        augmented = augment and side > 1 and self.dataset.seen is None
+        # An image one pixel high is a sequence, which has a direction. Maps and boxes would have to follow.
+        augmented = augment and side > 1 and self.dataset.seen is None and not self.dataset.numeric
         return ImageBatches(
             self.dataset.train,
             min(batch_size, len(self.dataset.train)),
@@ -129,7 +136,7 @@ def load_task(
     loaded = load_model(
         model,
         input_shape=image_shape(dataset) if dataset else (IMAGENET_SIDE, IMAGENET_SIDE, 3),
-        classes=classes or (dataset.classes if dataset else 0),
+        classes=classes or (_numbers_wanted(dataset) if dataset else 0),
         weights=weights,
         skip_classifier=None,
         several_outputs=not trains,
@@ -144,7 +151,32 @@ def load_task(
         knows = learned and not loaded.new_classifier and not noise
         check_choice(loaded, dataset if knows else None, reporter, learns=trains)
     task = Task(dataset, loaded, network, chosen, learned)
-    return task if dataset.labelled or not trains else _with_answers(task, reporter)
+    if not trains:
+        return task
+    return with_objective(task) if dataset.labelled else _with_answers(task, reporter)
+
+
+def with_objective(task: Task, answers: bool = False) -> Task:
+    """The task with what labels and network make of it.
+
+    Args:
+        task: A task with labels.
+        answers: Whether they are what its float network gives.
+
+    Raises:
+        UsageError: The labels do not fit the network.
+    """
+    output, data = outputs_of(task.model)[0], task.dataset
+    trained_for, scored_by = (
+        objective_for(output, part.labels, data.classes, answers) for part in (data.train, data.test)
+    )
+    return replace(task, objective=trained_for, scored_by=scored_by)
+
+
+def _numbers_wanted(dataset: Dataset) -> int:
+    """How many numbers a network gives at the end for such labels."""
+    shape = dataset.test.labels.shape
+    return dataset.classes if not dataset.numeric else shape[-1] if len(shape) > 1 else 1
 
 
 def fused(model: keras.Model, preprocessing: str, dynamic: bool = False) -> Network:
@@ -187,13 +219,18 @@ def _with_answers(task: Task, reporter: Reporter) -> Task:
             "Without labels a network learns from a trained one. Received: images alone, and a network "
             "without trained weights. Give labels or weights."
         )
-    reporter.log("The data have no labels: the float network's own answers stand for them.")
-    train, test = _answered(task, task.dataset.train), _answered(task, task.dataset.test)
-    dataset = replace(task.dataset, classes=task.loaded.classes, train=train, test=test)
-    return replace(task, dataset=dataset)
+    chooses = task.loaded.stripped_softmax or task.loaded.source is None
+    reporter.log(
+        "The data have no labels: the float network's own "
+        f"{'classes' if chooses else 'outputs, as they are,'} stand for them."
+    )
+    train, test = (_answered(task, part, chooses) for part in (task.dataset.train, task.dataset.test))
+    dataset = replace(task.dataset, classes=task.loaded.classes if chooses else 0, train=train, test=test)
+    return with_objective(replace(task, dataset=dataset), answers=True)
 
 
-def _answered(task: Task, split: Split) -> Split:
+def _answered(task: Task, split: Split, chooses: bool) -> Split:
+    """Images with the float network's answers: its classes, or its outputs as they are."""
     batches = ImageBatches(
         split,
         _ANSWERED,
@@ -202,11 +239,13 @@ def _answered(task: Task, split: Split) -> Split:
         shuffle=False,
         drop_remainder=False,
     )
-    answers = [
-        np.argmax(task.model.predict_on_batch(batches.batch(0, index)[0]), axis=-1)
+    found = (
+        np.asarray(task.model.predict_on_batch(batches.batch(0, index)[0]))
         for index in range(batches.steps_per_pass)
-    ]
-    return replace(split, labels=np.concatenate(answers).astype(np.int64))
+    )
+    if chooses:
+        return replace(split, labels=np.concatenate([x.argmax(-1) for x in found]).astype(np.int64))
+    return replace(split, labels=np.concatenate(list(found)).astype(np.float32))
 
 
 def _announce(loaded: LoadedModel, weights: str | None, reporter: Reporter) -> None:

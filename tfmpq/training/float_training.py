@@ -16,6 +16,7 @@ from tfmpq.training.compiling import compile_step
 from tfmpq.training.descent import RATES, suited_rule
 from tfmpq.training.loop import train
 from tfmpq.training.run_folder import Stage
+from tfmpq.training.units import in_units
 from tfmpq.training.variables import AFFINE
 
 
@@ -37,6 +38,7 @@ def pretrain(
     """
     stage = Stage(folder, "float")
     trainer = FloatTraining(task.model.inputs[0], task.model.outputs[0])
+    trainer.objective = task.objective
     batches = task.batches(batch_size, seed, steps_per_epoch)
     steps = max(1, epochs * len(batches))
     rule = suited_rule(task.network, optimizer)
@@ -77,5 +79,6 @@ class FloatTraining(TrainStep, keras.Model):
             return self.objective.loss(labels, outputs) + sum(penalties), (new_state, outputs)
 
         (loss, (new_state, outputs)), gradients = batch_value_and_gradient(loss_at, trainable)
+        gradients = in_units(self, self.objective.unit, gradients)
         (score,) = mean_over_replicas([self.objective.score(labels, outputs)])
         return gradients, new_state, {"loss": loss, self.objective.score_name: score}

@@ -32,6 +32,7 @@ from tfmpq.training import sharpness
 from tfmpq.training.backend import TrainStep, batch_value_and_gradient, mean_over_replicas, traced_once
 from tfmpq.training.budget_term import BudgetTerm
 from tfmpq.training.perturbation import Ball, Perturb
+from tfmpq.training.units import in_units
 from tfmpq.training.variables import WEIGHTS, positions
 
 Update = Literal["mean", "second", "gap-guided"]
@@ -212,6 +213,7 @@ class QuantizedTraining(TrainStep, keras.Model):
             )
             metrics |= cost_metrics
             new_values["multipliers"] = multipliers
+        gradients = in_units(self, self.objective.unit, gradients)
         score = self.objective.score(labels, outputs)
         (metrics[self.objective.score_name],) = mean_over_replicas([score])
         return gradients, self._with_values(new_state, new_values), metrics
