@@ -194,8 +194,10 @@ def test_a_transformer_of_float_activations_is_searched_tuned_and_written_for_te
     network = keras.Model(image, layers.Dense(10, name="logits")(x), name="small")
     short = {"epochs": 1, "steps_per_epoch": 3, "batch_size": 8}
     data = digits(64)
-    found = tfmpq.search(network, data, budget="size=0.8x", activation_bits="dynamic", out=folder, **short)
-    tuned = tfmpq.finetune(found, data, **short)
+    found = tfmpq.search(
+        network, data, budget="size=0.8x", method="sgd", activation_bits="dynamic", out=folder, **short
+    )
+    tuned = tfmpq.finetune(found, data, reconstruct=False, distill=False, **short)
     assert tuned.policy.dynamic
     model = load_keras(folder / "finetune.keras")
     outputs = ops.convert_to_numpy(model(data[0], training=False))
