@@ -72,7 +72,7 @@ def test_for_small_changes_the_estimate_is_the_measured_divergence(searchable) -
 
 def test_the_estimate_orders_widths_and_leaves_the_model(searchable) -> None:
     made = searchable((2, 4, 8), (4, 8))
-    task = SimpleNamespace(calibration_images=lambda: made.images)
+    task = SimpleNamespace(calibration_images=lambda: made.images, objective=CLASSES)
     problem: Any = SimpleNamespace(task=task, reporter=SilentReporter(), options=SimpleNamespace(seed=0))
     before = [np.array(v) for v in made.quantized.variables]
     found, measured = estimate(problem, made.quantized), measure(problem, made.quantized)
