@@ -22,6 +22,7 @@ from tfmpq.policy.budget import Budget, exceeded
 from tfmpq.policy.cost import CostModel, LayerCost
 from tfmpq.progress import SilentReporter
 from tfmpq.quantizers.choices import quantize_wrappers
+from tfmpq.tasks.objective import CLASSES
 
 NAMES, BITS = ("first", "a", "b", "c"), (2, 3, 4, 8)
 MODEL = CostModel(
@@ -248,7 +249,7 @@ def test_the_least_sharp_of_what_was_drawn_is_taken(monkeypatch: pytest.MonkeyPa
 
 def test_sensitivity_is_the_divergence_with_one_tensor_quantized(searchable) -> None:
     made = searchable((2, 4, 8), (4, 8))
-    task = SimpleNamespace(calibration_images=lambda: made.images)
+    task = SimpleNamespace(calibration_images=lambda: made.images, objective=CLASSES)
     before = [np.array(v) for v in made.quantized.variables]
     weights, activations = measure(SimpleNamespace(task=task, reporter=SilentReporter()), made.quantized)
     for variable, value in zip(made.quantized.variables, before, strict=True):

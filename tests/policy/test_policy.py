@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from tfmpq.errors import UsageError
 from tfmpq.policy.policy import (
     FORMAT,
-    MAX_FILE_BYTES,
     BudgetRecord,
     LayerChoice,
     Policy,
@@ -19,6 +18,7 @@ from tfmpq.policy.policy import (
     save_policy,
     uniform_policy,
 )
+from tfmpq.policy.policy_text import MAX_FILE_BYTES
 
 HEAD = "format: tfmpq-policy/1\nmodel: resnet8\n"
 MINIMAL = HEAD + "layers:\n  conv1: {weight_bits: 4}\n  logits: {weight_bits: 8}\n"
