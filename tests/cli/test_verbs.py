@@ -62,6 +62,8 @@ SEARCH_DEFAULTS = {
     "jit": "auto",
     "float_epochs": None,
     "preprocessing": None,
+    "pin": (),
+    "at_least": (),
 }
 FINETUNE_DEFAULTS = {
     "out": Path("o"),
@@ -76,6 +78,8 @@ FINETUNE_DEFAULTS = {
     "distill": True,
     "seed": 0,
     "preprocessing": None,
+    "calibration_images": 1024,
+    "views": 1,
 }
 DEFAULTS = {
     "compress": (
@@ -252,7 +256,8 @@ def test_every_option_of_search_arrives(calls, tfmpq):
         " --budget size=0.5x --budget bops=3.2G --weight-bits 8,3,3 --activation-bits 4,8 --method sgd"
         " --perturb latent --learning-rate 1e-2 --epochs 0 --steps-per-epoch 7 --batch-size 32 --seed 5"
         " --float-epochs 2 --preprocess torch --target-input 224 --target-classes 1000 --imitate --out o"
-        " --optimizer adamw --latency-table p.yaml --on ssh:pi --threads 4 --ssh-config m.tflite"
+        " --pin conv1=4 --pin block_*=8 --at-least logits=4 --optimizer adamw"
+        " --latency-table p.yaml --on ssh:pi --threads 4 --ssh-config m.tflite"
     )
     assert tfmpq(line).exit_code == 0
     call = calls["search"]
@@ -268,6 +273,8 @@ def test_every_option_of_search_arrives(calls, tfmpq):
         "budgets": ("size=0.5x", "bops=3.2G"),
         "weight_bits": (3, 8),
         "activation_bits": (4, 8),
+        "pin": ("conv1=4", "block_*=8"),
+        "at_least": ("logits=4",),
         "method": "sgd",
         "perturb": "latent",
         "epochs": 0,

@@ -19,7 +19,7 @@ from tfmpq.methods.fisher import estimate, slopes
 from tfmpq.methods.sensitivity import measure
 from tfmpq.progress import SilentReporter
 from tfmpq.quantization.tails import FusedNetwork
-from tfmpq.tasks.objective import CLASSES
+from tfmpq.tasks.objective import CLASSES, one_against_rest, values, yes_or_no
 from tfmpq.training.backend import value_and_gradient
 
 from ..quantized_networks import grouped_network
@@ -41,6 +41,30 @@ def test_projections_have_the_fisher_information_as_covariance(logits: list[floa
     shares = np.exp(row[0] - row.max()) / np.exp(row[0] - row.max()).sum()
     wanted = np.diag(shares) - np.outer(shares, shares)
     np.testing.assert_allclose(np.mean([np.outer(g, g) for g in gradients], 0), wanted, atol=1e-5)
+
+
+KINDS = {
+    "classes": CLASSES,
+    "binary": yes_or_no("binary", probabilities=False),
+    "several labels": yes_or_no("several labels", probabilities=True),
+    "one against the rest": one_against_rest(probabilities=False),
+    "values": values(2.5),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_half_the_mean_square_along_a_small_change_is_the_divergence_of_every_kind(kind: str) -> None:
+    objective, generator = KINDS[kind], np.random.default_rng(0)
+    outputs = generator.uniform(0.2, 0.8, (6, 4)).astype(np.float32)
+    change = generator.normal(0, 0.01, outputs.shape).astype(np.float32)
+    squares = []
+    for signs in EVERY_SIGN:
+        tiled = ops.convert_to_tensor(np.tile(signs, (len(outputs), 1)))
+        _, (gradient,) = value_and_gradient(
+            lambda x, s=tiled: (objective.projection(x[0], s), ()), [ops.convert_to_tensor(outputs)]
+        )
+        squares.append(np.square(np.sum(np.asarray(gradient, np.float64) * change, axis=1)))
+    assert 0.5 * np.mean(squares) == pytest.approx(objective.divergence(outputs, outputs + change), rel=0.05)
 
 
 def test_for_small_changes_the_estimate_is_the_measured_divergence(searchable) -> None:

@@ -1,13 +1,13 @@
 """A float network from one of its layers on: what a change of one kernel or tensor does to the outputs.
 
-Every node is compiled by itself, with its kernel and offset as arguments and BatchNorm folded into them, so
-that convolution, offset and activation are one pass over memory and any kernel can take the place of the
-float one. Nodes before the change are not computed again: all changes of a layer begin at its input.
+Every node with a kernel is compiled by itself, with kernel and offset as arguments and BatchNorm folded into
+them, so that convolution, offset and activation are one pass over memory and any kernel can take the place of
+the float one. Nodes before the change are not computed again: all changes of a layer begin at its input.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -56,8 +56,6 @@ class FusedNetwork:
                 self.offsets[node.name] = ops.convert_to_tensor(affine_behind(node)[1].astype(np.float32))
                 self._functions[node.name] = compiled(partial(_with_kernel, node))
                 self._products[node.name] = compiled(partial(product, node))
-            elif node.kind != "input":
-                self._functions[node.name] = compiled(partial(_without, node))
         last = {name: i for i, node in enumerate(network.nodes) for name in node.inputs}
         self._last_reader = last | dict.fromkeys(network.outputs, len(network.nodes))
 
@@ -72,7 +70,7 @@ class FusedNetwork:
         """Output of a node, with another kernel or offset than its own where one is given."""
         inputs = [values[name] for name in node.inputs]
         if node.kind not in WEIGHTED:
-            return self._functions[node.name](inputs)
+            return activated(node, unweighted(node, inputs))
         kernel = self.kernels[node.name] if kernel is None else kernel
         offset = self.offsets[node.name] if offset is None else offset
         return self._functions[node.name](inputs[0], kernel, offset)
@@ -122,7 +120,3 @@ class FusedNetwork:
 
 def _with_kernel(node: Node, x: Any, kernel: Any, offset: Any) -> Any:
     return activated(node, product(node, x, kernel) + offset)
-
-
-def _without(node: Node, inputs: Sequence[Any]) -> Any:
-    return activated(node, unweighted(node, inputs))
