@@ -83,6 +83,7 @@ def test_a_report_says_the_widths(workshop, tuned: dict[str, Any]) -> None:
     assert "all but the image of 16 bits" in (workshop.folder / "wide.html").read_text()
 
 
+@pytest.mark.slow
 def test_the_whole_job_takes_a_searched_policy_that_was_edited(workshop) -> None:
     """It has no storage form, which the others of the table have."""
     asked = "--model user_networks:small --proxy digits --epochs 1 --float-epochs 1 --batch-size 64 "

@@ -151,6 +151,7 @@ def test_the_gradient_is_that_of_the_straight_through_loss(landscape) -> None:
     np.testing.assert_allclose(gradient, numeric, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_dense_hessian_is_that_of_the_straight_through_loss(landscape) -> None:
     made, ours = landscape
     dense = np.stack([ours.hessian_product(unit) for unit in np.eye(ours.size)])

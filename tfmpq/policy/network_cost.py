@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from tfmpq.graph.dynamic import kernel_of
+from tfmpq.graph.dynamic_reading import kernel_of
 from tfmpq.graph.kinds import WEIGHTED
 from tfmpq.graph.network import Network, Node, operator_of, shortcut_channels
 from tfmpq.policy.cost import CostModel, LayerCost

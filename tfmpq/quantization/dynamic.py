@@ -14,9 +14,8 @@ from tfmpq.graph.dynamic import (
     DynamicModel,
     DynamicWeights,
     container_bits,
-    input_grid,
-    kernel_of,
 )
+from tfmpq.graph.dynamic_reading import input_grid, kernel_of
 from tfmpq.graph.equivalence import noise
 from tfmpq.graph.kinds import WEIGHTED
 from tfmpq.graph.layers import is_transparent

@@ -13,6 +13,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from tfmpq.deploy import export
 from tfmpq.deploy.conversion.surgery import build_tflite
+from tfmpq.deploy.proof import assembly
 from tfmpq.deploy.proof.verify import verify
 from tfmpq.deploy.tflite.flatbuffer import builtin_name, contents, quantization, read_model, write_model
 from tfmpq.deploy.tflite.layout import tensor_name
@@ -107,7 +108,7 @@ def built(make_small) -> bytes:
 def test_fault_is_named_and_nothing_is_left(fault, message, built, make_small, tmp_path, monkeypatch) -> None:
     model = read_model(built)
     fault(model)
-    monkeypatch.setattr(export, "build_tflite", lambda *given: write_model(model))
+    monkeypatch.setattr(assembly, "build_tflite", lambda *given: write_model(model))
     path = tmp_path / "net.tflite"
     path.write_bytes(b"earlier")
     with pytest.raises(TfmpqError, match=message) as caught:
@@ -172,6 +173,6 @@ def test_unwritable_folder(make_small, tmp_path: Path) -> None:
 
 
 def test_folder_is_refused_before_any_work(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(export, "build_tflite", None)
+    monkeypatch.setattr(assembly, "build_tflite", None)
     with pytest.raises(UsageError, match="which is a folder"):
         export.export_tflite(None, tmp_path)  # type: ignore[arg-type]
