@@ -163,15 +163,16 @@ class RemoteTransport(ABC):
             )
         finally:
             os.close(reader)
-        try:
-            stdout, stderr = process.communicate(timeout=timeout)
-        except subprocess.TimeoutExpired as error:
-            raise TimedOut(self.name, f"no result in {timeout:.0f} s") from error
-        finally:
-            os.close(writer)
-            if process.poll() is None:
-                process.kill()
-                process.communicate()
+        with process:  # its pipes are closed, however this ends
+            try:
+                stdout, stderr = process.communicate(timeout=timeout)
+            except subprocess.TimeoutExpired as error:
+                raise TimedOut(self.name, f"no result in {timeout:.0f} s") from error
+            finally:
+                os.close(writer)
+                if process.poll() is None:
+                    process.kill()
+                    process.communicate()
         return process.returncode, stdout, stderr
 
     def _call_copy(self, argv: list[str]) -> tuple[int, str]:
