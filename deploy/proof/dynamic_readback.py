@@ -9,10 +9,9 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from tfmpq.deploy.conversion.dynamic_kernels import file_integers
-from tfmpq.deploy.proof.readback import array_mismatches
+from tfmpq.deploy.proof.readback import array_mismatches, recorded_mismatches
 from tfmpq.deploy.tflite.flatbuffer import BITS_OF_TYPE, builtin_name, contents, unpack
 from tfmpq.deploy.tflite.layout import WEIGHTS, tensor_name
-from tfmpq.deploy.tflite.metadata import read_weight_bits
 from tfmpq.graph.dynamic import DynamicLayer, DynamicModel
 
 _FLOAT = schema.TensorType.FLOAT32
@@ -52,10 +51,7 @@ def dynamic_mismatches(frozen: DynamicModel, model: Any) -> Iterator[str]:
         found = tuple(tensor_name(graph.tensors[int(index)]) for index in indices)
         if found != wanted:
             yield f"the file {what} {', '.join(found)}, not {', '.join(wanted)}"
-    recorded = read_weight_bits(model)
-    trained = {layer.name: layer.weights.bits for layer in frozen.weighted if layer.weights}
-    if recorded != trained:
-        yield f"recorded weight bits are {recorded}, the trained ones {trained}"
+    yield from recorded_mismatches(frozen, model)
 
 
 def _layer_mismatches(

@@ -23,6 +23,7 @@ from tfmpq.deploy.tflite.layout import (
 from tfmpq.deploy.tflite.metadata import read_forms, read_weight_bits
 from tfmpq.deploy.tflite.unfold import unfolded_input
 from tfmpq.graph.containers import Container, Target
+from tfmpq.graph.dynamic import DynamicModel
 from tfmpq.graph.frozen import FrozenLayer, FrozenModel
 
 _INTEGERS = frozenset(
@@ -58,6 +59,11 @@ def mismatches(frozen: FrozenModel, model: Any, target: Target) -> Iterator[str]
     returned = tuple(tensor_name(graph.tensors[int(index)]) for index in graph.outputs)
     if returned != frozen.returned:
         yield f"the file returns {', '.join(returned)}, not {', '.join(frozen.returned)}"
+    yield from recorded_mismatches(frozen, model)
+
+
+def recorded_mismatches(frozen: FrozenModel | DynamicModel, model: Any) -> Iterator[str]:
+    """What the file records of its weight bits, where these are not the trained ones."""
     recorded = read_weight_bits(model)
     trained = {layer.name: layer.weights.bits for layer in frozen.weighted if layer.weights}
     if recorded != trained:

@@ -10,19 +10,16 @@ For large changes, as of two bits, the form is only a guess: `sensitivity` measu
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from tfmpq.files import write_json
 from tfmpq.methods.candidates import Candidates, as_array, candidates_of, float_network
-from tfmpq.methods.method import Outcome, Problem, refuse_foreign_knobs
-from tfmpq.methods.options import SearchOptions
-from tfmpq.methods.sensitivity import Increases, expected_sum, least_sum, never_rising, sensitivity_images
+from tfmpq.methods.method import Problem
+from tfmpq.methods.sensitivity import AdditiveMethod, Increases, never_rising, sensitivity_images
 from tfmpq.quantization.tails import FusedNetwork, Values
 from tfmpq.tasks.objective import CLASSES
 from tfmpq.training.backend import value_and_gradient
@@ -32,33 +29,6 @@ SIGNS = 2
 
 _HELD = 4
 """The tensors of all layers are held so many times at once: values, gradients, and what both need."""
-
-
-class _Fisher:
-    trains: ClassVar[bool] = False
-    reads_weights: ClassVar[bool] = True
-
-    def check(self, options: SearchOptions) -> None:
-        """No knobs: neither a radius nor probabilities."""
-        refuse_foreign_knobs(options, ())
-
-    def run(self, problem: Problem) -> Outcome:
-        """Estimate once; the program is solved for every budget."""
-        model = problem.searchable()
-        begin = time.monotonic()
-        weights, activations = estimate(problem, model)
-        seconds = time.monotonic() - begin
-        table = {"weights": weights, "activations": activations}
-        write_json(
-            problem.stage.folder / "sensitivity.json",
-            {kind: {n: v.tolist() for n, v in found.items()} for kind, found in table.items()},
-        )
-        return Outcome(
-            model,
-            lambda budgets: least_sum(problem, weights, activations, budgets),
-            seconds,
-            lambda choice: expected_sum(problem, weights, activations, choice),
-        )
 
 
 def estimate(problem: Problem, model: keras.Model) -> tuple[Increases, Increases]:
@@ -148,5 +118,5 @@ def _along(gradient: Any, change: Any) -> np.ndarray:
     return as_array(ops.sum(gradient * change, axis=tuple(range(1, len(gradient.shape))))).astype(np.float64)
 
 
-METHODS = {"fisher": _Fisher()}
+METHODS = {"fisher": AdditiveMethod(estimate)}
 """The method, by name."""

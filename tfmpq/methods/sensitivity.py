@@ -8,7 +8,8 @@ several layers do not simply add up, and no weight has adapted yet.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 import keras
@@ -30,7 +31,15 @@ _RANGE = 500.0
 Increases = dict[str, np.ndarray]
 
 
-class _Sensitivity:
+@dataclass(frozen=True, slots=True)
+class AdditiveMethod:
+    """A method that finds by how much each width alone moves the outputs, and takes the smallest sum.
+
+    Attributes:
+        increases: Finds that, by layer and by tensor, for a searchable model with the float weights.
+    """
+
+    increases: Callable[[Problem, keras.Model], tuple[Increases, Increases]]
     trains: ClassVar[bool] = False
     reads_weights: ClassVar[bool] = True
 
@@ -39,10 +48,10 @@ class _Sensitivity:
         refuse_foreign_knobs(options, ())
 
     def run(self, problem: Problem) -> Outcome:
-        """Measure once; the program is solved for every budget."""
+        """Find the increases once; the program is solved for every budget."""
         model = problem.searchable()
         begin = time.monotonic()
-        weights, activations = measure(problem, model)
+        weights, activations = self.increases(problem, model)
         seconds = time.monotonic() - begin
         table = {"weights": weights, "activations": activations}
         write_json(
@@ -122,5 +131,5 @@ def expected_sum(problem: Problem, weights: Increases, activations: Increases, c
     )
 
 
-METHODS = {"sensitivity": _Sensitivity()}
+METHODS = {"sensitivity": AdditiveMethod(measure)}
 """The method, by name."""
