@@ -13,7 +13,7 @@ import numpy as np
 
 from tfmpq.deploy.proof.dynamic_readback import dynamic_mismatches
 from tfmpq.deploy.proof.dynamic_reference import expected_output
-from tfmpq.deploy.proof.verify import LayerCheck, OperatorCheck, Verification
+from tfmpq.deploy.proof.verify import LayerCheck, OperatorCheck, Verification, weight_counts
 from tfmpq.deploy.runtime.interpreter import plan_facts, tensor_values
 from tfmpq.deploy.runtime.sandbox import Sandbox
 from tfmpq.deploy.tflite.flatbuffer import read_model
@@ -70,11 +70,9 @@ def verify_dynamic(
         apart = sum(map(undelegated, frozen.layers))
         if not plan["complete"] and not (apart and partitions <= apart + 1):
             failures.append(f"XNNPACK took {partitions} partitions of the graph, not one that is all of it")
-    weights = [layer.weights for layer in frozen.weighted if layer.weights]
     return Verification(
         DYNAMIC_TARGET,
-        len(weights),
-        sum(weight.integers.size for weight in weights),
+        *weight_counts(frozen),
         len(batch),
         partitions,
         tuple(checks),

@@ -20,6 +20,7 @@ from tfmpq.deploy.runtime.interpreter import Kernels, plan_facts, tensor_values
 from tfmpq.deploy.runtime.sandbox import Sandbox
 from tfmpq.deploy.tflite.flatbuffer import read_model
 from tfmpq.graph.containers import DELEGATED, Target
+from tfmpq.graph.dynamic import DynamicModel
 from tfmpq.graph.frozen import FrozenModel
 from tfmpq.results import Result
 
@@ -148,17 +149,21 @@ def verify(
         proof = _Execution(frozen, sandbox)
         by_layer, checks, partitions = proof.run(content, fast, target, batch)
         failures = proof.failures
-    weights = [layer.weights for layer in frozen.weighted if layer.weights]
     return Verification(
         target,
-        len(weights),
-        sum(weight.integers.size for weight in weights),
+        *weight_counts(frozen),
         len(batch),
         partitions,
         tuple(checks),
         tuple(failures),
         tuple(by_layer),
     )
+
+
+def weight_counts(frozen: FrozenModel | DynamicModel) -> tuple[int, int]:
+    """Numbers of layers with weights, and of their integers."""
+    weights = [layer.weights for layer in frozen.weighted if layer.weights]
+    return len(weights), sum(weight.integers.size for weight in weights)
 
 
 class _Execution:
